@@ -1,0 +1,65 @@
+"""The whole contract for authors of plugins: kinds of component, their configs, and the values they exchange."""
+
+import pluggy
+
+from gaekit.api.component import API_VERSION, Component, ComponentConfig, Slot, require
+from gaekit.api.kinds import (
+    KINDS,
+    Aligner,
+    Dataset,
+    Decoder,
+    Denoiser,
+    Encoder,
+    ImageSource,
+    Metric,
+    ModuleComponent,
+    NoiseSampler,
+    Perceptual,
+    Quantity,
+    Regularizer,
+    Sampler,
+    Teacher,
+    TimeSampler,
+    Tracker,
+)
+from gaekit.errors import BadImage, DataAbsent, DataError, GaekitError
+from gaekit.values import Draws, GeneratorDraws, Latent, Loss, Losses, Prediction
+
+hookimpl = pluggy.HookimplMarker("gaekit")
+"""Marks a plugin's `gaekit_components`."""
+
+__all__ = [
+    "API_VERSION",
+    "KINDS",
+    "Aligner",
+    "BadImage",
+    "Component",
+    "ComponentConfig",
+    "DataAbsent",
+    "DataError",
+    "Dataset",
+    "Decoder",
+    "Denoiser",
+    "Draws",
+    "Encoder",
+    "GaekitError",
+    "GeneratorDraws",
+    "ImageSource",
+    "Latent",
+    "Loss",
+    "Losses",
+    "Metric",
+    "ModuleComponent",
+    "NoiseSampler",
+    "Perceptual",
+    "Prediction",
+    "Quantity",
+    "Regularizer",
+    "Sampler",
+    "Slot",
+    "Teacher",
+    "TimeSampler",
+    "Tracker",
+    "hookimpl",
+    "require",
+]

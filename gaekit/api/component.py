@@ -1,0 +1,85 @@
+"""Components: a class with a kind, a name and a typed config. A plugin is a module that lists some."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from gaekit.errors import GaekitError, PluginError
+
+API_VERSION = 1
+"""The version of this contract. A plugin that needs a newer one says so by `GAEKIT_API = n` in its module."""
+
+
+class Slot:
+    """Marks a config field that holds another component: `teacher: Annotated[ComponentConfig, Slot("teacher")]`.
+
+    The field may also be `ComponentConfig | None` or `tuple[ComponentConfig, ...]`. When the owner is built, its
+    constructor gets under the field's name a factory that builds what the field names (a tuple of factories, or None).
+    """
+
+    def __init__(self, kind: str):
+        self.kind = kind
+
+
+class ComponentConfig(BaseModel):
+    """The settings of a component as they stand in a recipe: `{use: <name>, ...}`. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    use: str
+
+
+class Component:
+    """Base of everything that a recipe can name.
+
+    A kind is a direct subclass here that sets `kind`; a component sets `name`, its `Config`, and raises `revision`
+    when its numerics change, so that results cached under the old ones are not taken for the new.
+    """
+
+    kind: ClassVar[str]
+    name: ClassVar[str]
+    Config: ClassVar[type[ComponentConfig]] = ComponentConfig
+    revision: ClassVar[int] = 1
+
+    config: Any
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "name" in cls.__dict__:
+            _check_contract(cls)
+
+    @classmethod
+    def external(cls, config: Any) -> str | None:
+        """Identity of what decides this component's results and is not in the recipe (the sha256 of its weights);
+        part of a stage's fingerprint. None where there is nothing of the kind."""
+        return None
+
+
+def _check_contract(cls: type[Component]) -> None:
+    where = f"component {cls.__module__}.{cls.__qualname__}"
+    if not getattr(cls, "kind", None):
+        raise PluginError(f"{where}: derive from a kind of gaekit.api (Teacher, Encoder, ...), not from Component")
+    if not isinstance(cls.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", cls.name):
+        raise PluginError(f"{where}: name = {cls.name!r}; a name is lower-case letters, digits and underscores")
+    if not (isinstance(cls.Config, type) and issubclass(cls.Config, ComponentConfig)):
+        raise PluginError(f"{where}: Config must be a subclass of gaekit.api.ComponentConfig")
+    if not (cls.__doc__ or "").strip():
+        raise PluginError(f"{where}: needs a docstring; its first line is what `gaekit components` shows")
+    if not isinstance(cls.revision, int) or cls.revision < 1:
+        raise PluginError(f"{where}: revision = {cls.revision!r}; it counts up from 1")
+
+
+def require(module: str, *, extra: str, wanted_by: str) -> Any:
+    """Import `module`, or raise a GaekitError that names the extra of gaekit that installs it."""
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise GaekitError(
+            f"{wanted_by} needs the package that provides '{module}' ({error}); "
+            f"install it with: pip install 'gaekit[{extra}]'"
+        ) from error

@@ -1,0 +1,308 @@
+"""The kinds of component. Shape suffixes: B batch, R image side, H W latent grid, F teacher width, E encoder width,
+M moments, D latent width. Images float32 in [-1, 1]; t = 0 noise, t = 1 data. Sizes arrive as keywords when a component is
+built: the recipe says each once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from torch import Tensor, nn
+
+from gaekit.api.component import Component
+from gaekit.values import Draws, Latent, Losses, Prediction
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from gaekit.flow.field import Field
+
+Quantity = Literal["velocity", "noise", "score", "data"]
+
+
+class ModuleComponent(Component, nn.Module, ABC):
+    """A component that is a torch module."""
+
+    def __init__(self, config: Any):
+        nn.Module.__init__(self)
+        self.config = config
+
+
+class Teacher(ModuleComponent):
+    """A frozen vision model whose patch features shape the latent space. It owns its input size and its mean/std."""
+
+    kind = "teacher"
+    feature_dim: int
+
+    def __init__(self, config: Any, *, grid: int):
+        super().__init__(config)
+        self.grid = grid
+
+    @abstractmethod
+    def forward(self, image_B3RR: Tensor) -> Tensor:
+        """Images in [-1, 1] of any square size -> feature_BFHW, H = W = `grid`, float32."""
+
+
+class Encoder(ModuleComponent):
+    """Image to latent moments."""
+
+    kind = "encoder"
+    hidden_dim: int
+
+    def __init__(self, config: Any, *, image_size: int, stride: int, channels: int):
+        super().__init__(config)
+        self.image_size, self.stride, self.channels = image_size, stride, channels
+
+    @abstractmethod
+    def forward(self, image_B3RR: Tensor) -> tuple[Tensor, Tensor]:
+        """-> (hidden_BEHW: the features before the last projection, moments_BMHW: what the regularizer reads)."""
+
+    @property
+    @abstractmethod
+    def last_layer(self) -> nn.Parameter:
+        """The weight that makes the moments; adaptive alignment weights compare gradients there."""
+
+
+class Decoder(ModuleComponent):
+    """Latent to image."""
+
+    kind = "decoder"
+
+    def __init__(self, config: Any, *, latent_dim: int, grid: int, stride: int):
+        super().__init__(config)
+        self.latent_dim, self.grid, self.stride = latent_dim, grid, stride
+
+    @abstractmethod
+    def forward(self, latent_BDHW: Tensor) -> Tensor:
+        """-> image_B3RR, R = grid * stride, around [-1, 1], not clamped."""
+
+    @property
+    @abstractmethod
+    def last_layer(self) -> nn.Parameter:
+        """The weight that makes the pixels; adaptive adversarial weights compare gradients there."""
+
+
+class Aligner(ModuleComponent):
+    """Pulls the latent space towards the teacher's features.
+
+    `fit` says how it prepares: "train" (its `fit_losses` are minimised in the semantic stage), "closed" (`fit_closed` once)
+    or None. What it learns there may not depend on `hidden_dim`. Parameters that still require gradients afterwards train
+    with the autoencoder.
+    """
+
+    kind = "aligner"
+    fit: ClassVar[Literal["train", "closed"] | None] = None
+    needs_teacher: ClassVar[bool] = True
+
+    def __init__(self, config: Any, *, feature_dim: int, latent_dim: int, hidden_dim: int, grid: int):
+        super().__init__(config)
+        self.feature_dim, self.latent_dim, self.hidden_dim, self.grid = feature_dim, latent_dim, hidden_dim, grid
+
+    def fit_losses(self, feature_BFHW: Tensor) -> Losses:
+        """The terms that the semantic stage minimises (fit = "train")."""
+        raise TypeError(f"aligner '{self.name}' has fit = {self.fit!r}: it is not trained")
+
+    def fit_closed(self, features: Iterable[Tensor]) -> None:
+        """Solve from batches of feature_BFHW in one pass (fit = "closed"), storing the result in buffers."""
+        raise TypeError(f"aligner '{self.name}' has fit = {self.fit!r}: it is not solved")
+
+    @abstractmethod
+    def target(self, feature_BFHW: Tensor) -> Tensor:
+        """What the features ask of the latent; no gradient flows into it."""
+
+    @abstractmethod
+    def losses(self, hidden_BEHW: Tensor, latent: Latent, target: Tensor) -> Losses:
+        """The alignment terms of the autoencoder's loss, with their weights."""
+
+
+class Regularizer(ModuleComponent):
+    """Bounds the latent: normalisation, or a penalty."""
+
+    kind = "regularizer"
+
+    def __init__(self, config: Any, *, latent_dim: int):
+        super().__init__(config)
+        self.latent_dim = latent_dim
+
+    @property
+    def channels(self) -> int:
+        """M, the number of moment channels that the encoder must give."""
+        return self.latent_dim
+
+    @abstractmethod
+    def forward(self, moments_BMHW: Tensor) -> Latent:
+        """The latent with its noise scale and its penalty."""
+
+
+class NoiseSampler(Component, ABC):
+    """What the decoder sees while training: usually mean + level * std * eps."""
+
+    kind = "noise"
+
+    def __init__(self, config: Any):
+        self.config = config
+
+    @abstractmethod
+    def perturb(self, latent: Latent, draws: Draws) -> Tensor:
+        """-> z_BDHW."""
+
+
+class TimeSampler(Component, ABC):
+    """Which times a denoiser is trained at; `dimension` = D * H * W of a latent, for shifts derived from it."""
+
+    kind = "times"
+
+    def __init__(self, config: Any, *, dimension: int):
+        self.config, self.dimension = config, dimension
+
+    @abstractmethod
+    def times(self, draws: Draws) -> Tensor:
+        """-> t_B in [0, 1]."""
+
+
+class Denoiser(ModuleComponent):
+    """The diffusion network. `classes` = K; label K is the null class; K = 0 is unconditional (every label is 0)."""
+
+    kind = "denoiser"
+    predicts: Quantity = "velocity"
+    learned_variance: bool = False
+
+    def __init__(self, config: Any, *, channels: int, grid: int, classes: int):
+        super().__init__(config)
+        self.channels, self.grid, self.classes = channels, grid, classes
+
+    @abstractmethod
+    def forward(self, x_BDHW: Tensor, t_B: Tensor, label_B: Tensor, *, taps: tuple[str, ...] = ()) -> Prediction:
+        """The prediction at time t in [0, 1]; `taps` name hidden states to return: "block.3"."""
+
+
+class Sampler(Component, ABC):
+    """Integrates a field from noise to data. `needs` says which of the field's quantities it evaluates."""
+
+    kind = "sampler"
+    needs: ClassVar[frozenset[str]] = frozenset({"velocity"})
+
+    def __init__(self, config: Any):
+        self.config = config
+
+    @abstractmethod
+    def sample(
+        self, field: Field, noise_BDHW: Tensor, *, draws: Draws, on_step: Callable[[int, int], None] | None = None
+    ) -> Tensor:
+        """-> latent_BDHW at t = 1. `on_step(done, total)` after each step. Memory does not grow with the steps."""
+
+
+class ImageSource(Protocol):
+    """One split: decoded originals in RGB, before any crop, with their labels."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Image, int]:
+        """(the image, its label; 0 where there are no classes). Raises BadImage, naming the file."""
+        ...
+
+    def key(self, index: int) -> str:
+        """What names this image in messages and manifests: its path relative to the root."""
+        ...
+
+
+class Dataset(Component, ABC):
+    """Images with or without classes. The core crops, flips and batches.
+
+    `classes` are the class names in label order, () for unconditional. `on_bad_image`: "error" stops at a file that cannot be
+    decoded, "skip" goes on without it and counts.
+    """
+
+    kind = "dataset"
+    classes: tuple[str, ...]
+    on_bad_image: Literal["error", "skip"] = "error"
+
+    def __init__(self, config: Any):
+        self.config = config
+
+    @abstractmethod
+    def train(self) -> ImageSource:
+        """The training split. Raises DataAbsent."""
+
+    @abstractmethod
+    def validation(self) -> ImageSource:
+        """The held-out split."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """sha256 over what decides the images: sorted keys, sizes, class map, split. Raises DataAbsent."""
+
+
+class Perceptual(ModuleComponent):
+    """A distance between images that stands in for a person's."""
+
+    kind = "perceptual"
+
+    def __init__(self, config: Any, *, image_size: int):
+        super().__init__(config)
+        self.image_size = image_size
+
+    @abstractmethod
+    def forward(self, image_B3RR: Tensor, other_B3RR: Tensor) -> Tensor:
+        """-> distance_B >= 0, differentiable in both arguments."""
+
+
+class Metric(Component, ABC):
+    """A number about reconstructions ("pairs"), generated images ("samples") or the latents ("latents").
+
+    pairs:   update(real_B3RR, fake_B3RR) over the held-out split and its reconstructions, both in [-1, 1], clamped to uint8's grid.
+    samples: reference(image_B3RR, label_B) over the real images of `split`, then update(image_B3RR, label_B) over the generated.
+    latents: reference(latent_BDHW, label_B) over the training split's means, then update(...) over the held-out split's.
+    """
+
+    kind = "metric"
+    needs: ClassVar[Literal["pairs", "samples", "latents"]]
+    split: Literal["train", "validation"] = "train"
+
+    def __init__(self, config: Any, *, image_size: int, classes: tuple[str, ...]):
+        self.config, self.image_size, self.classes = config, image_size, classes
+
+    def reference(self, real_B: Tensor, label_B: Tensor) -> None:
+        """Take in a batch of what the metric compares with; metrics of pairs need none."""
+        raise TypeError(f"metric '{self.name}' takes no reference")
+
+    @abstractmethod
+    def update(self, first_B: Tensor, second_B: Tensor) -> None:
+        """Take in a batch: (real, fake) for pairs, (what is judged, its labels) otherwise."""
+
+    @abstractmethod
+    def compute(self) -> dict[str, float]:
+        """The numbers, by name: usually {self.name: value}. Independent of how batches were cut."""
+
+    @abstractmethod
+    def protocol(self) -> dict[str, Any]:
+        """What one must know to compare the number: implementation, feature extractor and its hash, settings. JSON values."""
+
+
+class Tracker(Component, ABC):
+    """Where scalars and images of a training go; `folder` belongs to it, `purge_step` is where a resumed run goes on."""
+
+    kind = "tracker"
+
+    def __init__(self, config: Any, *, folder: Path, purge_step: int):
+        self.config, self.folder, self.purge_step = config, folder, purge_step
+
+    @abstractmethod
+    def log(self, step: int, scalars: Mapping[str, float], images: Mapping[str, Tensor]) -> None:
+        """`images` are grids (3, height, width) in [0, 1]."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Flush everything to disk."""
+
+
+KINDS: dict[str, type[Component]] = {
+    cls.kind: cls
+    for cls in (
+        Dataset, Teacher, Aligner, Encoder, Decoder, Regularizer, NoiseSampler, Perceptual, TimeSampler,
+        Denoiser, Sampler, Metric, Tracker,
+    )
+}  # fmt: skip
+"""Every kind by its name in recipes."""

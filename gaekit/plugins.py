@@ -1,0 +1,190 @@
+"""Finding plugins and building components.
+
+`load_plugins()` gives a fresh `Registry`; nothing happens at import. A plugin that fails is noted and stops only a recipe
+that needs it."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TypeVar
+
+import pluggy
+
+from gaekit import hookspecs
+from gaekit.api import API_VERSION, KINDS, Component, ComponentConfig, Slot
+from gaekit.errors import PluginError
+
+ENTRY_POINT_GROUP = "gaekit"
+C = TypeVar("C", bound=Component)
+
+
+@dataclass
+class Plugin:
+    """One entry point: where it comes from, what it provides, and its `error` if it could not be used."""
+
+    name: str
+    distribution: str
+    version: str
+    module: str
+    api: int | None = None
+    components: list[str] = field(default_factory=list)
+    error: str | None = None
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.distribution} {self.version})"
+
+
+@dataclass
+class Registry:
+    """The components known by (kind, name), the plugins they come from, and those that are broken."""
+
+    plugins: list[Plugin] = field(default_factory=list)
+    classes: dict[str, dict[str, type[Component]]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+    origin: dict[tuple[str, str], Plugin] = field(default_factory=dict)
+
+    @property
+    def broken(self) -> list[Plugin]:
+        """Plugins that failed to load."""
+        return [plugin for plugin in self.plugins if plugin.error]
+
+    def find(self, kind: str, name: str) -> type[Component]:
+        """The class behind `use: name`. Raises PluginError with the known names and the broken plugins."""
+        try:
+            return self.classes[kind][name]
+        except KeyError:
+            known = ", ".join(sorted(self.classes.get(kind, {}))) or "none"
+            notes = "".join(f"\n  note: plugin {p} failed to load: {p.error}" for p in self.broken)
+            raise PluginError(f"unknown {kind} '{name}'; known: {known}{notes}") from None
+
+    def add(self, cls: type[Component], plugin: Plugin) -> None:
+        """Take in one class. Raises PluginError for a clash, naming both providers, and for an incomplete class."""
+        where = f"{cls.__module__}.{cls.__qualname__}"
+        if not (isinstance(cls, type) and issubclass(cls, Component) and "name" in dir(cls)):
+            raise PluginError(f"{where} is not a component class with a name")
+        if cls.kind not in KINDS:
+            raise PluginError(f"{where}: unknown kind '{cls.kind}'; known: {', '.join(sorted(KINDS))}")
+        if inspect.isabstract(cls):
+            missing = ", ".join(sorted(cls.__abstractmethods__))
+            raise PluginError(f"{where} ({cls.kind} '{cls.name}') does not define: {missing}")
+        if other := self.origin.get((cls.kind, cls.name)):
+            raise PluginError(f"{cls.kind} '{cls.name}' is provided twice: by plugin {other} and by plugin {plugin}; "
+                              f"limit what loads with GAEKIT_PLUGINS=a,b or uninstall one")  # fmt: skip
+        self.classes[cls.kind][cls.name] = cls
+        self.origin[cls.kind, cls.name] = plugin
+        plugin.components.append(f"{cls.kind}:{cls.name}")
+
+
+def load_plugins() -> Registry:
+    """Load every entry point of the group `gaekit` in the order of their names, each guarded.
+
+    `GAEKIT_PLUGINS=a,b` limits which. Raises PluginError for a clash of names; other faults go to `registry.broken`.
+    """
+    manager = pluggy.PluginManager("gaekit")
+    manager.add_hookspecs(hookspecs)
+    registry = Registry()
+    for entry in _chosen_entry_points():
+        _load_one(entry, manager, registry)
+    return registry
+
+
+def _chosen_entry_points() -> list[EntryPoint]:
+    found = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda e: (e.name, e.value))
+    limit = os.environ.get("GAEKIT_PLUGINS")
+    if limit is None:
+        return found
+    wanted = {name.strip() for name in limit.split(",") if name.strip()}
+    if unknown := wanted - {e.name for e in found}:
+        raise PluginError(f"GAEKIT_PLUGINS names unknown plugins: {', '.join(sorted(unknown))}; "
+                          f"installed: {', '.join(e.name for e in found)}")  # fmt: skip
+    return [e for e in found if e.name in wanted]
+
+
+def _load_one(entry: EntryPoint, manager: pluggy.PluginManager, registry: Registry) -> None:
+    distribution = entry.dist.name if entry.dist else "?"
+    version = entry.dist.version if entry.dist else "?"
+    plugin = Plugin(entry.name, distribution, version, entry.value)
+    registry.plugins.append(plugin)
+    start = time.perf_counter()
+    try:
+        classes = _collect(entry, plugin, manager)
+    except (Exception, SystemExit) as error:  # a plugin may do anything; only Ctrl-C passes
+        plugin.error = f"{type(error).__name__}: {error}"
+        classes = []
+    plugin.seconds = time.perf_counter() - start
+    for cls in classes:
+        registry.add(cls, plugin)
+
+
+def _collect(entry: EntryPoint, plugin: Plugin, manager: pluggy.PluginManager) -> list[type[Component]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # other people's deprecations are not for the user of a recipe
+        module = entry.load()
+    plugin.api = getattr(module, "GAEKIT_API", API_VERSION)
+    if not isinstance(plugin.api, int) or plugin.api > API_VERSION:
+        raise PluginError(f"needs API version {plugin.api}, this gaekit has {API_VERSION}; upgrade gaekit or use an older plugin")
+    manager.register(module, name=entry.name)
+    try:
+        manager.check_pending()
+        implementations = [i for i in manager.hook.gaekit_components.get_hookimpls() if i.plugin is module]
+        if not implementations:
+            raise PluginError("has no function `gaekit_components` marked with gaekit.api.hookimpl")
+        classes = list(implementations[0].function())
+        trial = Registry()
+        for cls in classes:
+            trial.add(cls, Plugin(plugin.name, plugin.distribution, plugin.version, plugin.module))
+    except (Exception, SystemExit):
+        manager.unregister(module)
+        raise
+    return classes
+
+
+def build(base: type[C], config: ComponentConfig, registry: Registry, **sizes: Any) -> C:
+    """The component that `config.use` names, of the kind of `base`, with the sizes of that kind as keywords.
+
+    Slots of its config arrive as factories under the field's name, to be called with the sizes of the inner kind.
+    """
+    cls = registry.find(base.kind, config.use)
+    return cls(config, **sizes, **_factories(config, registry))  # type: ignore[return-value,call-arg]
+
+
+def _factories(config: ComponentConfig, registry: Registry) -> dict[str, Any]:
+    factories: dict[str, Any] = {}
+    for name, kind in slots(type(config)).items():
+        value = getattr(config, name)
+        make = partial(_factory, KINDS[kind], registry)
+        factories[name] = tuple(make(v) for v in value) if isinstance(value, tuple) else None if value is None else make(value)
+    return factories
+
+
+def _factory(base: type[Component], registry: Registry, config: ComponentConfig) -> Callable[..., Component]:
+    return partial(build, base, config, registry)
+
+
+def slots(model: type[Any]) -> dict[str, str]:
+    """The fields of a pydantic model that hold components, and their kinds."""
+    found = {}
+    for name, info in model.model_fields.items():
+        for mark in info.metadata:
+            if isinstance(mark, Slot):
+                found[name] = mark.kind
+    return found
+
+
+def nested(config: Any) -> Iterable[tuple[str, ComponentConfig]]:
+    """(kind, config) of every component below a section or component config, depth first."""
+    marked = slots(type(config))
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, ComponentConfig) and name in marked:
+                yield marked[name], item
+            if hasattr(type(item), "model_fields"):
+                yield from nested(item)

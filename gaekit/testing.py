@@ -1,0 +1,1 @@
+"""Contract tests that any component must pass; third parties run `check_component` on theirs."""

@@ -1,0 +1,84 @@
+"""The small values that components hand to each other.
+
+Shape suffixes, used throughout: B batch, R image side, H W latent grid, F teacher width, E encoder width,
+M moments, D latent width. Images are float32 in [-1, 1]; t = 0 is noise, t = 1 is data.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Latent:
+    """What a regularizer makes of the encoder's moments.
+
+    mean_BDHW: the latent itself, which caches, reconstruction and evaluation use.
+    std_BDHW: the scale of the noise that a noise sampler may add: the posterior's for KL, 1.0 otherwise.
+    penalty: a scalar added to the autoencoder's loss under its `weight`, or None where there is none.
+    """
+
+    mean_BDHW: Tensor
+    std_BDHW: Tensor | float = 1.0
+    penalty: Loss | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A denoiser's answer at (x, t, label).
+
+    out_BDHW: what the denoiser `predicts` (velocity, noise, score or data).
+    variance_BDHW: the raw learned variance channels in [-1, 1] of a DDPM with learned range, else None.
+    features: hidden states asked for by `taps`, named `block.<index>`, each (B, tokens, width).
+    """
+
+    out_BDHW: Tensor
+    variance_BDHW: Tensor | None = None
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One term: `value` (a scalar) is logged as it is, `value * weight` enters the sum that is minimised."""
+
+    value: Tensor
+    weight: float | Tensor = 1.0
+
+    @property
+    def weighted(self) -> Tensor:
+        """The term as it enters the sum."""
+        return self.value * self.weight
+
+
+Losses = dict[str, Loss]
+
+
+class Draws(ABC):
+    """Where randomness comes from: numbers for a batch of B that depend on what they are for, not on how the
+    work is split over ranks and micro-batches. Successive calls give new numbers."""
+
+    @abstractmethod
+    def normal(self, *tail: int) -> Tensor:
+        """Standard normal numbers of shape (B, *tail), float32."""
+
+    @abstractmethod
+    def uniform(self) -> Tensor:
+        """Uniform numbers in [0, 1) of shape (B,), float32."""
+
+
+class GeneratorDraws(Draws):
+    """Draws from one plain generator, in order; `generator=None` is torch's global CPU generator."""
+
+    def __init__(self, batch: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"):
+        self.batch, self.generator, self.device = batch, generator, device
+
+    def normal(self, *tail: int) -> Tensor:
+        return torch.randn(self.batch, *tail, generator=self.generator).to(self.device)
+
+    def uniform(self) -> Tensor:
+        return torch.rand(self.batch, generator=self.generator).to(self.device)

@@ -1,0 +1,1 @@
+"""gaekit's denoisers."""
