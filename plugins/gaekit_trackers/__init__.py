@@ -1,1 +1,12 @@
-"""gaekit's trackers."""
+"""gaekit's trackers: where scalars and images of a training go."""
+
+from collections.abc import Iterable
+
+from gaekit.api import Component, hookimpl
+from gaekit_trackers.tensorboard import TensorBoard
+
+
+@hookimpl
+def gaekit_components() -> Iterable[type[Component]]:
+    """The trackers."""
+    return (TensorBoard,)

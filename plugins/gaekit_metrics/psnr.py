@@ -1,0 +1,58 @@
+"""Peak signal-to-noise ratio of reconstructions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from gaekit.api import ComponentConfig, Metric
+from gaekit_metrics._common import implementation, require_some, to_uint8
+
+CAP_DB = 100.0
+"""Identical images have an infinite PSNR, which no mean survives and no JSON holds."""
+
+
+def psnr(real_B3RR: Tensor, fake_B3RR: Tensor) -> list[float]:
+    """10 log10(255^2 / MSE) of each pair of uint8 images, dB, at most `CAP_DB`; exact integers up to the logarithm."""
+    squares = (real_B3RR.int() - fake_B3RR.int()).square().flatten(1).sum(1).tolist()
+    pixels = real_B3RR[0].numel()
+    return [min(CAP_DB, 10 * math.log10(255**2 * pixels / total)) if total else CAP_DB for total in squares]
+
+
+class Psnr(Metric):
+    """Peak signal-to-noise ratio, dB: mean over images of each one's PSNR on uint8 pixels.
+
+    Every image's value is that of scikit-image and torchmetrics with a data range of 255, except that it is capped at
+    100 dB, where identical images are counted. The mean of PSNRs is not the PSNR of the mean squared error.
+    """
+
+    name = "psnr"
+    Config = ComponentConfig
+    needs = "pairs"
+
+    def __init__(self, config: ComponentConfig, *, image_size: int, classes: tuple[str, ...]):
+        super().__init__(config, image_size=image_size, classes=classes)
+        self._values: list[float] = []
+
+    def update(self, real_B3RR: Tensor, fake_B3RR: Tensor) -> None:
+        """Take in a batch of images and their reconstructions, in [-1, 1]."""
+        self._values += psnr(to_uint8(real_B3RR, self), to_uint8(fake_B3RR, self))
+
+    def compute(self) -> dict[str, float]:
+        """The mean, dB, summed exactly: no order of the images changes a bit. Raises GaekitError without images."""
+        require_some(len(self._values), self, "pairs of images")
+        return {self.name: math.fsum(self._values) / len(self._values)}
+
+    def protocol(self) -> dict[str, Any]:
+        """How it was computed, on how many images, and how many of them reached the cap."""
+        return {
+            "implementation": implementation(self),
+            "pixels": "uint8, floor(127.5 x + 128)",
+            "reduction": "mean over images of the PSNR of each",
+            "data_range": 255,
+            "cap_db": CAP_DB,
+            "capped": sum(value >= CAP_DB for value in self._values),
+            "n": len(self._values),
+        }

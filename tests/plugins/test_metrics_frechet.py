@@ -1,0 +1,197 @@
+"""The Fréchet distance against scipy's matrix square root and closed forms; on photos through a tiny teacher."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gaekit_metrics import gaekit_components
+from gaekit_metrics.frechet import Moments, frechet_distance
+from scipy.linalg import sqrtm
+from sklearn.datasets import load_sample_image
+from torch import Tensor
+from torch.nn import functional
+
+from gaekit.api import ComponentConfig, GaekitError, Metric, Teacher
+from gaekit.plugins import Plugin, Registry, build
+
+
+class Edges(Teacher):
+    """Six oriented filters of fixed weights, rectified."""
+
+    name = "edges"
+    feature_dim = 6
+
+    def __init__(self, config: ComponentConfig, *, grid: int):
+        super().__init__(config, grid=grid)
+        angle = torch.arange(6) * torch.pi / 6
+        y, x = torch.meshgrid(torch.linspace(-1, 1, 5), torch.linspace(-1, 1, 5), indexing="ij")
+        filters = torch.sin(2 * (x * angle.cos().view(-1, 1, 1) + y * angle.sin().view(-1, 1, 1)))
+        self.weight = torch.nn.Parameter(filters[:, None].repeat(1, 3, 1, 1))
+
+    @classmethod
+    def external(cls, config: Any) -> str | None:
+        return "sha256 of edges"
+
+    def forward(self, image_B3RR: Tensor) -> Tensor:
+        return functional.adaptive_avg_pool2d(functional.conv2d(image_B3RR, self.weight).relu(), self.grid)
+
+
+class Blown(Edges):
+    """Gives infinite features."""
+
+    name = "blown"
+
+    def forward(self, image_B3RR: Tensor) -> Tensor:
+        return super().forward(image_B3RR) / 0
+
+
+def metric(teacher: type[Teacher] = Edges, **settings: Any) -> Metric:
+    registry = Registry()
+    for cls in (*gaekit_components(), Edges, Blown):
+        registry.add(cls, Plugin("test", "gaekit", "0", "test"))
+    settings_type: Any = registry.find("metric", "frechet").Config
+    config = settings_type(use="frechet", teacher={"use": teacher.name}, **settings)
+    return build(Metric, config, registry, image_size=32, classes=())
+
+
+@cache
+def crops(name: str) -> Tensor:
+    """60 crops of 32 x 32 of a photo, in [-1, 1]."""
+    photo = torch.tensor(load_sample_image(f"{name}.jpg")).permute(2, 0, 1) / 127.5 - 1
+    return photo[:, :384, :320].unfold(1, 32, 32).unfold(2, 32, 64).permute(1, 2, 0, 3, 4).reshape(-1, 3, 32, 32)
+
+
+def distance(real: Tensor, fake: Tensor, cut: int = 64, **settings: Any) -> float:
+    made = metric(**settings)
+    for batch in real.split(cut):
+        made.reference(batch, torch.zeros(len(batch), dtype=torch.long))
+    for batch in fake.split(cut):
+        made.update(batch, torch.zeros(len(batch), dtype=torch.long))
+    return made.compute()["frechet_edges"]
+
+
+def moments(rows: np.ndarray, cut: int = 1000) -> Moments:
+    made = Moments(rows.shape[1])
+    for batch in torch.tensor(rows).split(cut):
+        made.add(batch)
+    return made
+
+
+def test_the_distance_is_that_of_scipys_sqrtm_on_well_conditioned_covariances() -> None:
+    random = np.random.default_rng(0)
+    for width in (3, 24):
+        a = random.normal(size=(500, width)) @ random.normal(size=(width, width)) + 2
+        b = random.normal(size=(400, width)) @ random.normal(size=(width, width))
+        ca, cb = np.cov(a.T), np.cov(b.T)
+        expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca + cb - 2 * sqrtm(ca @ cb).real)
+        ma, mb = moments(a), moments(b)
+        ours = frechet_distance(ma.mean, ma.covariance, mb.mean, mb.covariance)
+        assert ours == pytest.approx(expected, rel=1e-9)
+
+
+def test_gaussians_with_common_axes_have_the_closed_form() -> None:
+    rotation = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(0)).double())[0]
+    s, t = torch.tensor([1.0, 2, 3, 0.1, 0]).double(), torch.tensor([2.0, 0.5, 3, 4, 1e-3]).double()
+    m, n = torch.ones(5).double(), torch.arange(5).double()
+    expected = (m - n).square().sum() + (s - t).square().sum()
+    ours = frechet_distance(m, rotation * s**2 @ rotation.T, n, rotation * t**2 @ rotation.T)
+    assert ours == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_singular_covariances_have_the_distance_of_their_rows() -> None:
+    """With A = X'X and B = Y'Y of centred rows, tr (A B)^(1/2) is the nuclear norm of X Y': no matrix root at all."""
+    random = np.random.default_rng(1)
+    x, y = random.normal(size=(20, 100)), random.normal(size=(30, 100)) * 2 + 0.1
+    xc, yc = (x - x.mean(0)) / np.sqrt(19), (y - y.mean(0)) / np.sqrt(29)
+    spread = (xc**2).sum() + (yc**2).sum() - 2 * np.linalg.norm(xc @ yc.T, "nuc")
+    expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + spread
+    mx, my = moments(x), moments(y)
+    assert frechet_distance(mx.mean, mx.covariance, my.mean, my.covariance) == pytest.approx(expected, rel=1e-12)
+    assert frechet_distance(mx.mean, mx.covariance, mx.mean, mx.covariance) == pytest.approx(0, abs=1e-10)
+
+
+@pytest.mark.parametrize("cut", [1, 7, 300])
+def test_streamed_moments_are_the_two_pass_ones_also_far_from_zero(cut: int) -> None:
+    rows = np.random.default_rng(2).normal(size=(300, 4)) * [1, 1e-3, 10, 1] + 1e6
+    made = moments(rows, cut)
+    centred = rows - rows.mean(0)
+    assert made.count == 300
+    np.testing.assert_allclose(made.mean, rows.mean(0), rtol=1e-14)
+    np.testing.assert_allclose(made.covariance, centred.T @ centred / 299, rtol=1e-6, atol=1e-9)
+
+
+def test_the_value_is_the_distance_of_the_teachers_pooled_features() -> None:
+    features = []
+    for photo in ("china", "flower"):
+        filtered = functional.conv2d(crops(photo), Edges(ComponentConfig(use="edges"), grid=1).weight).relu()
+        features.append(filtered.detach().mean((2, 3)).double().numpy())
+    a, b = features
+    ca, cb = np.cov(a.T), np.cov(b.T)
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca + cb - 2 * sqrtm(ca @ cb).real)
+    for grid in (1, 4):  # 28 x 28 positions in 4 x 4 equal cells: the mean of means is the mean
+        assert distance(crops("china"), crops("flower"), grid=grid) == pytest.approx(expected, rel=1e-4)
+
+
+def test_no_cut_into_batches_and_no_order_changes_the_value() -> None:
+    real, fake = crops("china"), crops("flower")
+    shuffled = fake[torch.randperm(len(fake), generator=torch.Generator().manual_seed(0))]
+    whole = distance(real, fake)
+    assert whole > 1e-2
+    assert distance(real, fake, cut=1) == pytest.approx(whole, rel=1e-5)  # the teacher's float32 rounds by batch size
+    assert distance(real, shuffled, cut=7) == pytest.approx(whole, rel=1e-5)
+
+
+def test_images_of_the_same_kind_are_nearer_than_others_and_the_same_ones_at_zero() -> None:
+    china, flower = crops("china"), crops("flower")
+    assert distance(china, china) == pytest.approx(0, abs=1e-9)
+    assert distance(china[::2], china[1::2]) < distance(china, flower) / 5
+
+
+def test_the_protocol_holds_the_features_their_weights_and_both_counts() -> None:
+    made = metric(grid=4, split="validation")
+    made.reference(crops("china")[:10], torch.zeros(10))
+    made.update(crops("flower")[:8], torch.zeros(8))
+    protocol = made.protocol()
+    assert json.loads(json.dumps(protocol, allow_nan=False)) == protocol
+    assert protocol["implementation"] == "gaekit frechet 1"
+    assert protocol["teacher"] == {"use": "edges"}
+    assert protocol["teacher_identity"] == "sha256 of edges"
+    assert (protocol["n_reference"], protocol["n"], protocol["feature_dim"]) == (10, 8, 6)
+    assert protocol["split"] == made.split == "validation"
+    assert "warning" not in protocol
+
+
+def test_too_few_images_for_a_regular_covariance_are_warned_of() -> None:
+    made = metric()
+    made.reference(crops("china"), torch.zeros(60))
+    made.update(crops("flower")[:6], torch.zeros(6))
+    assert "singular" in made.protocol()["warning"]
+    assert list(made.compute()) == ["frechet_edges"]
+    made.update(crops("flower")[6:7], torch.zeros(1))
+    assert "warning" not in made.protocol()
+
+
+@pytest.mark.parametrize(("real", "fake", "what"), [(5, 1, "1 generated"), (1, 5, "1 real"), (5, 0, "0 generated")])
+def test_fewer_than_two_images_on_a_side_are_refused(real: int, fake: int, what: str) -> None:
+    made = metric()
+    made.reference(crops("china")[:real], torch.zeros(real))
+    if fake:
+        made.update(crops("flower")[:fake], torch.zeros(fake))
+    with pytest.raises(GaekitError, match=f"was given {what} image"):
+        made.compute()
+
+
+def test_features_that_are_not_finite_are_refused_by_the_teachers_name() -> None:
+    with pytest.raises(GaekitError, match="'blown' gave features that are not finite"):
+        metric(Blown).update(crops("china")[:2], torch.zeros(2))
+
+
+def test_the_teacher_stays_frozen() -> None:
+    made: Any = metric()
+    assert not made.teacher.training
+    assert not any(p.requires_grad for p in made.teacher.parameters())

@@ -1,0 +1,102 @@
+"""The TensorBoard tracker, read back by TensorBoard's own reader."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gaekit_trackers import gaekit_components
+from PIL import Image
+from sklearn.datasets import load_sample_image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as PluginEventAccumulator
+
+from gaekit.api import ComponentConfig, Tracker
+from gaekit.plugins import Plugin, Registry, build
+
+
+def tracker(folder: Path, purge_step: int = 0) -> Tracker:
+    registry = Registry()
+    for cls in gaekit_components():
+        registry.add(cls, Plugin("trackers", "gaekit", "0", "gaekit_trackers"))
+    config: ComponentConfig = registry.find("tracker", "tensorboard").Config(use="tensorboard")
+    return build(Tracker, config, registry, folder=folder, purge_step=purge_step)
+
+
+def log(folder: Path, steps: range, scale: float, purge_step: int = 0, image: torch.Tensor | None = None) -> None:
+    made = tracker(folder, purge_step)
+    for step in steps:
+        made.log(step, {"loss/l1": step * scale}, {} if image is None else {"reconstructions": image * scale})
+    made.close()
+
+
+def read(folder: Path) -> EventAccumulator:
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
+    return events.Reload()
+
+
+def test_scalars_come_back_with_their_names_steps_and_values(tmp_path: Path) -> None:
+    log(tmp_path / "a" / "tensorboard", range(5), 0.5)
+    events = read(tmp_path / "a" / "tensorboard")
+    assert events.Tags()["scalars"] == ["loss/l1"]
+    assert [(e.step, e.value) for e in events.Scalars("loss/l1")] == [(s, s * 0.5) for s in range(5)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_image_comes_back_pixel_by_pixel(tmp_path: Path, dtype: torch.dtype) -> None:
+    photo = torch.tensor(load_sample_image("flower.jpg")[100:148, 200:264]).permute(2, 0, 1)
+    log(tmp_path, range(3, 4), 1.0, image=(photo / 255).to(dtype).requires_grad_())
+    (event,) = read(tmp_path).Images("reconstructions")
+    back = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
+    assert (event.step, event.width, event.height) == (3, 64, 48)
+    assert np.abs(back.transpose(2, 0, 1).astype(int) - photo.numpy()).max() <= (1 if dtype is torch.float32 else 2)
+
+
+def test_a_resumed_run_shows_no_step_twice(tmp_path: Path) -> None:
+    photo = torch.tensor(load_sample_image("flower.jpg")[100:116, 200:216]).permute(2, 0, 1) / 255
+    log(tmp_path, range(10), 1.0, image=photo)
+    log(tmp_path, range(6, 12), 0.5, purge_step=6, image=photo)
+    events = read(tmp_path)
+    expected = [(s, s * 1.0) for s in range(6)] + [(s, s * 0.5) for s in range(6, 12)]
+    assert [(e.step, e.value) for e in events.Scalars("loss/l1")] == expected
+    assert [e.step for e in events.Images("reconstructions")] == list(range(12))
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over(tmp_path: Path) -> None:
+    log(tmp_path, range(4), 1.0)
+    log(tmp_path, range(2), 0.5)
+    assert [(e.step, e.value) for e in read(tmp_path).Scalars("loss/l1")] == [(0, 0.0), (1, 0.5)]
+
+
+def test_the_reader_behind_the_web_page_hides_the_same_steps(tmp_path: Path) -> None:
+    log(tmp_path, range(10), 1.0)
+    log(tmp_path, range(6, 8), 0.5, purge_step=6)
+    events = PluginEventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
+    assert [e.step for e in events.Tensors("loss/l1")] == list(range(8))
+
+
+def test_what_was_logged_is_on_disk_after_close_and_close_may_come_twice(tmp_path: Path) -> None:
+    made = tracker(tmp_path)
+    made.log(1, {"a": 1.0}, {})
+    made.close()
+    size = sum(f.stat().st_size for f in tmp_path.iterdir())
+    made.close()
+    assert sum(f.stat().st_size for f in tmp_path.iterdir()) == size
+    assert [e.value for e in read(tmp_path).Scalars("a")] == [1.0]
+
+
+def test_importing_the_plugin_imports_no_tensorboard_and_changes_no_warning_filter() -> None:
+    code = (
+        "import sys, warnings, gaekit.api\n"
+        "before = list(warnings.filters)\n"
+        "import gaekit_trackers\n"
+        "assert 'tensorboard' not in sys.modules and 'torch.utils.tensorboard' not in sys.modules\n"
+        "assert list(warnings.filters) == before\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ), timeout=60)
