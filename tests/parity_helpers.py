@@ -23,7 +23,7 @@ Tensors = dict[str, Tensor]
 
 
 def load_fixture(name: str) -> tuple[dict[str, Any], Tensors, Tensors, Tensors]:
-    """(config, state, inputs, outputs) of `golden/<name>.safetensors`; the prefixes of the tensors' names are cut off."""
+    """(config, state, inputs, outputs) of `golden/<name>.safetensors`, the prefixes cut off the tensors' names."""
     groups: dict[str, Tensors] = {"state": {}, "in": {}, "out": {}}
     with safe_open(str(GOLDEN / f"{name}.safetensors"), framework="pt") as file:
         config = json.loads(file.metadata()["config"])

@@ -1,1 +1,14 @@
-"""gaekit's autoencoders."""
+"""gaekit's image encoders and decoders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gaekit.api import Component, hookimpl
+from gaekit_autoencoders.vit import ViTDecoder, ViTEncoder
+
+
+@hookimpl
+def gaekit_components() -> Iterable[type[Component]]:
+    """The encoders and decoders of this package."""
+    return [ViTEncoder, ViTDecoder]

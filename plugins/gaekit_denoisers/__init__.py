@@ -1,1 +1,14 @@
 """gaekit's denoisers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gaekit.api import Component, hookimpl
+from gaekit_denoisers.lightning_dit import LightningDiT
+
+
+@hookimpl
+def gaekit_components() -> Iterable[type[Component]]:
+    """The denoisers of this package."""
+    return [LightningDiT]

@@ -1,0 +1,171 @@
+"""Vision-transformer encoder and decoder: the tokenizer of GAE (arXiv 2603.10365).
+
+Shape suffixes: B batch, N tokens, W width; R image side, H W latent grid, E encoder width, M moments, D latent width.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from gaekit.api import ComponentConfig, Decoder, Encoder, GaekitError
+from gaekit.nn.embed import PatchEmbed, RotaryPositions, to_grid, to_tokens, unpatchify
+from gaekit.nn.mlp import MLP, SwiGLU, gated_width
+from gaekit.nn.norm import RMSNorm
+from gaekit.nn.vit import Factory, TransformerBlock, xavier_linears
+
+SIZES = {"small": (12, 384, 6), "base": (12, 768, 12), "large": (24, 1024, 16)}
+"""Depth, width and heads by name."""
+
+
+class ViTConfig(ComponentConfig):
+    """Settings that encoder and decoder share."""
+
+    size: Literal["small", "base", "large"] = Field(
+        default="base", description="depth, width and heads: small 12, 384, 6; base 12, 768, 12; large 24, 1024, 16"
+    )
+    depth: PositiveInt | None = Field(default=None, description="transformer blocks; null is the size's")
+    width: PositiveInt | None = Field(default=None, description="channels of a token; null is the size's")
+    heads: PositiveInt | None = Field(
+        default=None, description="attention heads, must divide width; null is the size's"
+    )
+    mlp: Literal["swiglu", "gelu"] = Field(default="swiglu", description="gated or plain MLP")
+    mlp_ratio: PositiveFloat = Field(
+        default=4.0, description="hidden width of a plain MLP over width; gated: 2/3 of it"
+    )
+    mlp_multiple: PositiveInt = Field(
+        default=256, description="a gated MLP's hidden width is rounded up to a multiple of it"
+    )
+    norm: Literal["rms", "layer"] = Field(default="rms", description="normalisation of tokens; neither has parameters")
+    qk_norm: bool = Field(default=True, description="RMS-normalise queries and keys")
+    rope: bool = Field(default=False, description="rotary positions besides the learned ones")
+    bias: bool = Field(default=False, description="offsets in the linear layers")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Depth, width and heads: what is set explicitly, else the size's."""
+        depth, width, heads = SIZES[self.size]
+        return self.depth or depth, self.width or width, self.heads or heads
+
+
+class ViTEncoderConfig(ViTConfig):
+    """Settings of the encoder."""
+
+    hidden: PositiveInt | None = Field(
+        default=None, description="E, channels before the last projection; null is the width"
+    )
+
+
+class ViTDecoderConfig(ViTConfig):
+    """Settings of the decoder."""
+
+    init_std: NonNegativeFloat = Field(default=0.02, description="spread of the initial weights that make the pixels")
+
+
+def _norm(config: ViTConfig) -> Factory:
+    return partial(RMSNorm, affine=False) if config.norm == "rms" else partial(nn.LayerNorm, elementwise_affine=False)
+
+
+def _mlp(config: ViTConfig, width: int) -> Factory:
+    if config.mlp == "gelu":
+        return partial(MLP, hidden=int(width * config.mlp_ratio), bias=config.bias)
+    hidden = gated_width(width, config.mlp_ratio, multiple=config.mlp_multiple)
+    return partial(SwiGLU, hidden=hidden, bias=config.bias)
+
+
+class _Trunk(nn.Module):
+    """Learned positions and the blocks over a `grid`, which encoder and decoder have in common."""
+
+    def __init__(self, config: ViTConfig, grid: int):
+        super().__init__()
+        depth, width, heads = config.shape
+        self.pos_embed = nn.Parameter(torch.zeros(1, grid * grid, width))
+        self.blocks = nn.ModuleList(
+            TransformerBlock(
+                width,
+                heads,
+                tokens=grid * grid,
+                norm=_norm(config),
+                mlp=_mlp(config, width),
+                qk_norm=partial(RMSNorm, affine=False) if config.qk_norm else None,
+                bias=config.bias,
+            )
+            for _ in range(depth)
+        )
+        self.rope = RotaryPositions(width // heads, grid) if config.rope else None
+        self.norm = _norm(config)(width)
+        xavier_linears(self)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    def forward(self, x_BNW: Tensor) -> Tensor:
+        """(B, N, W) -> (B, N, W), normalised."""
+        x_BNW = x_BNW + self.pos_embed
+        for block in self.blocks:
+            x_BNW = block(x_BNW, self.rope)
+        return self.norm(x_BNW)  # type: ignore[no-any-return]
+
+
+class ViTEncoder(Encoder):
+    """Vision transformer over patches, then two linear projections to the latent's moments."""
+
+    name = "vit"
+    Config = ViTEncoderConfig
+
+    def __init__(self, config: ViTEncoderConfig, *, image_size: int, stride: int, channels: int):
+        super().__init__(config, image_size=image_size, stride=stride, channels=channels)
+        if image_size % stride:
+            raise GaekitError(
+                f"image.stride: {stride} does not divide image.size = {image_size}; patches must fill the image"
+            )
+        width = config.shape[1]
+        self.grid = image_size // stride
+        self.hidden_dim = config.hidden or width
+        self.patch_embed = PatchEmbed(3, width, stride, bias=config.bias)
+        self.trunk = _Trunk(config, self.grid)
+        self.proj_out = nn.Linear(width, self.hidden_dim, bias=config.bias)
+        self.adapter = nn.Linear(self.hidden_dim, channels, bias=config.bias)
+        self.patch_embed.reset_parameters()
+        xavier_linears(self.proj_out)
+        xavier_linears(self.adapter)
+
+    def forward(self, image_B3RR: Tensor) -> tuple[Tensor, Tensor]:
+        """-> (hidden_BEHW, moments_BMHW), float32."""
+        hidden = self.proj_out(self.trunk(self.patch_embed(image_B3RR)))
+        return to_grid(hidden, self.grid).float(), to_grid(self.adapter(hidden), self.grid).float()
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight of the projection to moments."""
+        return self.adapter.weight
+
+
+class ViTDecoder(Decoder):
+    """Vision transformer over latent positions, then a linear projection to each one's patch of pixels."""
+
+    name = "vit"
+    Config = ViTDecoderConfig
+
+    def __init__(self, config: ViTDecoderConfig, *, latent_dim: int, grid: int, stride: int):
+        super().__init__(config, latent_dim=latent_dim, grid=grid, stride=stride)
+        width = config.shape[1]
+        self.z_proj = nn.Linear(latent_dim, width, bias=config.bias)
+        self.trunk = _Trunk(config, grid)
+        self.linear_out = nn.Linear(width, stride * stride * 3, bias=config.bias)
+        xavier_linears(self.z_proj)
+        xavier_linears(self.linear_out)
+        # Xavier would start with pixels of unit spread, far from any image; small weights start near grey.
+        nn.init.trunc_normal_(self.linear_out.weight, std=config.init_std)
+
+    def forward(self, latent_BDHW: Tensor) -> Tensor:
+        """-> image_B3RR, float32, not clamped."""
+        pixels = self.linear_out(self.trunk(self.z_proj(to_tokens(latent_BDHW))))
+        return unpatchify(pixels, patch=self.stride, grid=self.grid).float()
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight of the projection to pixels."""
+        return self.linear_out.weight
