@@ -63,14 +63,10 @@ class ModulatedBlock(nn.Module):
         """(B, tokens, width) under a condition (B, width) or (B, tokens, width) -> (B, tokens, width)."""
         parts = self.adaLN_modulation(condition)
         half = len(parts) // 2
-        x_BNW = x_BNW + parts[half - 1] * self.attn(_modulated(self.norm1(x_BNW), parts[:half]), rope)
-        return (
-            x_BNW
-            + parts[-1]
-            * self.mlp(  # type: ignore[no-any-return]
-                _modulated(self.norm2(x_BNW), parts[half:])
-            )
-        )
+        mixed: Tensor = self.attn(_modulated(self.norm1(x_BNW), parts[:half]), rope)
+        x_BNW = x_BNW + parts[half - 1] * mixed
+        changed: Tensor = self.mlp(_modulated(self.norm2(x_BNW), parts[half:]))
+        return x_BNW + parts[-1] * changed  # type: ignore[no-any-return]
 
 
 def _modulated(x_BNW: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
@@ -79,7 +75,7 @@ def _modulated(x_BNW: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
 
 
 class FinalLayer(nn.Module):
-    """Modulated norm and the projection to a patch's values; zero at the start, so that a fresh denoiser answers zero."""
+    """Modulated norm and the projection to a patch's values; zero at first, so that a fresh denoiser answers zero."""
 
     def __init__(self, width: int, out: int, *, norm: Factory):
         super().__init__()

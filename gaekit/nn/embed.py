@@ -41,7 +41,7 @@ def to_tokens(x_BCHW: Tensor) -> Tensor:
 
 
 def unpatchify(tokens_BNC: Tensor, *, patch: int, grid: int) -> Tensor:
-    """(B, grid * grid, patch * patch * C) -> (B, C, grid * patch, grid * patch); a token's order is (row, column, C)."""
+    """(B, grid * grid, patch * patch * C) -> (B, C, grid * patch, grid * patch); a token is (row, column, C)."""
     blocks = tokens_BNC.reshape(tokens_BNC.shape[0], grid, grid, patch, patch, -1)
     return blocks.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
@@ -49,8 +49,8 @@ def unpatchify(tokens_BNC: Tensor, *, patch: int, grid: int) -> Tensor:
 def sincos_positions(width: int, grid: int) -> Tensor:
     """Fixed positions (1, grid * grid, width) of DiT (arXiv 2212.09748).
 
-    Sines and cosines of the column in the first half of the channels, of the row in the second, wavelengths from 2 pi to
-    10000 * 2 pi. Raises GaekitError unless 4 divides `width`.
+    Sines and cosines of the column in the first half of the channels, of the row in the second, wavelengths from 2 pi
+    to 10000 * 2 pi. Raises GaekitError unless 4 divides `width`.
     """
     if width % 4:
         raise GaekitError(f"width: {width} cannot carry two-dimensional sin-cos positions; a multiple of 4 can")
@@ -65,8 +65,8 @@ def sincos_positions(width: int, grid: int) -> Tensor:
 class RotaryPositions(nn.Module):
     """Two-dimensional rotary positions for queries and keys (RoFormer, arXiv 2104.09864, in EVA-02's layout).
 
-    Neighbouring channels are turned by angles that grow with the row (first half of a head) and the column (second half).
-    The tables are buffers that travel with the weights. Raises GaekitError unless 4 divides `head_dim`.
+    Neighbouring channels are turned by angles that grow with the row (first half of a head) and the column (second
+    half). The tables are buffers that travel with the weights. Raises GaekitError unless 4 divides `head_dim`.
     """
 
     freqs_cos: Tensor
@@ -94,9 +94,9 @@ class RotaryPositions(nn.Module):
 
 
 class TimestepEmbedder(nn.Module):
-    """Times to vectors: cosines and sines at `frequencies / 2` rates from 1 down to 1/10000, then an MLP (arXiv 2112.10741).
+    """Times to vectors: cosines and sines at `frequencies / 2` rates from 1 down to 1/10000, then an MLP.
 
-    Time enters as it is: [0, 1] for flows, the integer step for DDPM.
+    As in ADM and DiT (arXiv 2105.05233, 2212.09748). Time enters as it is: [0, 1] for flows, the integer step for DDPM.
     """
 
     def __init__(self, width: int, *, frequencies: int = 256):

@@ -140,7 +140,7 @@ class ViTEncoder(Encoder):
     @property
     def last_layer(self) -> nn.Parameter:
         """The weight of the projection to moments."""
-        return self.adapter.weight
+        return self.adapter.get_parameter("weight")
 
 
 class ViTDecoder(Decoder):
@@ -168,4 +168,4 @@ class ViTDecoder(Decoder):
     @property
     def last_layer(self) -> nn.Parameter:
         """The weight of the projection to pixels."""
-        return self.linear_out.weight
+        return self.linear_out.get_parameter("weight")
