@@ -1,0 +1,94 @@
+"""Alignment at the teacher's width: before the bottleneck (pre) or after it (post)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat
+from torch import Tensor, nn
+
+from gaekit.api import Aligner, ComponentConfig, Latent, Loss, Losses
+from gaekit.nn.norm import rms_normalize
+from gaekit_aligners.losses import distance, marginal_cosine, marginal_distances
+
+
+class FeatureConfig(ComponentConfig):
+    """Settings of `pre` and `post`."""
+
+    weight: NonNegativeFloat = Field(default=1.0, description="of the alignment terms in the autoencoder's loss")
+    loss: Literal["mse", "cosine", "vf"] = Field(
+        default="mse", description="mse on features of RMS 1; 1 - cosine; vf: VA-VAE's two terms with margins"
+    )
+    cosine_margin: NonNegativeFloat = Field(default=0.5, description="vf: cosines above 1 - this are good enough")
+    distance_margin: NonNegativeFloat = Field(default=0.25, description="vf: similarities may differ by this")
+
+
+class FeatureAligner(Aligner):
+    """Aligns a linear projection of something of the autoencoder's with the teacher's features; learned with it."""
+
+    config: FeatureConfig
+
+    def __init__(self, config: Any, *, feature_dim: int, latent_dim: int, hidden_dim: int, grid: int):
+        super().__init__(config, feature_dim=feature_dim, latent_dim=latent_dim, hidden_dim=hidden_dim, grid=grid)
+        self.project = nn.Conv2d(self.source_dim, feature_dim, kernel_size=1, bias=False)
+
+    @property
+    @abstractmethod
+    def source_dim(self) -> int:
+        """Channels of what is projected."""
+
+    @abstractmethod
+    def source(self, hidden_BEHW: Tensor, latent: Latent) -> Tensor:
+        """What is projected."""
+
+    @torch.no_grad()
+    def target(self, feature_BFHW: Tensor) -> Tensor:
+        """The teacher's features at RMS 1 over channels, float32."""
+        return rms_normalize(feature_BFHW.float(), dim=1)
+
+    def losses(self, hidden_BEHW: Tensor, latent: Latent, target: Tensor) -> Losses:
+        """`align`, or `align_cosine` and `align_distance` for vf."""
+        config, source = self.config, self.source(hidden_BEHW, latent)
+        projected = self.project(source)
+        if config.loss == "vf":
+            return {
+                "align_cosine": Loss(marginal_cosine(projected, target, config.cosine_margin), config.weight),
+                "align_distance": Loss(marginal_distances(projected, target, config.distance_margin), config.weight),
+            }
+        if config.loss == "mse":
+            projected = rms_normalize(projected.float(), dim=1)
+        return {"align": Loss(distance(projected, target, config.loss), config.weight)}
+
+
+class PreAligner(FeatureAligner):
+    """Aligns the encoder's wide features, before the projection to the latent, with the teacher's."""
+
+    name = "pre"
+    Config = FeatureConfig
+
+    @property
+    def source_dim(self) -> int:
+        """E."""
+        return self.hidden_dim
+
+    def source(self, hidden_BEHW: Tensor, latent: Latent) -> Tensor:
+        """The encoder's features."""
+        return hidden_BEHW
+
+
+class PostAligner(FeatureAligner):
+    """Projects the latent's mean up to the teacher's width and aligns there, VA-VAE's way (arXiv 2501.01423)."""
+
+    name = "post"
+    Config = FeatureConfig
+
+    @property
+    def source_dim(self) -> int:
+        """D."""
+        return self.latent_dim
+
+    def source(self, hidden_BEHW: Tensor, latent: Latent) -> Tensor:
+        """The latent's mean."""
+        return latent.mean_BDHW
