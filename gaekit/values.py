@@ -78,7 +78,9 @@ class GeneratorDraws(Draws):
         self.batch, self.generator, self.device = batch, generator, device
 
     def normal(self, *tail: int) -> Tensor:
+        """Standard normal numbers (B, *tail)."""
         return torch.randn(self.batch, *tail, generator=self.generator).to(self.device)
 
     def uniform(self) -> Tensor:
+        """Uniform numbers (B,)."""
         return torch.rand(self.batch, generator=self.generator).to(self.device)

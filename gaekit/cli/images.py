@@ -1,0 +1,53 @@
+"""`gaekit sample` and `gaekit reconstruct`: using a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RUN = Annotated[Path, typer.Argument(help="A finished run's folder, such as runs/quickstart.")]
+
+
+def sample(
+    run: RUN,
+    out: Annotated[
+        Path, typer.Option(help="A .png (one grid), a .npz (arr_0, arr_1), or a folder (one PNG an image).")
+    ],
+    class_: Annotated[
+        list[str] | None, typer.Option("--class", help="Name or index of a class; repeatable; all by default.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Images in all.")] = 16,
+    seed: Annotated[int | None, typer.Option(min=0, help="Other images; the recipe's seed by default.")] = None,
+    scale: Annotated[float | None, typer.Option(min=0, help="Guidance scale; the recipe's by default.")] = None,
+) -> None:
+    """Make new images with a finished run; needs no training data."""
+    from gaekit.pipeline.export import save_images
+    from gaekit.pipeline.opened import open_run
+    from gaekit.plugins import load_plugins
+
+    opened = open_run(run, load_plugins())
+    wanted = [opened.label(c) for c in class_] if class_ else list(range(max(1, len(opened.classes))))
+    labels = [wanted[i % len(wanted)] for i in range(count)]
+    guidance = opened.guidance(scale)
+    images = opened.sample(labels, seed=seed, guidance=guidance)
+    save_images(out, images, labels if opened.classes else None)
+    typer.echo(f"{count} images: {out}")
+
+
+def reconstruct(
+    run: RUN,
+    folder: Annotated[Path, typer.Argument(help="A folder of images, sub-folders included.")],
+    out: Annotated[Path, typer.Option(help="Folder for the reconstructions: PNGs under the same relative names.")],
+) -> None:
+    """Encode and decode a folder of images with a finished run's autoencoder, and say how near they come."""
+    from gaekit.pipeline.export import reconstruct_folder
+    from gaekit.pipeline.opened import open_run
+    from gaekit.plugins import load_plugins
+
+    registry = load_plugins()
+    count, skipped, decibel = reconstruct_folder(open_run(run, registry), folder, out)
+    typer.echo(f"{count} images: {out} (mean PSNR {decibel:.2f} dB)")
+    for path, reason in skipped.items():
+        typer.echo(f"skipped: {path}: {reason}", err=True)

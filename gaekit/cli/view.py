@@ -1,0 +1,60 @@
+"""`gaekit store` and `gaekit pack`: housekeeping of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+OUT = Annotated[Path, typer.Option("--out", help="Folder of all runs.")]
+
+store = typer.Typer(help="The rooms in which stages keep their results.", no_args_is_help=True)
+
+
+@store.command("ls")
+def ls(out: OUT = Path("runs")) -> None:
+    """List every room: its stage, size, whether it is complete, and the runs that use it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from gaekit.pipeline.rooms import stored_rooms
+    from gaekit.store.files import human_size
+
+    rooms = stored_rooms(out)
+    table = Table("stage", "room", "size", "complete", "used by", box=None, header_style="bold")
+    for stored in rooms:
+        used = ", ".join(stored.used_by) or "-"
+        table.add_row(
+            stored.stage, stored.room.path.name, human_size(stored.size), "yes" if stored.complete else "no", used
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"{len(rooms)} rooms, {human_size(sum(stored.size for stored in rooms))}")
+
+
+@store.command("gc")
+def gc(
+    out: OUT = Path("runs"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+) -> None:
+    """Remove the rooms that no run, nor the history of one, refers to."""
+    from gaekit.pipeline.rooms import collect
+    from gaekit.store.files import human_size
+
+    gone = collect(out, dry=dry_run)
+    for stored in gone:
+        typer.echo(f"{stored.stage}/{stored.room.path.name}  {human_size(stored.size)}")
+    verb = "would be removed" if dry_run else "removed"
+    typer.echo(f"{len(gone)} rooms {verb}, {human_size(sum(stored.size for stored in gone))}")
+
+
+def pack(
+    run: Annotated[Path, typer.Argument(help="A run's folder, such as runs/quickstart.")],
+    destination: Annotated[Path, typer.Argument(help="A folder to make.")],
+) -> None:
+    """Copy a finished run into a folder that stands alone: recipe, artifacts, samples, numbers, curves."""
+    from gaekit.pipeline.view import View
+    from gaekit.pipeline.view import pack as copy
+
+    typer.echo(f"packed: {copy(View(run), destination)}")

@@ -1,0 +1,100 @@
+"""A finished run, opened for use: sampling and reconstruction need its artifacts and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gaekit.data.images import to_uint8
+from gaekit.errors import GaekitError
+from gaekit.pipeline.run import choose_device
+from gaekit.pipeline.view import RECIPE, View
+from gaekit.plugins import Registry
+from gaekit.recipe import load_recipe
+from gaekit.recipe.schema import Guidance, Recipe, Sample
+from gaekit.stages.generate import ImageGenerator
+from gaekit.stages.job import Job
+from gaekit.store.models import Autoencoder, load_autoencoder, load_denoiser
+from gaekit.store.room import Room
+from gaekit.train.progress import Reporter
+
+
+@dataclass
+class OpenRun:
+    """A run folder with its recipe."""
+
+    view: View
+    recipe: Recipe
+    registry: Registry
+    reporter: Reporter
+
+    @cached_property
+    def _job(self) -> Job:
+        device = choose_device(self.recipe.runtime.device)
+        here = self.view.path
+        return Job("sample", self.recipe, self.registry, Room(here), {}, here, device, self.reporter)
+
+    @cached_property
+    def autoencoder(self) -> Autoencoder:
+        """The run's autoencoder, ready to use."""
+        model = load_autoencoder(self.view.artifact("autoencoder"), self.registry)
+        self._job.prepare(model.encoder, compiled=False)
+        self._job.prepare(model.decoder, compiled=False)
+        return model.to(self._job.device)
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes in label order; () for unconditional."""
+        return load_denoiser(self.view.artifact("diffusion"), self.registry).spec.classes
+
+    def label(self, wanted: str) -> int:
+        """The label of a class given by its name or its index. Raises GaekitError naming the classes."""
+        if wanted in self.classes:
+            return self.classes.index(wanted)
+        if wanted.isdigit() and int(wanted) < len(self.classes):
+            return int(wanted)
+        known = ", ".join(self.classes[:20]) + (", ..." if len(self.classes) > 20 else "")
+        raise GaekitError(
+            f"class '{wanted}': this run knows {len(self.classes)} classes: {known or 'it is unconditional'}"
+        )
+
+    def guidance(self, scale: float | None) -> Guidance | None:
+        """The recipe's guidance at another scale; None for the recipe's own."""
+        if scale is None or self.recipe.sample is None:
+            return None
+        return self.recipe.sample.guidance.model_copy(update={"scale": scale})
+
+    def sample(self, labels: Sequence[int], *, seed: int | None = None, guidance: Guidance | None = None) -> Tensor:
+        """uint8 images (N, R, R, 3), one a label, by the run's own sampler; the same seed gives the same images."""
+        section = self.recipe.sample
+        if not isinstance(section, Sample):
+            raise GaekitError(f"{self.view.path}: its recipe has no section 'sample'")
+        if seed is not None:
+            self._job.recipe = self.recipe.model_copy(update={"seed": seed})
+        denoiser = load_denoiser(self.view.artifact("diffusion"), self.registry, ema=section.ema)
+        generator = ImageGenerator(self._job, self.autoencoder, denoiser, guidance or section.guidance, compiled=False)
+        made = []
+        with self.reporter.bar("samples", len(labels)) as bar:
+            for first in range(0, len(labels), section.batch):
+                some = list(labels[first : first + section.batch])
+                made.append(to_uint8(generator.images("asked", range(first, first + len(some)), some)).cpu())
+                bar.advance(len(some))
+        return torch.cat(made)
+
+    @torch.no_grad()
+    def reconstruct(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
+        """uint8 reconstructions (B, R, R, 3) of batches of images in [-1, 1], by the latent's mean."""
+        for image_B3RR in batches:
+            yield to_uint8(self.autoencoder.reconstruct(image_B3RR.to(self._job.device)).float()).cpu()
+
+
+def open_run(path: Path, registry: Registry, reporter: Reporter | None = None) -> OpenRun:
+    """Open a run folder. Raises ArtifactError if it is none."""
+    view = View(path)
+    _ = view.record
+    return OpenRun(view, load_recipe(path / RECIPE, registry), registry, reporter or Reporter())

@@ -1,0 +1,161 @@
+"""`gaekit run`: the loop over the stages."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gaekit.errors import GaekitError
+from gaekit.pipeline.plan import Plan, StagePlan, make_plan
+from gaekit.pipeline.view import STORE, View
+from gaekit.plugins import Registry
+from gaekit.recipe import to_yaml
+from gaekit.recipe.schema import Recipe
+from gaekit.stages.job import Job
+from gaekit.train.progress import Reporter
+
+PACKAGES = ("gaekit", "torch", "timm", "open_clip_torch", "xformers", "safetensors", "numpy", "pillow", "scikit-learn")
+
+
+def run_recipe(
+    recipe: Recipe,
+    registry: Registry,
+    *,
+    out: Path = Path("runs"),
+    until: str | None = None,
+    redo: str | None = None,
+    reporter: Reporter | None = None,
+) -> View:
+    """Run every stage that is not cached, in order, and leave a view under `out`/<name>.
+
+    `until` ends after that stage, `redo` runs that stage and all after it again. Raises GaekitError and its kin.
+    """
+    reporter = reporter or Reporter()
+    device = choose_device(recipe.runtime.device)
+    if recipe.runtime.threads:
+        torch.set_num_threads(recipe.runtime.threads)
+    store = out / STORE
+    plan = make_plan(recipe, registry, store, until=until, need_data=True)
+    _check_stage_names(plan, until=until, redo=redo)
+    view, record = View(out / recipe.name), _new_record(recipe, plan, registry, device)
+    view.open(record, to_yaml(recipe))
+    redoing = False
+    for position, stage in enumerate(plan.stages, 1):
+        redoing = redoing or stage.name == redo
+        title = f"[{position}/{len(plan.stages)}] {stage.name}"
+        _run_stage(stage, title, redoing, Job(
+            stage.name, recipe, registry, stage.room, stage.inputs, store, device, reporter,  # type: ignore[arg-type]
+        ), view, record)  # fmt: skip
+    record["finished"] = _now()
+    view.write(record)
+    reporter.say(f"done: {view.path}")
+    return view
+
+
+def _run_stage(stage: StagePlan, title: str, redo: bool, job: Job, view: View, record: dict[str, Any]) -> None:
+    entry, start, room = record["stages"][stage.name], time.monotonic(), stage.room
+    if room is None:
+        job.reporter.say(f"{title}: taken from {stage.artifact}")
+        return
+    with room.lock():
+        done = room.done()
+        if redo and done is not None:
+            _empty(room.path)
+            done = None
+        if done is not None:
+            entry.update(status="cached", record=done)
+            job.reporter.say(f"{title}: cached")
+        else:
+            job.reporter.say(f"{title}: {'resuming' if stage.status == 'resume' and not redo else 'running'}")
+            room.describe({"fingerprint": stage.fingerprint, **stage.facts})
+            view.write(record)
+            result = stage.stage.run(job)
+            room.finish(result)
+            entry.update(status="done", record=result, caches=job.caches)
+            job.reporter.say(f"{title}: done in {time.monotonic() - start:.1f} s")
+    view.write(record)
+
+
+def _empty(path: Path) -> None:
+    """Remove a room's content, the lock excepted, which is held."""
+    for item in path.iterdir():
+        if item.is_dir() and not item.is_symlink():
+            shutil.rmtree(item)
+        elif item.name != "lock":
+            item.unlink()
+
+
+def _check_stage_names(plan: Plan, **named: str | None) -> None:
+    known = [stage.name for stage in plan.stages]
+    for option, name in named.items():
+        if name is not None and name not in known:
+            raise GaekitError(f"--{option} {name}: this recipe has no such stage; it has: {', '.join(known)}")
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device that runtime.device means. Raises GaekitError where it is not there."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise GaekitError(f"runtime.device: '{wanted}' is no device; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise GaekitError(f"runtime.device: '{wanted}', but torch sees no CUDA device; use auto or cpu")
+    return device
+
+
+def _new_record(recipe: Recipe, plan: Plan, registry: Registry, device: torch.device) -> dict[str, Any]:
+    return {
+        "name": recipe.name,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "started": _now(),
+        "finished": None,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "python": platform.python_version(),
+        "packages": package_versions(PACKAGES),
+        "plugins": sorted({f"{p.distribution} {p.version}" for p in registry.plugins if not p.error}),
+        "data": plan.data,
+        "stages": {stage.name: _entry(stage, recipe) for stage in plan.stages},
+    }
+
+
+def _entry(stage: StagePlan, recipe: Recipe) -> dict[str, Any]:
+    identity = stage.fingerprint if stage.step is None else f"{stage.fingerprint}@{stage.step}"
+    if stage.room is None:
+        return {
+            "status": "from",
+            "identity": identity,
+            "artifact": str(stage.artifact.resolve()),
+            "room": None,
+            "tag": "",
+        }
+    room = f"{STORE}/{stage.name}/{stage.room.path.name}"
+    artifact = os.path.join("..", room, stage.room.tag, stage.artifact.name)
+    status = "cached" if stage.status == "cached" else "pending"
+    return {"status": status, "identity": identity, "artifact": artifact, "room": room, "tag": stage.room.tag}
+
+
+def package_versions(names: Sequence[str]) -> dict[str, str]:
+    """Versions of those that are installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

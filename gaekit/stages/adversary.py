@@ -1,0 +1,53 @@
+"""The adversarial game of the autoencoder stage: when it starts, how much it weighs, what each side minimises."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gaekit.nn.adversary import adaptive_weight, augment, critic_loss, generator_loss
+from gaekit.recipe.schema import Adversary, Train
+from gaekit.train.optim import steps_of
+from gaekit.train.training import Step
+from gaekit.values import Loss, Losses
+
+RECONSTRUCTION = ("l1", "l2", "perceptual")
+
+
+class AdversarialPlay:
+    """Generator and critic losses by the settings of `autoencoder.adversary`."""
+
+    def __init__(self, settings: Adversary, train: Train):
+        self.settings = settings
+        self.start = steps_of(settings.start, train.steps)
+        self.warmup = steps_of(settings.warmup, train.steps)
+
+    def started(self, step: Step) -> bool:
+        """Whether the adversary takes part in this step."""
+        return step.index >= self.start
+
+    def generator_losses(
+        self, critic: nn.Module, fake: Tensor, others: Losses, last_layer: nn.Parameter, step: Step
+    ) -> Losses:
+        """The generator's term; {} before the start. Gradients reach the generator alone (`update` sees to it)."""
+        if not self.started(step):
+            return {}
+        value = generator_loss(critic(self._seen(fake, step, "fake for the generator")).float())
+        weight: float | Tensor = self.settings.weight * self._ramp(step)
+        if self.settings.adaptive:
+            reconstruction = torch.stack([others[name].weighted for name in RECONSTRUCTION if name in others]).sum()
+            weight = weight * adaptive_weight(reconstruction, value, last_layer)
+        return {"adversary": Loss(value, weight)}
+
+    def critic_losses(self, critic: nn.Module, real: Tensor, fake: Tensor, step: Step) -> tuple[Losses, Tensor]:
+        """-> (the critic's term, its accuracy: how often patches fall on their own side of zero)."""
+        real_logits = critic(self._seen(real, step, "real")).float()
+        fake_logits = critic(self._seen(fake, step, "fake")).float()
+        accuracy = 0.5 * ((real_logits > 0).float().mean() + (fake_logits < 0).float().mean())
+        return {self.settings.loss: Loss(critic_loss(self.settings.loss, real_logits, fake_logits))}, accuracy
+
+    def _ramp(self, step: Step) -> float:
+        return min(1.0, (step.index - self.start + 1) / self.warmup) if self.warmup else 1.0
+
+    def _seen(self, image: Tensor, step: Step, name: str) -> Tensor:
+        return augment(image, step.draws(f"augment {name}")) if self.settings.diffaug else image

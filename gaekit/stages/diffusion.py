@@ -1,0 +1,85 @@
+"""Stage 4: train the denoiser on the cached latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from gaekit.api import TimeSampler
+from gaekit.data.latents import LatentCache
+from gaekit.flow.objective import drop_labels, flow_matching
+from gaekit.flow.path import get_path
+from gaekit.plugins import build
+from gaekit.recipe.schema import Diffusion, Recipe
+from gaekit.stages.generate import ImageGenerator, preview_labels
+from gaekit.stages.job import Job
+from gaekit.store.artifact import load_into, open_artifact, resolve
+from gaekit.store.models import DenoiserSpec, LoadedDenoiser, load_autoencoder, save_denoiser
+from gaekit.train.track import grid_of
+from gaekit.train.training import Training
+
+NAME = "diffusion"
+REVISION = 1
+NEEDS = ("latents", "autoencoder")
+ARTIFACT = "denoiser.safetensors"
+READS_DATA = False
+
+
+def parts(recipe: Recipe) -> dict[str, Any]:
+    """The fields of the recipe that decide the result."""
+    return {"seed": recipe.seed, "diffusion": recipe.diffusion}
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Train and save the denoiser; returns what DONE records."""
+    section, seed = job.recipe.diffusion, job.recipe.seed
+    assert isinstance(section, Diffusion)
+    cache = LatentCache(job.inputs["latents"])
+    spec = DenoiserSpec(section.denoiser, cache.latent_dim, cache.grid, cache.classes, section.path)
+    job.seed_torch("denoiser")
+    denoiser = spec.build(job.registry)
+    if section.train.init:
+        start = open_artifact(resolve(Path(section.train.init), NAME, ARTIFACT), "denoiser")
+        load_into(denoiser, start.tensors("ema") or start.tensors("weights"), start.path)
+    job.prepare(denoiser, section.train.precision)
+    path, null = get_path(section.path), len(spec.classes)
+    preview = _preview_maker(job, spec, cache) if job.recipe.sample is not None else None
+    times = build(TimeSampler, section.times, job.registry, dimension=spec.channels * spec.grid**2)
+
+    with Training(section.train, {"denoiser": denoiser}, job.host) as training:
+        for step, batch in training.steps(lambda k: cache.training(seed, section.train.batch, start=k)):
+            t = times.times(step.draws("time"))
+            noise = step.draws("noise").normal(*batch.latent_BDHW.shape[1:])
+            label = drop_labels(batch.label_B, null, section.label_dropout, step.draws("label").uniform())
+            with training.autocast():
+                losses = flow_matching(
+                    denoiser, path, t, batch.latent_BDHW, label, noise,
+                    predicts=denoiser.predicts, weighting=section.weighting, cosine=section.cosine,
+                )  # fmt: skip
+            training.update("denoiser", losses)
+            if preview and step.pictures and step.final:
+                training.pictures({"samples": preview(training.averaged("denoiser") or denoiser.state_dict())})
+        ema = training.averaged("denoiser")
+    save_denoiser(
+        job.room.out / ARTIFACT, denoiser, spec, cache.statistics, ema, {"seed": seed, "steps": section.train.steps}
+    )
+    return {"steps": section.train.steps, "seconds": training.seconds, "skipped_steps": training.skipped}
+
+
+def _preview_maker(job: Job, spec: DenoiserSpec, cache: LatentCache) -> Callable[[Mapping[str, Tensor]], Tensor]:
+    """A function from weights to a grid of samples by class, from noise that is the same at every look."""
+    assert job.recipe.sample is not None
+    network = spec.build(job.registry).eval().requires_grad_(False)
+    denoiser = LoadedDenoiser(network, spec, cache.statistics)
+    autoencoder = load_autoencoder(job.inputs["autoencoder"], job.registry)
+    generator = ImageGenerator(job, autoencoder, denoiser, job.recipe.sample.guidance, compiled=False)
+    labels = preview_labels(len(spec.classes))
+
+    def preview(weights: Mapping[str, Tensor]) -> Tensor:
+        network.load_state_dict(weights)
+        return grid_of(generator.images("preview", range(len(labels)), labels), columns=max(1, len(labels) // 2))
+
+    return preview

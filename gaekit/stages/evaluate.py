@@ -1,0 +1,165 @@
+"""Stage 6: numbers about the reconstructions, the samples and the latents, each with its protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gaekit.api import Metric
+from gaekit.data.images import Images, to_float, to_uint8
+from gaekit.data.latents import LatentCache
+from gaekit.plugins import build
+from gaekit.recipe.schema import Evaluate, Recipe
+from gaekit.stages.job import Job
+from gaekit.stages.sample import read_protocol
+from gaekit.store.files import sha256_file, write_json
+from gaekit.store.models import Autoencoder, load_autoencoder
+from gaekit.store.npz import npz_names, npz_rows
+
+NAME = "evaluate"
+REVISION = 1
+NEEDS = ("autoencoder",)
+OPTIONAL = ("latents", "sample")
+ARTIFACT = "metrics.json"
+READS_DATA = True
+Numbers = dict[str, dict[str, Any]]
+
+
+def parts(recipe: Recipe) -> dict[str, Any]:
+    """The fields of the recipe that decide the result."""
+    return {"image": recipe.image, "dataset": recipe.dataset, "evaluate": recipe.evaluate}
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Compute every metric of the recipe into `metrics.json`: {"<what>/<metric>": {"value", "protocol"}}."""
+    section = job.recipe.evaluate
+    assert isinstance(section, Evaluate)
+    numbers: Numbers = {}
+    numbers |= _of_pairs(job, section)
+    numbers |= _of_latents(job, section)
+    if "sample" in job.inputs:
+        for file in sorted(job.inputs["sample"].parent.glob("samples*.npz")):
+            numbers |= _of_samples(job, section, file)
+    write_json(job.room.out / ARTIFACT, dict(sorted(numbers.items())))
+    for name, entry in sorted(numbers.items()):
+        job.reporter.say(f"  {name:<44} {entry['value']:.4f}")
+    return {name: entry["value"] for name, entry in numbers.items()}
+
+
+def _metrics(job: Job, section: Evaluate, needs: str) -> list[Metric]:
+    sizes = {"image_size": job.recipe.image.size, "classes": job.dataset.classes}
+    found = []
+    for config in section.metrics:
+        if getattr(job.registry.find("metric", config.use), "needs", None) == needs:
+            found.append(build(Metric, config, job.registry, **sizes))
+    return found
+
+
+def _numbers(prefix: str, metrics: list[Metric], facts: dict[str, Any]) -> Numbers:
+    return {
+        f"{prefix}/{name}": {"value": value, "protocol": {**metric.protocol(), **facts}}
+        for metric in metrics
+        for name, value in metric.compute().items()
+    }
+
+
+def _of_pairs(job: Job, section: Evaluate) -> Numbers:
+    metrics = _metrics(job, section, "pairs")
+    if not metrics:
+        return {}
+    model = _autoencoder(job)
+    images = job.images("validation")
+    with job.reporter.bar("reconstructions", len(images)) as bar:
+        for batch in images.in_order(section.batch):
+            real = batch.image_B3RR.to(job.device)
+            with torch.no_grad():
+                fake = to_float(to_uint8(model.reconstruct(real).float()))
+            for metric in metrics:
+                metric.update(real, fake.to(job.device))
+            bar.advance(len(batch))
+    facts = {"images": len(images), "split": "validation", "of": "reconstruction of the latent's mean, 8 bit"}
+    return _numbers("reconstruction", metrics, facts | _data_facts(job, images))
+
+
+def _of_latents(job: Job, section: Evaluate) -> Numbers:
+    metrics = _metrics(job, section, "latents")
+    if not metrics:
+        return {}
+    model = _autoencoder(job)
+    for latent, label in _training_latents(job, section, model):
+        for metric in metrics:
+            metric.reference(latent, label)
+    images = job.images("validation")
+    for latent, label in _encode(job, images, section.batch, model):
+        for metric in metrics:
+            metric.update(latent, label)
+    return _numbers(
+        "latents", metrics, {"of": "latent means, as the regularizer gives them"} | _data_facts(job, images)
+    )
+
+
+def _training_latents(job: Job, section: Evaluate, model: Autoencoder) -> Iterator[tuple[Tensor, Tensor]]:
+    if "latents" in job.inputs:
+        for batch in LatentCache(job.inputs["latents"]).in_order(section.batch):
+            yield batch.latent_BDHW, batch.label_B
+    else:
+        yield from _encode(job, job.images("train"), section.batch, model)
+
+
+def _encode(job: Job, images: Images, size: int, model: Autoencoder) -> Iterator[tuple[Tensor, Tensor]]:
+    with job.reporter.bar("latents", len(images)) as bar:
+        for batch in images.in_order(size):
+            with torch.no_grad():
+                yield model.encode(batch.image_B3RR.to(job.device))[1].mean_BDHW.float().cpu(), batch.label_B
+            bar.advance(len(batch))
+
+
+def _of_samples(job: Job, section: Evaluate, file: Path) -> Numbers:
+    metrics = _metrics(job, section, "samples")
+    for split in sorted({metric.split for metric in metrics}):
+        images = job.images(split)
+        with job.reporter.bar(f"{split} images", len(images)) as bar:
+            for batch in images.in_order(section.batch):
+                for metric in metrics:
+                    if metric.split == split:
+                        metric.reference(batch.image_B3RR.to(job.device), batch.label_B)
+                bar.advance(len(batch))
+    count = 0
+    for pixels, label_B in _generated(file, section.batch):
+        count += len(pixels)
+        for metric in metrics:
+            metric.update(to_float(pixels).to(job.device), label_B)
+    sampling = read_protocol(file)
+    if file.stem == "samples_unguided":
+        sampling["guidance"] = None
+    facts = {"images": count, "samples": {"file": file.name, "sha256": sha256_file(file)}, "sampling": sampling}
+    return _numbers(file.stem, metrics, facts | {"dataset": job.dataset.digest()})
+
+
+def _generated(file: Path, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """(uint8 images, labels) of an .npz; labels are 0 where it holds none."""
+    labels = npz_rows(file, "arr_1", size) if "arr_1" in npz_names(file) else None
+    for block in npz_rows(file, "arr_0", size):
+        yield (
+            torch.from_numpy(block),
+            torch.from_numpy(next(labels)) if labels else torch.zeros(len(block), dtype=torch.int64),
+        )
+
+
+def _data_facts(job: Job, images: Images) -> dict[str, Any]:
+    return {
+        "dataset": job.dataset.digest(),
+        "skipped_images": dict(images.skipped),
+        "images": len(images) - len(images.skipped),
+    }
+
+
+def _autoencoder(job: Job) -> Autoencoder:
+    model = load_autoencoder(job.inputs["autoencoder"], job.registry)
+    job.prepare(model.encoder)
+    job.prepare(model.decoder)
+    return model.to(job.device)

@@ -1,0 +1,110 @@
+"""Teacher features: computed once for fixed views of the training images and kept, or on the fly where they are too
+large."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from gaekit.api import Teacher
+from gaekit.data.images import ImageBatch, Images
+from gaekit.stages.job import Job
+from gaekit.store.files import human_size, sha256_json
+from gaekit.store.room import Room
+from gaekit.store.shards import ShardReader, ShardWriter
+
+CHUNK = 64
+SHARD_BYTES = 256 << 20
+NAMES = {False: "feature", True: "feature_flip"}
+
+
+class Features:
+    """feature_BFHW of batches of training images."""
+
+    def __init__(self, teacher: Teacher, reader: ShardReader | None):
+        self.teacher, self.reader = teacher, reader
+        if reader is not None:
+            index = torch.cat(list(reader.shards("index")))
+            self._row = torch.full((int(index.max()) + 1,), -1)
+            self._row[index] = torch.arange(len(index))
+
+    def of(self, batch: ImageBatch) -> Tensor:
+        """Features of a batch, as it is cropped and flipped."""
+        if self.reader is None:
+            with torch.no_grad():
+                return self.teacher(batch.image_B3RR)  # type: ignore[no-any-return]
+        rows = self._row[batch.index_B.cpu()]
+        flips = batch.flip_B.cpu()
+        out = self.reader.rows(NAMES[False], rows)
+        if bool(flips.any()):
+            out[flips] = self.reader.rows(NAMES[True], rows[flips])
+        return out.to(batch.image_B3RR.device)
+
+    def batches(self, images: Images, limit: int | None, device: torch.device) -> Iterator[Tensor]:
+        """Features of the first `limit` images, unflipped, in order."""
+        left = len(images) if limit is None else limit
+        for batch in images.in_order(CHUNK):
+            if left <= 0:
+                return
+            part = batch.part(0, min(left, len(batch))).to(device)
+            left -= len(part)
+            yield self.of(part)
+
+
+def features_for(job: Job, images: Images, flip: bool) -> Features:
+    """The teacher's features over the training images: from their own room, built first if need be.
+
+    Kept only up to runtime.cache_gb; beyond it the teacher runs at every step.
+    """
+    teacher = job.teacher
+    if teacher is None:
+        raise ValueError("features need a teacher")
+    size = len(images) * teacher.feature_dim * job.recipe.image.grid**2 * 4 * (2 if flip else 1)
+    if size > job.recipe.runtime.cache_gb * 1e9:
+        job.reporter.say(
+            f"{job.stage}: teacher features would take {human_size(size)}, over runtime.cache_gb; computed at each step"
+        )
+        return Features(teacher, None)
+    room = _room(job, flip)
+    job.caches.append(f"{job.store.name}/features/{room.path.name}")
+    if room.done() is None:
+        with room.lock():
+            if room.done() is None:
+                _build(job, room, teacher, images, flip, size)
+    return Features(teacher, ShardReader(room.path / "shards"))
+
+
+def _room(job: Job, flip: bool) -> Room:
+    recipe = job.recipe
+    assert recipe.teacher is not None
+    cls = job.registry.find("teacher", recipe.teacher.use)
+    facts = {
+        "teacher": recipe.teacher.model_dump(mode="json"),
+        "revision": cls.revision,
+        "weights": cls.external(recipe.teacher),
+        "dataset": job.dataset.digest(),
+        "image": recipe.image.model_dump(mode="json"),
+        "flip": flip,
+    }
+    room = Room(job.store / "features" / sha256_json(facts)[:12])
+    room.describe(facts)
+    return room
+
+
+def _build(job: Job, room: Room, teacher: Teacher, images: Images, flip: bool, size: int) -> None:
+    chunks = max(1, SHARD_BYTES * len(images) // size // CHUNK)
+    writer = ShardWriter(room.path / "shards", chunks * CHUNK)
+    start = writer.next_index
+    with job.reporter.bar("teacher features", len(images), start) as bar:
+        for batch in images.in_order(CHUNK, start=start):
+            on_device = batch.to(job.device)
+            with torch.no_grad():
+                rows = {NAMES[False]: teacher(on_device.image_B3RR), "index": batch.index_B}
+                if flip:
+                    rows[NAMES[True]] = teacher(on_device.image_B3RR.flip(-1))
+            writer.add(rows)
+            bar.advance(len(batch))
+    writer.finish({})
+    room.finish({"rows": writer.written})

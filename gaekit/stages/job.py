@@ -1,0 +1,132 @@
+"""What a stage is handed: the recipe, its room, what earlier stages left, and ways to build what several stages
+need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gaekit.api import Aligner, Dataset, Teacher, Tracker
+from gaekit.data.images import Images
+from gaekit.errors import GaekitError
+from gaekit.nn.attention import AttentionProbe, set_attention
+from gaekit.plugins import Registry, build
+from gaekit.recipe.schema import Autoencoder as AutoencoderSection
+from gaekit.recipe.schema import Recipe
+from gaekit.seeds import seed_for
+from gaekit.store.models import Autoencoder, AutoencoderSpec
+from gaekit.store.room import Room
+from gaekit.train.progress import Reporter
+from gaekit.train.track import Trackers
+from gaekit.train.training import Host, resolve_precision
+
+
+@dataclass
+class Job:
+    """One stage's work. `inputs` maps the stages it needs to their artifacts; `store` is the folder of all rooms;
+    `caches` are
+    the rooms beside the stage's own that it read, relative to the folder of all runs."""
+
+    stage: str
+    recipe: Recipe
+    registry: Registry
+    room: Room
+    inputs: dict[str, Path]
+    store: Path
+    device: torch.device
+    reporter: Reporter
+    caches: list[str] = field(default_factory=list)
+    said: set[str] = field(default_factory=set)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data set of the recipe."""
+        return build(Dataset, self.recipe.dataset, self.registry)
+
+    def images(self, split: str) -> Images:
+        """One split, cropped to the recipe's size; decoded images stay in memory up to runtime.cache_gb."""
+        source = self.dataset.train() if split == "train" else self.dataset.validation()
+        return Images(
+            source,
+            self.recipe.image.size,
+            cache_bytes=int(self.recipe.runtime.cache_gb * 1e9),
+            on_bad_image=self.dataset.on_bad_image,
+            workers=self.recipe.runtime.workers,
+        )
+
+    @property
+    def host(self) -> Host:
+        """Where a training of this stage lives."""
+        return Host(
+            self.stage, self.recipe.seed, self.room, self.recipe.runtime, self.device, self.reporter, self._trackers
+        )
+
+    def _trackers(self, purge_step: int) -> Trackers:
+        folder = self.room.tensorboard
+        configs = self.recipe.runtime.trackers
+        made = [build(Tracker, c, self.registry, folder=folder, purge_step=purge_step) for c in configs]
+        return Trackers(made)
+
+    def seed_torch(self, purpose: str) -> None:
+        """Seed torch's global generators for a purpose, such as the first weights of a network."""
+        torch.manual_seed(seed_for(self.recipe.seed, self.stage, purpose))
+
+    def prepare(self, module: nn.Module, precision: str = "float32", *, compiled: bool = True) -> None:
+        """Move a network to the device, choose its attention, compile it if the recipe says so and `compiled` allows.
+
+        `precision` is the section's: the attention is probed in the type that it will run in.
+        """
+        module.to(self.device)
+        dtype = torch.bfloat16 if resolve_precision(precision, self.device) == "bf16" else torch.float32
+        choice = set_attention(module, self.recipe.runtime.attention, self.device, self.probe, dtype)
+        if choice and str(choice) not in self.said:
+            self.said.add(str(choice))
+            self.reporter.say(f"  {choice}")
+        if compiled and self.recipe.runtime.compile:
+            module.compile()
+
+    @cached_property
+    def probe(self) -> AttentionProbe:
+        """Remembers which attention backends work at which sizes."""
+        return AttentionProbe()
+
+    @property
+    def autoencoder_section(self) -> AutoencoderSection:
+        """The autoencoder's section where this recipe trains one."""
+        section = self.recipe.autoencoder
+        if not isinstance(section, AutoencoderSection):
+            raise GaekitError("autoencoder: this recipe takes it from elsewhere, there is nothing to train")
+        return section
+
+    @property
+    def autoencoder_spec(self) -> AutoencoderSpec:
+        """What decides the shape of the autoencoder that this recipe trains."""
+        section, recipe = self.autoencoder_section, self.recipe
+        parts = (section.encoder, section.decoder, section.regularizer)
+        return AutoencoderSpec(recipe.image.size, recipe.image.stride, recipe.latent_dim, *parts)
+
+    @cached_property
+    def teacher(self) -> Teacher | None:
+        """The frozen teacher on the device, if the aligner needs one."""
+        aligner_class = self.registry.find("aligner", self.recipe.aligner.use)
+        if not getattr(aligner_class, "needs_teacher", True) or self.recipe.teacher is None:
+            return None
+        teacher = build(Teacher, self.recipe.teacher, self.registry, grid=self.recipe.image.grid)
+        return teacher.to(self.device).eval()
+
+    def build_aligner(self) -> Aligner:
+        """The recipe's aligner with fresh weights; the encoder's width is read off a network without memory."""
+        with torch.device("meta"):
+            hidden_dim = Autoencoder(self.autoencoder_spec, self.registry).encoder.hidden_dim
+        self.seed_torch("aligner")
+        sizes = {
+            "feature_dim": self.teacher.feature_dim if self.teacher else 0,
+            "latent_dim": self.recipe.latent_dim,
+            "hidden_dim": hidden_dim,
+            "grid": self.recipe.image.grid,
+        }
+        return build(Aligner, self.recipe.aligner, self.registry, **sizes)

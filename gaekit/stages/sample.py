@@ -1,0 +1,140 @@
+"""Stage 5: generate images, in fixed chunks of consecutive indices, into `samples.npz` and a grid to look at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gaekit.data.images import to_float, to_uint8
+from gaekit.recipe.schema import Guidance, Recipe, Sample
+from gaekit.stages.generate import MOST_CLASSES_SHOWN, ImageGenerator, labels_for
+from gaekit.stages.job import Job
+from gaekit.store.files import atomic, write_json
+from gaekit.store.models import load_autoencoder, load_denoiser
+from gaekit.store.npz import NpzWriter
+from gaekit.train.track import grid_of
+
+NAME = "sample"
+REVISION = 1
+NEEDS = ("diffusion", "autoencoder")
+ARTIFACT = "samples.npz"
+READS_DATA = False
+ROWS_SHOWN = 8
+
+
+def parts(recipe: Recipe) -> dict[str, Any]:
+    """The fields of the recipe that decide the result."""
+    return {"seed": recipe.seed, "sample": recipe.sample}
+
+
+def series(section: Sample) -> dict[str, Guidance]:
+    """The series of images to make and the guidance of each."""
+    found = {"samples": section.guidance}
+    if section.also_unguided:
+        found["samples_unguided"] = Guidance()
+    return found
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Generate every series; chunks that are there already are kept. Returns what DONE records."""
+    section = job.recipe.sample
+    assert section is not None
+    record: dict[str, Any] = {"count": section.count, "evaluations_per_image": {}}
+    for name, guidance in series(section).items():
+        denoiser = load_denoiser(job.inputs["diffusion"], job.registry, ema=section.ema)
+        autoencoder = load_autoencoder(job.inputs["autoencoder"], job.registry)
+        generator = ImageGenerator(job, autoencoder, denoiser, guidance)
+        labels = labels_for(section.count, len(denoiser.spec.classes), section.labels, job.recipe.seed)
+        made = _chunks(job, name, generator, labels)
+        _collect(job.room.out, name, section, labels, denoiser.spec.classes)
+        if made:
+            record["evaluations_per_image"][name] = generator.evaluations / made
+    write_json(job.room.out / "protocol.json", protocol(job, section))
+    for chunk in sorted(job.room.out.glob("chunks/*")):
+        chunk.unlink()
+    return record
+
+
+def protocol(job: Job, section: Sample) -> dict[str, Any]:
+    """Every setting that decides the images."""
+    return {**section.model_dump(mode="json"), "seed": job.recipe.seed, "image_size": job.recipe.image.size}
+
+
+def _chunk_file(out: Path, name: str, first: int) -> Path:
+    return out / "chunks" / f"{name}-{first:08d}.safetensors"
+
+
+def _chunks(job: Job, name: str, generator: ImageGenerator, labels: list[int]) -> int:
+    """Make the chunks that are not there; the last is padded, since the size of a chunk decides the last bit."""
+    section = generator.section
+    size, made, classes = section.batch, 0, max(1, len(generator.denoiser.spec.classes))
+    starts = range(0, section.count, size)
+    with job.reporter.bar(name.replace("_", " "), len(starts)) as bar:
+        for first in starts:
+            file = _chunk_file(job.room.out, name, first)
+            if not file.exists():
+                indices = range(first, first + size)
+                padded = [labels[i] if i < len(labels) else i % classes for i in indices]
+                pixels = to_uint8(generator.images("images", indices, padded)).cpu()
+                with atomic(file) as part:
+                    save_file({"images": pixels[: section.count - first].contiguous()}, part)
+                made += size
+            bar.advance(per=size)
+    return made
+
+
+def _collect(out: Path, name: str, section: Sample, labels: list[int], classes: tuple[str, ...]) -> None:
+    """Chunks -> `<name>.npz` as ADM's evaluator reads it (arr_0 images, arr_1 labels), and a grid."""
+    files = [_chunk_file(out, name, first) for first in range(0, section.count, section.batch)]
+    if not all(file.exists() for file in files):
+        return
+    side = load_file(files[0])["images"].shape[1]
+    with NpzWriter(out / f"{name}.npz") as npz:
+        npz.add(
+            "arr_0", np.dtype(np.uint8), (section.count, side, side, 3), (load_file(f)["images"].numpy() for f in files)
+        )
+        if classes:
+            npz.add("arr_1", np.dtype(np.int64), (section.count,), [np.asarray(labels, dtype=np.int64)])
+    save_grid(out / f"{name}.png", *_shown(files, labels, len(classes)))
+
+
+def _shown(files: list[Path], labels: list[int], classes: int) -> tuple[Tensor, int]:
+    """(uint8 images, columns): a column a class, or a square."""
+    shown = min(classes, MOST_CLASSES_SHOWN)
+    columns = shown or ROWS_SHOWN
+    wanted: list[list[int]] = [[] for _ in range(columns)]
+    for index, label in enumerate(labels):
+        column = label if classes else index % columns
+        if column < columns and len(wanted[column]) < ROWS_SHOWN:
+            wanted[column].append(index)
+    rows = max(1, min(len(column) for column in wanted))
+    order = [column[row] for row in range(rows) for column in wanted if row < len(column)]
+    images: dict[int, Tensor] = {}
+    start = 0
+    for file in files:
+        chunk = load_file(file)["images"]
+        images.update({i: chunk[i - start].clone() for i in order if start <= i < start + len(chunk)})
+        start += len(chunk)
+    return torch.stack([images[i] for i in order]), columns
+
+
+def save_grid(path: Path, images_BRR3: Tensor, columns: int) -> None:
+    """Write uint8 images as one PNG, row by row."""
+    from PIL import Image
+
+    canvas = grid_of(to_float(images_BRR3), columns)
+    pixels = (canvas * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    with atomic(path) as part:
+        Image.fromarray(pixels).save(part, format="PNG")
+
+
+def read_protocol(samples: Path) -> dict[str, Any]:
+    """The settings that made a `samples.npz`."""
+    found: dict[str, Any] = json.loads((samples.parent / "protocol.json").read_text(encoding="utf-8"))
+    return found

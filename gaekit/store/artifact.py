@@ -1,0 +1,107 @@
+"""Artifacts: one safetensors file that holds tensors and, as JSON in its metadata, all that is needed to use them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from gaekit.errors import ArtifactError
+from gaekit.store.files import atomic
+
+KEY = "gaekit"  # one metadata key: safetensors keeps no order among several, and files must be equal byte for byte
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The parsed head of an artifact; tensors are read on demand."""
+
+    path: Path
+    kind: str
+    config: dict[str, Any]
+
+    def names(self) -> list[str]:
+        """All tensors' names."""
+        with safe_open(self.path, framework="pt") as file:
+            return list(file.keys())
+
+    def tensors(self, prefix: str) -> dict[str, torch.Tensor]:
+        """The tensors under `prefix.`, without it, on the CPU; {} if there are none."""
+        with safe_open(self.path, framework="pt") as file:
+            start = f"{prefix}."
+            return {name[len(start) :]: file.get_tensor(name) for name in file.keys() if name.startswith(start)}  # noqa: SIM118
+
+
+def save_artifact(
+    path: Path, kind: str, config: Mapping[str, Any], groups: Mapping[str, Mapping[str, torch.Tensor]]
+) -> None:
+    """Write an artifact, whole or not at all. `groups` maps a prefix (weights, ema, ...) to named tensors."""
+    tensors = {
+        f"{prefix}.{name}": tensor.detach().to("cpu", copy=True).contiguous()
+        for prefix, group in groups.items()
+        for name, tensor in sorted(group.items())
+    }
+    head = json.dumps({"format": FORMAT, "kind": kind, "config": dict(config)}, sort_keys=True)
+    with atomic(path) as part:
+        save_file(tensors, part, metadata={KEY: head})
+
+
+def open_artifact(path: Path, kind: str) -> Artifact:
+    """Open an artifact of the given kind. Raises ArtifactError if it is absent, damaged or of another kind."""
+    if not path.exists():
+        raise ArtifactError(f"{path}: no such artifact (wanted: {kind})")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(
+            f"{path}: cannot be read as safetensors ({error}); it is damaged or of another format"
+        ) from error
+    if KEY not in metadata:
+        raise ArtifactError(
+            f"{path}: not an artifact of gaekit; other projects' checkpoints go through `gaekit import`"
+        )
+    head = json.loads(metadata[KEY])
+    if head["format"] > FORMAT:
+        raise ArtifactError(
+            f"{path}: written by a newer gaekit (format {head['format']}, this one reads {FORMAT}); upgrade"
+        )
+    if head["kind"] != kind:
+        raise ArtifactError(f"{path}: holds a {head['kind']}, wanted: {kind}")
+    return Artifact(path, head["kind"], head["config"])
+
+
+def load_into(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], source: Path | str) -> None:
+    """Load tensors into a module. Raises ArtifactError naming the first keys and shapes that do not fit."""
+    own = module.state_dict()
+    missing = sorted(set(own) - set(tensors))
+    unexpected = sorted(set(tensors) - set(own))
+    shapes = [
+        f"{k} {tuple(tensors[k].shape)} for {tuple(own[k].shape)}"
+        for k in own
+        if k in tensors and tensors[k].shape != own[k].shape
+    ]
+    faults = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
+    text = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:5])}" for what, keys in faults if keys)
+    if text:
+        raise ArtifactError(
+            f"{source}: does not fit {type(module).__name__}: {text}; the sizes in the recipe differ from the file's"
+        )
+    module.load_state_dict(dict(tensors))
+
+
+def resolve(path: Path, stage: str, artifact: str) -> Path:
+    """The artifact behind a path that a person gives: the file itself, a room, or a run that links to its rooms."""
+    path = path.expanduser()
+    tried = [path, path / artifact, path / stage / artifact]
+    for candidate in tried:
+        if candidate.is_file() or (candidate / "manifest.json").is_file():
+            return candidate
+    raise ArtifactError(f"{path}: no artifact of the stage {stage} there; looked for {', '.join(map(str, tried))}")

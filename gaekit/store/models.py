@@ -1,0 +1,199 @@
+"""The networks of a run and their artifacts: everything that sampling and reconstruction need is in these files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gaekit.api import Aligner, ComponentConfig, Decoder, Denoiser, Encoder, Latent, Regularizer
+from gaekit.errors import ArtifactError
+from gaekit.plugins import Registry, build
+from gaekit.recipe.load import load_component
+from gaekit.store.artifact import Artifact, load_into, open_artifact, save_artifact
+
+
+@dataclass(frozen=True)
+class AutoencoderSpec:
+    """What decides the shape of an autoencoder."""
+
+    image_size: int
+    stride: int
+    latent_dim: int
+    encoder: ComponentConfig
+    decoder: ComponentConfig
+    regularizer: ComponentConfig
+
+    @property
+    def grid(self) -> int:
+        """Side of the latent grid."""
+        return self.image_size // self.stride
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored in an artifact."""
+        parts = {name: getattr(self, name).model_dump(mode="json") for name in ("encoder", "decoder", "regularizer")}
+        return {"image_size": self.image_size, "stride": self.stride, "latent_dim": self.latent_dim, **parts}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], registry: Registry, source: str) -> AutoencoderSpec:
+        """Inverse of `to_json`; `source` is named in errors."""
+        parts = {
+            name: load_component(name, data[name], registry, source=source)
+            for name in ("encoder", "decoder", "regularizer")
+        }
+        return cls(data["image_size"], data["stride"], data["latent_dim"], **parts)
+
+
+class Autoencoder(nn.Module):
+    """Encoder, regularizer and decoder as one module."""
+
+    def __init__(self, spec: AutoencoderSpec, registry: Registry):
+        super().__init__()
+        self.spec = spec
+        self.regularizer = build(Regularizer, spec.regularizer, registry, latent_dim=spec.latent_dim)
+        self.encoder = build(
+            Encoder, spec.encoder, registry,
+            image_size=spec.image_size, stride=spec.stride, channels=self.regularizer.channels,
+        )  # fmt: skip
+        self.decoder = build(
+            Decoder, spec.decoder, registry, latent_dim=spec.latent_dim, grid=spec.grid, stride=spec.stride
+        )
+
+    def encode(self, image_B3RR: Tensor) -> tuple[Tensor, Latent]:
+        """-> (hidden_BEHW, the latent)."""
+        hidden, moments = self.encoder(image_B3RR)
+        return hidden, self.regularizer(moments)
+
+    def decode(self, latent_BDHW: Tensor) -> Tensor:
+        """-> image_B3RR."""
+        return self.decoder(latent_BDHW)  # type: ignore[no-any-return]
+
+    def reconstruct(self, image_B3RR: Tensor) -> Tensor:
+        """The image through the latent's mean, without noise."""
+        return self.decode(self.encode(image_B3RR)[1].mean_BDHW)
+
+
+def save_autoencoder(path: Path, model: Autoencoder, ema: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write an autoencoder's artifact."""
+    groups = {"weights": model.state_dict(), "ema": ema}
+    save_artifact(path, "autoencoder", {**model.spec.to_json(), **facts}, groups)
+
+
+def load_autoencoder(path: Path, registry: Registry, *, ema: bool = True) -> Autoencoder:
+    """An autoencoder in evaluation mode, with its averaged weights where there are some and `ema` asks for them."""
+    artifact = open_artifact(path, "autoencoder")
+    model = Autoencoder(AutoencoderSpec.from_json(artifact.config, registry, str(path)), registry)
+    load_into(model, _weights(artifact, ema), path)
+    return model.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class DenoiserSpec:
+    """What decides the shape and the use of a denoiser. `classes` are the class names, () for unconditional."""
+
+    denoiser: ComponentConfig
+    channels: int
+    grid: int
+    classes: tuple[str, ...]
+    path: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored in an artifact."""
+        return {
+            "denoiser": self.denoiser.model_dump(mode="json"),
+            "channels": self.channels,
+            "grid": self.grid,
+            "classes": list(self.classes),
+            "path": self.path,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], registry: Registry, source: str) -> DenoiserSpec:
+        """Inverse of `to_json`; `source` is named in errors."""
+        config = load_component("denoiser", data["denoiser"], registry, source=source)
+        return cls(config, data["channels"], data["grid"], tuple(data["classes"]), data["path"])
+
+    def build(self, registry: Registry) -> Denoiser:
+        """The network, with fresh weights."""
+        sizes = {"channels": self.channels, "grid": self.grid, "classes": len(self.classes)}
+        return build(Denoiser, self.denoiser, registry, **sizes)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """How latents are standardised for the denoiser: (latent - mean) / std, per channel."""
+
+    mean_D: Tensor
+    std_D: Tensor
+
+    def standardise(self, latent_BDHW: Tensor) -> Tensor:
+        """Latent -> what the denoiser sees."""
+        mean, std = self._like(latent_BDHW)
+        return (latent_BDHW - mean) / std
+
+    def restore(self, latent_BDHW: Tensor) -> Tensor:
+        """Inverse of `standardise`."""
+        mean, std = self._like(latent_BDHW)
+        return latent_BDHW * std + mean
+
+    def _like(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        return self.mean_D.to(latent)[:, None, None], self.std_D.to(latent)[:, None, None]
+
+
+@dataclass(frozen=True)
+class LoadedDenoiser:
+    """A denoiser with all that sampling needs to know of it."""
+
+    network: Denoiser
+    spec: DenoiserSpec
+    statistics: Statistics
+
+
+def save_denoiser(
+    path: Path,
+    network: Denoiser,
+    spec: DenoiserSpec,
+    statistics: Statistics,
+    ema: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+) -> None:
+    """Write a denoiser's artifact, with the statistics of its latents."""
+    groups = {
+        "weights": network.state_dict(),
+        "ema": ema,
+        "statistics": {"mean": statistics.mean_D, "std": statistics.std_D},
+    }
+    save_artifact(path, "denoiser", {**spec.to_json(), **facts}, groups)
+
+
+def load_denoiser(path: Path, registry: Registry, *, ema: bool = True) -> LoadedDenoiser:
+    """A denoiser in evaluation mode. Raises ArtifactError if its latents' statistics are incomplete."""
+    artifact = open_artifact(path, "denoiser")
+    spec = DenoiserSpec.from_json(artifact.config, registry, str(path))
+    network = spec.build(registry)
+    load_into(network, _weights(artifact, ema), path)
+    found = artifact.tensors("statistics")
+    if set(found) != {"mean", "std"} or any(t.shape != (spec.channels,) for t in found.values()):
+        raise ArtifactError(f"{path}: its latents' statistics are incomplete; it cannot be sampled from")
+    return LoadedDenoiser(network.eval().requires_grad_(False), spec, Statistics(found["mean"], found["std"]))
+
+
+def save_aligner(path: Path, aligner: Aligner, facts: Mapping[str, Any]) -> None:
+    """Write what an aligner learnt in the semantic stage."""
+    sizes = {"feature_dim": aligner.feature_dim, "latent_dim": aligner.latent_dim, "grid": aligner.grid}
+    config = {"aligner": aligner.config.model_dump(mode="json"), **sizes, **facts}
+    save_artifact(path, "aligner", config, {"weights": aligner.state_dict()})
+
+
+def load_aligner(path: Path, aligner: Aligner) -> None:
+    """Load what was learnt into a freshly built aligner and freeze it. Raises ArtifactError if the sizes differ."""
+    load_into(aligner, open_artifact(path, "aligner").tensors("weights"), path)
+    aligner.requires_grad_(False)
+
+
+def _weights(artifact: Artifact, ema: bool) -> dict[str, torch.Tensor]:
+    return (artifact.tensors("ema") if ema else {}) or artifact.tensors("weights")

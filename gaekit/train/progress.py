@@ -1,0 +1,63 @@
+"""Progress for a person: a bar on a terminal, a line now and then in a log file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class Bar:
+    """One task's progress; `unit` is what is counted a second."""
+
+    def __init__(self, console: Console, title: str, total: int, done: int, unit: str):
+        self.console, self.title, self.total, self.done, self.unit = console, title, total, done, unit
+        self._start, self._first, self._said = time.monotonic(), done, time.monotonic()
+        self._progress: Progress | None = None
+
+    def advance(self, by: int = 1, *, per: int = 1, numbers: Mapping[str, float] | None = None) -> None:
+        """Count `by` more; `per` units each; `numbers` are shown beside the bar."""
+        self.done += by
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        rate = (self.done - self._first) * per / seconds
+        text = "  ".join([*(f"{k} {v:.4g}" for k, v in (numbers or {}).items()), f"{rate:.3g} {self.unit}/s"])
+        if self._progress:
+            self._progress.update(self._progress.task_ids[0], completed=self.done, text=text)
+        elif time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
+            self._said = time.monotonic()
+            left = (self.total - self.done) * seconds / max(1, self.done - self._first)
+            self.console.print(f"  {self.title} {self.done}/{self.total}  {text}  {left:.0f} s left", highlight=False)
+
+
+class Reporter:
+    """Where a run tells what it does."""
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console(stderr=True)
+
+    def say(self, text: str) -> None:
+        """One line, as it is."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def bar(self, title: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Bar]:
+        """A progress bar for the length of the block."""
+        bar = Bar(self.console, title, total, done, unit)
+        if not self.console.is_terminal:
+            yield bar
+            return
+        columns = (
+            TextColumn("  {task.description}"),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+        )
+        with Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True) as progress:
+            progress.add_task(title, total=total, completed=done, text="")
+            bar._progress = progress
+            yield bar

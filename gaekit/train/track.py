@@ -1,0 +1,62 @@
+"""What a training reports: means of scalars over an interval, pictures as grids."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gaekit.api import Tracker
+
+
+class Meter:
+    """Means of named scalars since the last `take`; sums stay on the device, so that adding costs no
+    synchronisation."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor | float] = defaultdict(float)
+        self._counts: dict[str, int] = defaultdict(int)
+
+    def add(self, name: str, value: Tensor | float) -> None:
+        """Add one value."""
+        self._sums[name] = self._sums[name] + (value.detach().float() if isinstance(value, Tensor) else value)
+        self._counts[name] += 1
+
+    def take(self) -> dict[str, float]:
+        """The means, and start afresh."""
+        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        self._sums.clear()
+        self._counts.clear()
+        return means
+
+
+def grid_of(images: Sequence[Tensor] | Tensor, columns: int, gap: int = 2) -> Tensor:
+    """(3, height, width) in [0, 1] from images (3, R, R) in [-1, 1], row by row, on white."""
+    stack = torch.stack(list(images)).detach().float().cpu().clamp(-1, 1) * 0.5 + 0.5
+    count, channels, height, width = stack.shape
+    rows = -(-count // columns)
+    canvas = torch.ones(channels, rows * (height + gap) + gap, columns * (width + gap) + gap)
+    for index, image in enumerate(stack):
+        top = gap + (index // columns) * (height + gap)
+        left = gap + (index % columns) * (width + gap)
+        canvas[:, top : top + height, left : left + width] = image
+    return canvas
+
+
+class Trackers:
+    """Several trackers as one."""
+
+    def __init__(self, trackers: Sequence[Tracker]):
+        self.trackers = trackers
+
+    def log(self, step: int, scalars: dict[str, float], images: dict[str, Tensor]) -> None:
+        """Pass on to each."""
+        for tracker in self.trackers:
+            tracker.log(step, scalars, images)
+
+    def close(self) -> None:
+        """Close each."""
+        for tracker in self.trackers:
+            tracker.close()

@@ -1,0 +1,1 @@
+"""The recipes that come with gaekit: YAML files, listed by `gaekit recipes`."""

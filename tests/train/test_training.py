@@ -1,0 +1,189 @@
+"""The loop's bookkeeping: resume is bitwise, micro-batches change nothing but rounding, bad steps are caught."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from gaekit.errors import GaekitError, RunFailed
+from gaekit.recipe.schema import Runtime, Train
+from gaekit.store.room import Room
+from gaekit.train.progress import Reporter
+from gaekit.train.track import Trackers
+from gaekit.train.training import Host, Pace, Training
+from gaekit.values import Loss
+
+
+@dataclass
+class Points:
+    x: Tensor
+
+    def part(self, first: int, last: int) -> Points:
+        return Points(self.x[first:last])
+
+    def to(self, device: torch.device) -> Points:
+        return Points(self.x.to(device))
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+def points(start: int) -> Iterator[Points]:
+    while True:
+        yield Points(torch.randn(8, 4, generator=torch.Generator().manual_seed(start)) * 0.5 + 1)
+        start += 1
+
+
+def host(folder: Path, **runtime: int) -> Host:
+    settings = Runtime(trackers=(), **{"save_every": 5, **runtime})
+    reporter = Reporter(Console(quiet=True))
+    return Host("test", 7, Room(folder), settings, torch.device("cpu"), reporter, lambda step: Trackers([]))
+
+
+def networks() -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    generator = nn.Sequential(nn.Linear(5, 32), nn.SiLU(), nn.Dropout(0.1), nn.Linear(32, 4))
+    return {"generator": generator, "critic": nn.Sequential(nn.Linear(4, 16), nn.SiLU(), nn.Linear(16, 1))}
+
+
+def train(folder: Path, total: int = 20, stop: int | None = None, **options: object) -> Training:
+    settings = Train(steps=total, batch=8, lr=1e-2, schedule="constant", warmup=3, ema=0.9)
+    where = host(folder, **{k: v for k, v in options.items() if k in ("micro_batch", "save_every", "keep")})  # type: ignore[arg-type]
+    training = Training(
+        settings, options.get("networks") or networks(), where, {"critic": Pace(lr=5e-3, averaged=False)}
+    )  # type: ignore[arg-type]
+    with training:
+        generator, critic = training.modules["generator"], training.modules["critic"]
+        for step, batch in training.steps(points):
+            t = step.draws("time").uniform()[:, None]
+            noise = step.draws("noise").normal(4)
+            velocity = generator(torch.cat([(1 - t) * noise + t * batch.x, t], 1))
+            training.update("generator", {
+                "flow": Loss((velocity - (batch.x - noise)).square().mean()),
+                "adversary": Loss(-critic(velocity).mean(), 0.01),
+            })  # fmt: skip
+            training.update(
+                "critic",
+                {
+                    "hinge": Loss(
+                        torch.relu(1 - critic(batch.x)).mean() + torch.relu(1 + critic(velocity.detach())).mean()
+                    )
+                },
+            )
+            if stop and step.index + 1 == stop and step.final:
+                break
+    return training
+
+
+def state(training: Training) -> dict[str, Tensor]:
+    found = {f"{n}/{k}": v for n, m in training.modules.items() for k, v in m.state_dict().items()}
+    found |= {f"ema/{k}": v for k, v in training.averaged("generator").items()}
+    return found
+
+
+def assert_same(a: Training, b: Training) -> None:
+    ours, theirs = state(a), state(b)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+@pytest.mark.parametrize("stop", [1, 4, 5, 13, 19])
+def test_stopped_anywhere_and_resumed_is_the_uninterrupted_run_bit_for_bit(tmp_path: Path, stop: int) -> None:
+    whole = train(tmp_path / "whole")
+    train(tmp_path / "cut", stop=stop)
+    resumed = train(tmp_path / "cut")
+    assert resumed.at == 20
+    assert_same(whole, resumed)
+
+
+def test_a_longer_training_under_a_constant_schedule_goes_on_from_the_shorter_one(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", total=20)
+    train(tmp_path / "grown", total=10)
+    grown = Training(Train(steps=20, batch=8), networks(), host(tmp_path / "grown"))
+    assert grown.at == 10
+    assert_same(whole, train(tmp_path / "grown", total=20))
+
+
+def test_a_shorter_training_does_not_take_a_later_checkpoint(tmp_path: Path) -> None:
+    train(tmp_path / "long", total=20)
+    short = train(tmp_path / "long", total=10)
+    assert short.at == 10
+    assert_same(short, train(tmp_path / "short", total=10))
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = train(tmp_path / "whole")
+    train(tmp_path / "hurt", stop=12)
+    file = tmp_path / "hurt" / "checkpoints" / "step-00000010" / "weights.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    assert_same(whole, train(tmp_path / "hurt"))
+    assert "step-00000010" in caplog.text
+
+
+def test_two_checkpoints_are_kept_and_nothing_half_written(tmp_path: Path) -> None:
+    training = train(tmp_path, save_every=3)
+    assert training.checkpoints.steps() == [18, 20]
+    assert sorted(p.name for p in training.checkpoints.folder.iterdir()) == ["step-00000018", "step-00000020"]
+
+
+def test_micro_batches_give_the_gradients_of_the_whole_batch(tmp_path: Path) -> None:
+    def without_dropout() -> dict[str, nn.Module]:
+        found = networks()
+        found["generator"][2] = nn.Identity()  # type: ignore[index]
+        return {name: module.double() for name, module in found.items()}
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        whole = train(tmp_path / "whole", total=1, networks=without_dropout())
+        split = train(tmp_path / "split", total=1, networks=without_dropout(), micro_batch=3)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name, value in whole.modules["generator"].state_dict().items():
+        torch.testing.assert_close(value, split.modules["generator"].state_dict()[name], rtol=0, atol=1e-6)
+
+
+def test_the_generators_update_leaves_the_critics_gradients_alone(tmp_path: Path) -> None:
+    training = Training(Train(steps=1, batch=8), networks(), host(tmp_path))
+    with training:
+        for _, batch in training.steps(points):
+            fake = training.modules["generator"](torch.cat([batch.x, batch.x[:, :1]], 1))
+            training.update("generator", {"adversary": Loss(-training.modules["critic"](fake).mean())})
+            assert all(p.grad is None for p in training.modules["critic"].parameters())
+
+
+def test_non_finite_losses_end_the_run_naming_the_term_with_the_checkpoint_intact(tmp_path: Path) -> None:
+    train(tmp_path, stop=7)
+    training = Training(Train(steps=20, batch=8), networks(), host(tmp_path))
+    assert training.at == 5
+    before = {k: v.clone() for k, v in state(training).items()}
+    with training, pytest.raises(RunFailed, match=r"step 8: loss term flow is not finite for generator, 3 steps"):
+        for _, batch in training.steps(points):
+            out = training.modules["generator"](torch.cat([batch.x, batch.x[:, :1]], 1))
+            training.update("generator", {"flow": Loss(out.mean() * float("nan")), "other": Loss(out.square().mean())})
+    assert all(torch.equal(value, before[name]) for name, value in state(training).items())
+    assert training.checkpoints.steps() == [5]
+
+
+def test_gradients_that_stay_zero_end_the_run(tmp_path: Path) -> None:
+    training = Training(Train(steps=200, batch=8), networks(), host(tmp_path))
+    with training, pytest.raises(RunFailed, match="exactly zero"):
+        for _, batch in training.steps(points):
+            out = training.modules["generator"](torch.cat([batch.x, batch.x[:, :1]], 1))
+            training.update("generator", {"flow": Loss(out.mean() * 0)})
+
+
+def test_resuming_in_another_precision_is_refused(tmp_path: Path) -> None:
+    train(tmp_path, stop=7)
+    with pytest.raises(GaekitError, match="trained in float32 so far, would go on in bf16"):
+        Training(Train(steps=20, batch=8, precision="bf16"), networks(), host(tmp_path))
