@@ -15,11 +15,15 @@ class GaekitError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong in a recipe: `path` are the keys that lead to it, `line` (from 1) is filled in by the loader."""
+    """One thing wrong in a recipe: `path` are the keys that lead to it.
+
+    The loader fills in where it was written: `line` (from 1) of the file, or `origin`, the option that set it.
+    """
 
     path: tuple[str | int, ...]
     text: str
     line: int | None = None
+    origin: str | None = None
 
     @property
     def dotted(self) -> str:
@@ -35,11 +39,11 @@ class RecipeError(GaekitError):
 
     def __init__(self, source: str | Path, problems: Sequence[Problem]):
         self.source = str(source)
-        self.problems = sorted(problems, key=lambda p: (p.line or 0, p.dotted))
+        self.problems = sorted(problems, key=lambda p: (p.line or 0, p.origin or "", p.dotted))
         super().__init__("\n".join(self._describe(p) for p in self.problems))
 
     def _describe(self, problem: Problem) -> str:
-        where = self.source if problem.line is None else f"{self.source}:{problem.line}"
+        where = problem.origin or (self.source if problem.line is None else f"{self.source}:{problem.line}")
         return f"{where}: {problem.dotted}: {problem.text}" if problem.path else f"{where}: {problem.text}"
 
 

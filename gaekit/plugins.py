@@ -1,16 +1,18 @@
 """Finding plugins and building components.
 
-`load_plugins()` gives a fresh `Registry`; nothing happens at import. A plugin that fails is noted and stops only a recipe
-that needs it."""
+`load_plugins()` gives a fresh `Registry`; nothing happens at import. A plugin that fails is noted, and stops
+nothing but a recipe that needs it.
+"""
 
 from __future__ import annotations
 
-import inspect
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
@@ -66,20 +68,29 @@ class Registry:
 
     def add(self, cls: type[Component], plugin: Plugin) -> None:
         """Take in one class. Raises PluginError for a clash, naming both providers, and for an incomplete class."""
-        where = f"{cls.__module__}.{cls.__qualname__}"
-        if not (isinstance(cls, type) and issubclass(cls, Component) and "name" in dir(cls)):
-            raise PluginError(f"{where} is not a component class with a name")
-        if cls.kind not in KINDS:
-            raise PluginError(f"{where}: unknown kind '{cls.kind}'; known: {', '.join(sorted(KINDS))}")
-        if inspect.isabstract(cls):
-            missing = ", ".join(sorted(cls.__abstractmethods__))
-            raise PluginError(f"{where} ({cls.kind} '{cls.name}') does not define: {missing}")
+        _check_registrable(cls)
         if other := self.origin.get((cls.kind, cls.name)):
             raise PluginError(f"{cls.kind} '{cls.name}' is provided twice: by plugin {other} and by plugin {plugin}; "
                               f"limit what loads with GAEKIT_PLUGINS=a,b or uninstall one")  # fmt: skip
         self.classes[cls.kind][cls.name] = cls
         self.origin[cls.kind, cls.name] = plugin
         plugin.components.append(f"{cls.kind}:{cls.name}")
+
+
+def _check_registrable(cls: Any) -> None:
+    """What can only be told of the finished class; the rest is checked when it is defined."""
+    if not (isinstance(cls, type) and issubclass(cls, Component)):
+        raise PluginError(f"gaekit_components gives {cls!r}, which is no component class")
+    where = f"component {cls.__module__}.{cls.__qualname__}"
+    if not hasattr(cls, "name"):
+        raise PluginError(f"{where}: has no name")
+    if not issubclass(cls, KINDS.get(cls.kind, type(None))):
+        raise PluginError(f"{where}: derive it from one of the kinds of gaekit.api: {', '.join(sorted(KINDS))}")
+    if missing := ", ".join(sorted(getattr(cls, "__abstractmethods__", ()))):
+        raise PluginError(f"{where} ({cls.kind} '{cls.name}') does not define: {missing}")
+    for name, kind in slots(cls.Config).items():
+        if kind not in KINDS:
+            raise PluginError(f"{where}: Config.{name} has a slot for '{kind}'; kinds: {', '.join(sorted(KINDS))}")
 
 
 def load_plugins() -> Registry:
@@ -114,36 +125,55 @@ def _load_one(entry: EntryPoint, manager: pluggy.PluginManager, registry: Regist
     registry.plugins.append(plugin)
     start = time.perf_counter()
     try:
-        classes = _collect(entry, plugin, manager)
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):  # stdout belongs to the command
+            warnings.simplefilter("ignore")  # other people's deprecations are not for the user of a recipe
+            classes = _collect(entry, plugin, manager)
     except (Exception, SystemExit) as error:  # a plugin may do anything; only Ctrl-C passes
-        plugin.error = f"{type(error).__name__}: {error}"
+        plugin.error = _describe(error)
         classes = []
     plugin.seconds = time.perf_counter() - start
     for cls in classes:
         registry.add(cls, plugin)
 
 
+def _describe(error: BaseException) -> str:
+    """One line: the kind of error, unless it is our own, and what it says."""
+    text = " ".join(str(error).split())
+    return (
+        text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}" if text else type(error).__name__
+    )
+
+
 def _collect(entry: EntryPoint, plugin: Plugin, manager: pluggy.PluginManager) -> list[type[Component]]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # other people's deprecations are not for the user of a recipe
-        module = entry.load()
+    """The classes of one plugin, checked. Raises whatever the plugin raises, and PluginError."""
+    module = entry.load()
     plugin.api = getattr(module, "GAEKIT_API", API_VERSION)
     if not isinstance(plugin.api, int) or plugin.api > API_VERSION:
-        raise PluginError(f"needs API version {plugin.api}, this gaekit has {API_VERSION}; upgrade gaekit or use an older plugin")
+        raise PluginError(
+            f"needs version {plugin.api} of gaekit's API, this gaekit has {API_VERSION}: "
+            f"upgrade gaekit, or use an older plugin"
+        )
     manager.register(module, name=entry.name)
     try:
         manager.check_pending()
-        implementations = [i for i in manager.hook.gaekit_components.get_hookimpls() if i.plugin is module]
-        if not implementations:
-            raise PluginError("has no function `gaekit_components` marked with gaekit.api.hookimpl")
-        classes = list(implementations[0].function())
+        found: Iterable[type[Component]] | None = _hook(module, manager)()
+        if found is None:
+            raise PluginError("gaekit_components returns None; return the component classes")
+        classes = list(found)
         trial = Registry()
         for cls in classes:
-            trial.add(cls, Plugin(plugin.name, plugin.distribution, plugin.version, plugin.module))
+            trial.add(cls, plugin=replace(plugin, components=[]))
     except (Exception, SystemExit):
         manager.unregister(module)
         raise
     return classes
+
+
+def _hook(module: Any, manager: pluggy.PluginManager) -> Callable[..., Any]:
+    for implementation in manager.hook.gaekit_components.get_hookimpls():
+        if implementation.plugin is module:
+            return implementation.function
+    raise PluginError("has no function gaekit_components marked with gaekit.api.hookimpl")
 
 
 def build(base: type[C], config: ComponentConfig, registry: Registry, **sizes: Any) -> C:
@@ -160,7 +190,10 @@ def _factories(config: ComponentConfig, registry: Registry) -> dict[str, Any]:
     for name, kind in slots(type(config)).items():
         value = getattr(config, name)
         make = partial(_factory, KINDS[kind], registry)
-        factories[name] = tuple(make(v) for v in value) if isinstance(value, tuple) else None if value is None else make(value)
+        if isinstance(value, tuple):
+            factories[name] = tuple(make(item) for item in value)
+        else:
+            factories[name] = None if value is None else make(value)
     return factories
 
 

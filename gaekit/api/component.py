@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 from gaekit.errors import GaekitError, PluginError
 
@@ -22,6 +23,13 @@ class Slot:
 
     def __init__(self, kind: str):
         self.kind = kind
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Serialise what stands in the slot as what it is: pydantic alone would write nothing but `use`."""
+        as_it_is = core_schema.wrap_serializer_function_ser_schema(
+            lambda value, serialize: serialize(value), schema=core_schema.any_schema()
+        )
+        return cast("CoreSchema", {**handler(source), "serialization": as_it_is})
 
 
 class ComponentConfig(BaseModel):

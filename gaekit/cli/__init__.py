@@ -1,0 +1,58 @@
+"""The command line. `gaekit --help` imports neither torch nor pydantic: a command imports what it needs when run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import typer
+
+
+def make_app() -> typer.Typer:
+    """All commands. To add one: a function with typer's annotations in a module beside this one, its heavy imports
+    inside the function, and a line here."""
+    import typer
+
+    from gaekit.cli import inspect, options, recipes
+
+    app = typer.Typer(
+        no_args_is_help=True, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
+    )
+    app.callback()(options.gaekit)
+    app.command()(inspect.check)
+    app.command()(inspect.plugins)
+    app.command()(inspect.components)
+    app.command()(inspect.schema)
+    app.add_typer(recipes.make_app(), name="recipes")
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: what a person can mend is a message, everything else a traceback.
+
+    `arguments` are those of the process by default. `--debug`, anywhere, shows the traceback of the former too.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    from gaekit.errors import GaekitError
+
+    try:
+        _run([argument for argument in given if argument != "--debug"])
+    except GaekitError as error:
+        from gaekit.cli.output import print_error
+
+        print_error(error, debug=debug)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as end:  # how typer ends, after a usage error too
+        return end.code if isinstance(end.code, int) else 1
+    return 0
+
+
+def _run(arguments: list[str]) -> None:
+    from typer.main import get_command
+
+    get_command(make_app()).main(args=arguments, prog_name="gaekit")

@@ -48,13 +48,15 @@ class Image(Section):
 class Train(Section):
     """Settings of one training. `batch` is the global batch: images a step over all ranks and micro-batches."""
 
-    steps: PositiveInt
-    batch: PositiveInt = Field(description="global batch")
+    steps: PositiveInt = Field(description="optimizer steps in all")
+    batch: PositiveInt = Field(description="images a step, over all ranks and micro-batches")
     lr: PositiveFloat = Field(default=1e-4, description="peak learning rate of AdamW")
-    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
-    eps: PositiveFloat = neutral(1e-8)
+    betas: tuple[Fraction, Fraction] = Field(default=(0.9, 0.95), description="of AdamW")
+    eps: PositiveFloat = neutral(1e-8, description="of AdamW")
     weight_decay: NonNegativeFloat = Field(default=0.0, description="decoupled; never on tensors of one dimension")
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="of the learning rate after warm-up"
+    )
     warmup: StepsOrFraction = Field(default=0, description="linear warm-up: steps (int) or a fraction of the training")
     final_lr: Fraction = Field(default=0.0, description="where the cosine ends, as a fraction of lr")
     clip: PositiveFloat | None = Field(default=1.0, description="largest norm of the gradient")
@@ -73,39 +75,41 @@ class Semantic(Section):
 class Weights(Section):
     """Weights of the autoencoder's reconstruction terms."""
 
-    l1: NonNegativeFloat = 1.0
-    l2: NonNegativeFloat = neutral(0.0)
-    perceptual: NonNegativeFloat = 1.0
+    l1: NonNegativeFloat = Field(default=1.0, description="of the mean absolute error")
+    l2: NonNegativeFloat = neutral(0.0, description="of the mean squared error")
+    perceptual: NonNegativeFloat = Field(default=1.0, description="of the perceptual distance, where there is one")
 
 
 class Adversary(Section):
     """PatchGAN discriminator (pix2pix, arXiv 1611.07004) with hinge or vanilla loss."""
 
-    weight: PositiveFloat = 0.5
-    adaptive: bool = Field(default=False, description="scale the weight by the ratio of gradients at the last layer (VQGAN)")
-    loss: Literal["hinge", "vanilla"] = "hinge"
-    start: StepsOrFraction = Field(default=0.25, description="when it joins: a step (int) or a fraction of the training")
-    warmup: StepsOrFraction = Field(default=0, description="how long its weight rises to the full one")
-    channels: PositiveInt = 64
+    weight: PositiveFloat = Field(default=0.5, description="of the generator's adversarial term")
+    adaptive: bool = Field(default=False, description="scale the weight by the ratio of last-layer gradients (VQGAN)")
+    loss: Literal["hinge", "vanilla"] = Field(default="hinge", description="of the discriminator")
+    start: StepsOrFraction = Field(default=0.25, description="when it joins: a step (int) or a fraction of training")
+    warmup: StepsOrFraction = Field(default=0, description="how long its weight rises to the full one, likewise")
+    channels: PositiveInt = Field(default=64, description="width of the first layer")
     layers: PositiveInt = Field(default=3, description="strided convolutions")
-    norm: Literal["group", "batch"] = "group"
-    diffaug: bool = neutral(False, description="translation, colour and cutout on both real and fake (arXiv 2006.10738)")
+    norm: Literal["group", "batch"] = Field(default="group", description="batch is that of the published weights")
+    diffaug: bool = neutral(False, description="translation, colour, cutout on real and fake (arXiv 2006.10738)")
     lr: PositiveFloat | None = Field(default=None, description="learning rate; null is the autoencoder's")
-    betas: tuple[Fraction, Fraction] | None = Field(default=None, description="null is the autoencoder's")
+    betas: tuple[Fraction, Fraction] | None = Field(default=None, description="of AdamW; null is the autoencoder's")
 
 
 class Autoencoder(Section):
     """The image autoencoder."""
 
-    encoder: Annotated[ComponentConfig, Slot("encoder")]
-    decoder: Annotated[ComponentConfig, Slot("decoder")]
-    regularizer: Annotated[ComponentConfig, Slot("regularizer")]
-    noise: Annotated[ComponentConfig, Slot("noise")]
-    perceptual: Annotated[ComponentConfig | None, Slot("perceptual")] = None
-    adversary: Adversary | None = None
-    weights: Weights = Weights()
+    encoder: Annotated[ComponentConfig, Slot("encoder")] = Field(description="image to latent moments")
+    decoder: Annotated[ComponentConfig, Slot("decoder")] = Field(description="latent to image")
+    regularizer: Annotated[ComponentConfig, Slot("regularizer")] = Field(description="what bounds the latent")
+    noise: Annotated[ComponentConfig, Slot("noise")] = Field(description="what the decoder sees while training")
+    perceptual: Annotated[ComponentConfig | None, Slot("perceptual")] = Field(
+        default=None, description="a distance between images that stands in for a person's; null for none"
+    )
+    adversary: Adversary | None = Field(default=None, description="a discriminator; null for none")
+    weights: Weights = Field(default=Weights(), description="of the reconstruction terms")
     flip: bool = Field(default=True, description="mirror images at random while training")
-    train: Train
+    train: Train = Field(description="how it is trained")
 
 
 class Latents(Section):
@@ -113,51 +117,55 @@ class Latents(Section):
 
     flip: bool = Field(default=True, description="store the mirror image's latent too")
     store: Literal["mean", "moments"] = Field(default="mean", description="moments: mean and std, sampled each visit")
-    normalize: Literal["channel", "scalar", "none"] = Field(default="channel", description="standardise by cache statistics")
+    normalize: Literal["channel", "scalar", "none"] = Field(
+        default="channel", description="channel: by the statistics of the whole cache; scalar: by the factor `scale`"
+    )
     scale: PositiveFloat | None = neutral(None, description="the fixed factor of `normalize: scalar` (SD: 0.18215)")
-    dtype: Literal["float32", "bf16"] = "float32"
+    dtype: Literal["float32", "bf16"] = Field(default="float32", description="of the stored latents")
     batch: PositiveInt = Field(default=64, description="images encoded at once")
-    precision: Precision = "float32"
+    precision: Precision = Field(default="float32", description="of the encoder's arithmetic")
 
 
 class Diffusion(Section):
     """Training the denoiser on the cached latents."""
 
-    path: Literal["linear", "gvp", "vp"] = "linear"
-    denoiser: Annotated[ComponentConfig, Slot("denoiser")]
-    times: Annotated[ComponentConfig, Slot("times")]
-    weighting: Literal["none", "velocity", "likelihood"] = neutral("none", description="of noise and score losses (SiT)")
+    path: Literal["linear", "gvp", "vp"] = Field(default="linear", description="between noise and data")
+    denoiser: Annotated[ComponentConfig, Slot("denoiser")] = Field(description="the network")
+    times: Annotated[ComponentConfig, Slot("times")] = Field(description="which times it is trained at")
+    weighting: Literal["none", "velocity", "likelihood"] = neutral(
+        "none", description="of noise and score losses (SiT)"
+    )
     cosine: NonNegativeFloat = Field(default=0.0, description="weight of 1 - cosine over channels")
     label_dropout: Fraction = Field(default=0.1, description="how often a label becomes the null class")
-    train: Train
+    train: Train = Field(description="how it is trained")
 
 
 class Guidance(Section):
     """Classifier-free guidance: out = null + scale * (conditional - null), for t in [start, end)."""
 
-    scale: NonNegativeFloat = 1.0
-    start: Fraction = 0.0
-    end: Fraction = 1.0
-    channels: Literal["all", "first3"] = "all"
+    scale: NonNegativeFloat = Field(default=1.0, description="1 is no guidance, more guides harder")
+    start: Fraction = Field(default=0.0, description="guided from this time on; t = 0 is noise")
+    end: Fraction = Field(default=1.0, description="guided until this time; t = 1 is data")
+    channels: Literal["all", "first3"] = Field(default="all", description="first3: as DiT and SiT did")
 
 
 class Sample(Section):
     """Generating images."""
 
-    sampler: Annotated[ComponentConfig, Slot("sampler")]
-    guidance: Guidance = Guidance()
-    count: PositiveInt
-    labels: Literal["balanced", "random"] = "balanced"
+    sampler: Annotated[ComponentConfig, Slot("sampler")] = Field(description="the solver from noise to data")
+    guidance: Guidance = Field(default=Guidance(), description="classifier-free guidance")
+    count: PositiveInt = Field(description="how many images")
+    labels: Literal["balanced", "random"] = Field(default="balanced", description="balanced: each class as often")
     batch: PositiveInt = Field(default=64, description="images a chunk; decides the last bit of the result")
     ema: bool = Field(default=True, description="use the averaged weights where there are some")
-    precision: Precision = "float32"
+    precision: Precision = Field(default="float32", description="of the denoiser's arithmetic")
     also_unguided: bool = Field(default=False, description="also sample without guidance, from the same noise")
 
 
 class Evaluate(Section):
     """Numbers about the result."""
 
-    metrics: Annotated[tuple[ComponentConfig, ...], Slot("metric")]
+    metrics: Annotated[tuple[ComponentConfig, ...], Slot("metric")] = Field(description="which numbers")
     batch: PositiveInt = Field(default=64, description="images at once")
 
 
@@ -167,32 +175,44 @@ class Runtime(Section):
     device: str = Field(default="auto", description="auto: cuda where there is one, else cpu")
     workers: NonNegativeInt = Field(default=0, description="processes that decode images")
     threads: PositiveInt | None = Field(default=None, description="torch's CPU threads; null leaves torch's choice")
-    attention: Literal["auto", "xformers", "sdpa", "math"] = "auto"
-    compile: bool = False
-    micro_batch: PositiveInt | None = Field(default=None, description="images a forward pass; gradients accumulate to the batch")
-    log_every: PositiveInt = 50
+    attention: Literal["auto", "xformers", "sdpa", "math"] = Field(
+        default="auto", description="backend; auto takes the fastest that works here"
+    )
+    compile: bool = Field(default=False, description="torch.compile the networks")
+    micro_batch: PositiveInt | None = Field(
+        default=None, description="images a forward pass, gradients accumulate to the batch; null is the whole batch"
+    )
+    log_every: PositiveInt = Field(default=50, description="steps between logged scalars")
     images_every: PositiveInt | None = Field(default=None, description="steps between pictures; null is every save")
-    save_every: PositiveInt = 1000
+    save_every: PositiveInt = Field(default=1000, description="steps between checkpoints")
     keep: PositiveInt = Field(default=2, description="checkpoints kept a stage")
-    cache_gb: NonNegativeFloat = Field(default=4.0, description="teacher features and decoded images are kept up to this size")
-    trackers: Annotated[tuple[ComponentConfig, ...], Slot("tracker")] = (ComponentConfig(use="tensorboard"),)
+    cache_gb: NonNegativeFloat = Field(default=4.0, description="keep teacher features and images up to this size")
+    trackers: Annotated[tuple[ComponentConfig, ...], Slot("tracker")] = Field(
+        default=(ComponentConfig(use="tensorboard"),), description="where scalars and pictures go"
+    )
 
 
 class Recipe(Section):
     """A whole experiment: what `gaekit run` runs. Sections that are absent are stages that do not run."""
 
-    recipe: Literal[1] = Field(description="version of the recipe format")
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run's folder under runs/")]
-    seed: NonNegativeInt = 0
-    image: Image
+    recipe: Literal[1] = Field(description="the version of the recipe format; write `recipe: 1`")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
+        description="the run's folder in runs/"
+    )
+    seed: NonNegativeInt = Field(default=0, description="what all randomness follows from")
+    image: Image = Field(description="what the autoencoder sees")
     latent_dim: PositiveInt = Field(description="D, channels of the latent")
-    dataset: Annotated[ComponentConfig, Slot("dataset")]
-    teacher: Annotated[ComponentConfig | None, Slot("teacher")] = None
-    aligner: Annotated[ComponentConfig, Slot("aligner")] = ComponentConfig(use="none")
-    semantic: Semantic | From = Semantic()
-    autoencoder: Autoencoder | From
-    latents: Latents | From | None = None
-    diffusion: Diffusion | From | None = None
-    sample: Sample | None = None
-    evaluate: Evaluate | None = None
-    runtime: Runtime = Runtime()
+    dataset: Annotated[ComponentConfig, Slot("dataset")] = Field(description="the images")
+    teacher: Annotated[ComponentConfig | None, Slot("teacher")] = Field(
+        default=None, description="the frozen vision model whose features shape the latent space"
+    )
+    aligner: Annotated[ComponentConfig, Slot("aligner")] = Field(
+        default=ComponentConfig(use="none"), description="what pulls the latents towards the teacher's features"
+    )
+    semantic: Semantic | From = Field(default=Semantic(), description="stage 1: fitting the aligner")
+    autoencoder: Autoencoder | From = Field(description="stage 2: image to latent and back")
+    latents: Latents | From | None = Field(default=None, description="stage 3: encoding the data set once")
+    diffusion: Diffusion | From | None = Field(default=None, description="stage 4: the denoiser of latents")
+    sample: Sample | None = Field(default=None, description="stage 5: generating images")
+    evaluate: Evaluate | None = Field(default=None, description="stage 6: numbers about the result")
+    runtime: Runtime = Field(default=Runtime(), description="what does not change results")

@@ -1,0 +1,151 @@
+"""Commands that look and change nothing: check, plugins, components, schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gaekit.cli.options import RecipeArgument, SetOption
+
+if TYPE_CHECKING:
+    from gaekit.plugins import Plugin, Registry
+    from gaekit.recipe.schema import Recipe
+
+
+def check(recipe: RecipeArgument, changes: SetOption = None) -> None:
+    """Say whether a recipe is right, or everything that is wrong with it."""
+    from gaekit.cli.output import print_warnings, say
+    from gaekit.plugins import load_plugins
+    from gaekit.recipe.load import check_recipe
+
+    checked = check_recipe(recipe, load_plugins(), overrides=changes or ())
+    print_warnings(checked.source, checked.warnings)
+    say(f"ok: {checked.source}: {summary(checked.recipe)}")
+
+
+def summary(recipe: Recipe) -> str:
+    """One line: sizes, and what each stage is made of."""
+    from gaekit.recipe.schema import Autoencoder, Diffusion, From
+
+    image = recipe.image
+    parts = [f"'{recipe.name}', {image.size} px to latents of {recipe.latent_dim} x {image.grid} x {image.grid}"]
+    if isinstance(recipe.autoencoder, Autoencoder):
+        section = recipe.autoencoder
+        teacher = f" aligned with {recipe.teacher.use}" if recipe.teacher and recipe.aligner.use != "none" else ""
+        parts.append(f"autoencoder {section.encoder.use}/{section.decoder.use}, {_steps(section)}{teacher}")
+    if isinstance(recipe.diffusion, Diffusion):
+        parts.append(f"denoiser {recipe.diffusion.denoiser.use}, {_steps(recipe.diffusion)}")
+    if recipe.sample:
+        parts.append(f"{recipe.sample.count} samples by {recipe.sample.sampler.use}")
+    if recipe.evaluate:
+        parts.append(f"metrics {', '.join(m.use for m in recipe.evaluate.metrics)}")
+    for stage in ("semantic", "autoencoder", "latents", "diffusion"):
+        if isinstance(getattr(recipe, stage), From):
+            parts.append(f"{stage} from {getattr(recipe, stage).path}")
+    return "; ".join(parts)
+
+
+def _steps(section: Any) -> str:
+    return f"{section.train.steps} steps of {section.train.batch}"
+
+
+def plugins(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the plugins, what each provides, and why a broken one is."""
+    import json
+
+    from gaekit.cli.output import print_table, say
+    from gaekit.plugins import load_plugins
+
+    found = load_plugins().plugins
+    if as_json:
+        print(json.dumps([_plugin_as_data(plugin) for plugin in found], indent=2))
+        return
+    rows = [
+        (p.name, p.distribution, p.version, str(p.api or "?"), f"{p.seconds:.2f} s", "broken" if p.error else "ok",
+         ", ".join(p.components) or "-")
+        for p in found
+    ]  # fmt: skip
+    print_table(("plugin", "distribution", "version", "API", "loaded in", "status", "components"), rows)
+    for plugin in found:
+        if plugin.error:
+            say(f"\n{plugin}, from {plugin.module}, is broken: {plugin.error}")
+
+
+def _plugin_as_data(plugin: Plugin) -> dict[str, Any]:
+    return {
+        "name": plugin.name,
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "module": plugin.module,
+        "api": plugin.api,
+        "status": "broken" if plugin.error else "ok",
+        "error": plugin.error,
+        "components": plugin.components,
+        "seconds": round(plugin.seconds, 4),
+    }
+
+
+def components(
+    kind: Annotated[str | None, typer.Argument(help="Only this kind: denoiser, metric, ...")] = None,
+    name: Annotated[str | None, typer.Argument(help="Only this one, with its settings.")] = None,
+) -> None:
+    """List what a recipe can use, or the settings of one component."""
+    from gaekit.cli.describe import first_line
+    from gaekit.cli.output import print_table
+    from gaekit.plugins import load_plugins
+
+    registry = load_plugins()
+    if kind is not None:
+        _known("kind of component", kind, registry.classes)
+    if kind is not None and name is not None:
+        _print_component(registry, kind, name)
+        return
+    chosen = registry.classes if kind is None else {kind: registry.classes[kind]}
+    rows = [(k, n, first_line(cls)) for k, classes in chosen.items() for n, cls in sorted(classes.items())]
+    print_table(("kind", "use", ""), rows)
+
+
+def _known(what: str, word: str, known: Any) -> None:
+    from gaekit.errors import GaekitError
+    from gaekit.recipe.suggest import did_you_mean, near
+
+    if word not in known:
+        raise GaekitError(
+            f"there is no {what} '{word}'{did_you_mean(near(word, known))}; known: {', '.join(sorted(known))}"
+        )
+
+
+def _print_component(registry: Registry, kind: str, name: str) -> None:
+    from inspect import cleandoc
+
+    from gaekit.cli.describe import settings
+    from gaekit.cli.output import print_table, say
+
+    _known(kind, name, registry.classes[kind])
+    cls, plugin = registry.classes[kind][name], registry.origin[kind, name]
+    say(f"{kind} '{name}', of plugin {plugin}\n\n{cleandoc(cls.__doc__ or '')}\n")
+    rows = [(s.key, s.type, s.default, s.about) for s in settings(cls.Config)]
+    if rows:
+        print_table(("setting", "type", "default", ""), rows)
+    else:
+        say(f"No settings: {{use: {name}}}")
+
+
+def schema(
+    out: Annotated[Path | None, typer.Option(help="Write it to this file instead.")] = None,
+) -> None:
+    """Print the JSON Schema of recipes with the installed components, for editors."""
+    import json
+
+    from gaekit.cli.output import say
+    from gaekit.plugins import load_plugins
+    from gaekit.recipe.jsonschema import json_schema
+
+    text = json.dumps(json_schema(load_plugins()), indent=2) + "\n"
+    if out is None:
+        print(text, end="")
+    else:
+        out.write_text(text, encoding="utf-8")
+        say(f"wrote {out}")

@@ -1,0 +1,40 @@
+"""`gaekit recipes`: the recipes that come with gaekit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def make_app() -> typer.Typer:
+    """The group of commands."""
+    app = typer.Typer(invoke_without_command=True)
+    app.callback()(show)
+    app.command()(copy)
+    return app
+
+
+def show(context: typer.Context) -> None:
+    """List the recipes that come with gaekit."""
+    if context.invoked_subcommand is not None:
+        return
+    from gaekit.cli.output import print_table
+    from gaekit.recipe.shipped import list_recipes
+
+    print_table(("recipe", ""), [(recipe.name, recipe.summary) for recipe in list_recipes()])
+
+
+def copy(
+    name: Annotated[str, typer.Argument(help="One of `gaekit recipes`.")],
+    destination: Annotated[
+        Path | None, typer.Argument(metavar="[DEST]", help="A file or a folder; here by default.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+) -> None:
+    """Copy a shipped recipe, to change it."""
+    from gaekit.cli.output import say
+    from gaekit.recipe.shipped import copy_recipe
+
+    say(f"wrote {copy_recipe(name, destination, force=force)}")

@@ -1,0 +1,153 @@
+"""A recipe file -> `Recipe`, or one RecipeError with every problem, its line and what would be right."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError, create_model
+
+from gaekit.api import ComponentConfig
+from gaekit.errors import Problem, RecipeError
+from gaekit.plugins import Registry
+from gaekit.recipe.document import Document, read_document
+from gaekit.recipe.explain import explain, stands_for
+from gaekit.recipe.fit import Fitting
+from gaekit.recipe.overrides import apply_overrides, set_value
+from gaekit.recipe.rules import Unreadable, broken_rules, doubts
+from gaekit.recipe.schema import Recipe
+from gaekit.recipe.shipped import find_recipe
+
+M = TypeVar("M", bound=BaseModel)
+RECIPE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class CheckedRecipe:
+    """A valid recipe, where it was read, and what is allowed but probably not meant."""
+
+    recipe: Recipe
+    source: str
+    warnings: list[Problem]
+
+
+def load_recipe(
+    source: Path | str, registry: Registry, *, overrides: Sequence[str] = (), name: str | None = None
+) -> Recipe:
+    """The recipe at a path, or shipped under a bare name, with `overrides` ("a.b=c") and another `name` for the run.
+
+    Raises RecipeError with all problems, and GaekitError where there is no such recipe.
+    """
+    return check_recipe(source, registry, overrides=overrides, name=name).recipe
+
+
+def check_recipe(
+    source: Path | str, registry: Registry, *, overrides: Sequence[str] = (), name: str | None = None
+) -> CheckedRecipe:
+    """As `load_recipe`, with the warnings and the place."""
+    path = find_recipe(source)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(path, [Problem((), f"is not UTF-8 text (byte {error.start})", 1)]) from None
+    except OSError as error:
+        raise RecipeError(path, [Problem((), f"cannot be read: {error.strerror}")]) from None
+    document = read_document(text, str(path))
+    apply_overrides(document, overrides)
+    if name is not None:
+        set_value(document, ("name",), name, f"--name {name}")
+    recipe = _validate_recipe(document, registry)
+    return CheckedRecipe(recipe, str(path), [document.locate(p) for p in doubts(recipe, registry)])
+
+
+def load_recipe_data(data: Mapping[str, Any], registry: Registry, *, source: str = "recipe") -> Recipe:
+    """A recipe from plain data, such as `dump` gives. Raises RecipeError, without lines."""
+    return _validate_recipe(Document(source, dict(data)), registry)
+
+
+def load_section(model: type[M], data: Mapping[str, Any], registry: Registry, *, source: str) -> M:
+    """One section, as an artifact carries it. `source` is named in the RecipeError."""
+    value, problems = _validate(model, dict(data), Fitting(registry))
+    if value is None:
+        raise RecipeError(source, problems)
+    return value
+
+
+def load_component(kind: str, data: Mapping[str, Any], registry: Registry, *, source: str) -> ComponentConfig:
+    """The config of one component, `{use: ..., ...}`, typed by its plugin. `source` is named in the RecipeError."""
+    cls = registry.find(kind, str(data.get("use")))
+    return load_section(cls.Config, data, registry, source=source)
+
+
+def _validate_recipe(document: Document, registry: Registry) -> Recipe:
+    if problem := _version_problem(document.data):
+        raise RecipeError(document.source, [document.locate(problem)])
+    fitting = Fitting(registry)
+    recipe, problems = _validate(Recipe, document.data, fitting)
+    problems = _outside(document.problems, problems) + document.problems
+    if recipe is not None and not problems:
+        problems = list(broken_rules(recipe, registry))
+        if not problems:
+            return recipe
+    elif problems:
+        problems += _rules_on_the_rest(document.data, problems, registry)
+    raise RecipeError(document.source, [document.locate(p) for p in problems])
+
+
+def _validate(model: type[M], data: Any, fitting: Fitting) -> tuple[M | None, list[Problem]]:
+    """`data` as `model` with each slot typed, or None and what is wrong.
+
+    By way of JSON, because pydantic's strict mode takes a list for a tuple and text for a path there, and yet neither a
+    quoted number for a number nor `true` for 1."""
+    fitted, filled = fitting.section(model, data)
+    problems = list(fitting.problems)
+    try:
+        value = fitted.model_validate_json(json.dumps(filled), strict=True)
+    except ValidationError as error:
+        problems += _outside(problems, explain(error.errors(include_url=False), filled, fitting.models))
+        return None, problems
+    return (fitting.declared(value), problems) if not problems else (None, problems)
+
+
+def _outside(known: list[Problem], problems: list[Problem]) -> list[Problem]:
+    """Those that are not at or below a problem already known: one cause, one line."""
+    taken = {p.path for p in known if p.path}
+    return [p for p in problems if not any(p.path[:n] in taken for n in range(1, len(p.path) + 1))]
+
+
+def _version_problem(data: Mapping[str, Any]) -> Problem | None:
+    """Another version is the only problem worth telling; a missing one is, unless it is just misspelt."""
+    version = data.get("recipe")
+    if isinstance(version, int) and not isinstance(version, bool) and version != RECIPE_VERSION:
+        text = f"version {version} of the recipe format is not known; this gaekit reads version {RECIPE_VERSION}"
+        return Problem(("recipe",), text)
+    return None
+
+
+def _rules_on_the_rest(data: Mapping[str, Any], problems: list[Problem], registry: Registry) -> list[Problem]:
+    """The broken rules among the sections that are valid, so that they are told together with the others."""
+    fields = set(Recipe.model_fields)
+    invalid = {str(p.path[0]) for p in problems if p.path} & fields
+    invalid |= {name for p in problems if p.path and p.path[0] not in fields for name in stands_for(p, fields)}
+    if any(not p.path for p in problems):
+        return []
+    model = create_model(  # the same sections, with nothing asked of the invalid ones
+        "Rest", __base__=Recipe, **dict.fromkeys(invalid, (Any, None))
+    )  # type: ignore[call-overload]
+    rest, _ = _validate(model, {k: v for k, v in data.items() if k in fields - invalid}, Fitting(registry))
+    return [] if rest is None else list(broken_rules(_Rest(rest, invalid), registry))  # type: ignore[arg-type]
+
+
+class _Rest:
+    """A recipe of which only the valid sections can be read."""
+
+    def __init__(self, recipe: BaseModel, invalid: set[str]):
+        self._recipe, self._invalid = recipe, invalid
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._invalid:
+            raise Unreadable(name)
+        return getattr(self._recipe, name)

@@ -1,0 +1,66 @@
+"""`--set a.b[0].c=value`: changes to a recipe from the command line, checked like the file itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from gaekit.errors import Problem
+from gaekit.recipe.document import Document, Path, read_value
+
+_KEY = re.compile(r"^[^.\[\]=\s]+(?:\[\d+\]|\.[^.\[\]=\s]+)*$")
+
+
+def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
+    """Write each `key=value` into the data, in order; what is wrong joins the document's problems, under the option."""
+    for override in overrides:
+        origin = f"--set {override}"
+        key, equals, text = override.partition("=")
+        if not equals or not _KEY.match(key.strip()):
+            document.problems.append(Problem((), "write it as --set section.key=value", origin=origin))
+            continue
+        value, problems = read_value(text)
+        path = _parse_key(key.strip())
+        document.problems += [Problem((*path, *p.path), p.text, origin=origin) for p in problems]
+        if not problems:
+            set_value(document, path, value, origin)
+
+
+def _parse_key(key: str) -> Path:
+    parts = re.findall(r"\[(\d+)\]|([^.\[\]]+)", key)
+    return tuple(int(index) if index else int(word) if word.isdigit() else word for index, word in parts)
+
+
+def set_value(document: Document, path: Path, value: Any, origin: str) -> None:
+    """Put `value` at `path`, making sections on the way; `origin` is named in errors about it."""
+    here: Any = document.data
+    for depth, part in enumerate(path):
+        at = path[:depth]
+        last = depth == len(path) - 1
+        if isinstance(here, list):
+            index = part if isinstance(part, int) else -1
+            if not 0 <= index < len(here):
+                text = f"there is no entry '{part}' in this list of {len(here)}"
+                document.problems.append(Problem(at, text, origin=origin))
+                return
+            key: Any = index
+        elif isinstance(here, dict):
+            key = str(part)
+        else:
+            document.problems.append(Problem(at, f"holds a single value, so there is no '{part}' in it", origin=origin))
+            return
+        if last:
+            here[key] = value
+            _forget(document, (*at, key))
+            document.origins[(*at, key)] = origin
+        elif isinstance(here, dict) and here.get(key) is None:
+            here[key] = {}
+            document.origins[(*at, key)] = origin
+        here = here[key]
+
+
+def _forget(document: Document, path: Path) -> None:
+    for known in (document.lines, document.origins):
+        for key in [key for key in known if key[: len(path)] == path]:
+            del known[key]

@@ -1,0 +1,248 @@
+"""What no single field can tell: plain functions over a recipe, each yielding the problems it sees.
+
+A rule may be run on a recipe of which some sections are invalid; reading one of those raises Unreadable and ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from gaekit.api import Aligner, Denoiser, Metric, Sampler
+from gaekit.errors import Problem
+from gaekit.flow.path import PATHS
+from gaekit.plugins import Registry
+from gaekit.recipe.schema import Autoencoder, Diffusion, From, Latents, Recipe, Semantic, Train
+
+Rule = Callable[[Recipe, Registry], Iterable[Problem]]
+
+
+class Unreadable(Exception):
+    """A rule asked for a section that is not valid."""
+
+
+def broken_rules(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """The problems of all rules that can be judged."""
+    return _run(RULES, recipe, registry)
+
+
+def doubts(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """What is allowed but probably not meant; `gaekit check` shows it as warnings."""
+    return _run(DOUBTS, recipe, registry)
+
+
+def _run(rules: Iterable[Rule], recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    for rule in rules:
+        try:
+            yield from rule(recipe, registry)
+        except Unreadable:
+            continue
+
+
+def trainings(recipe: Recipe) -> Iterator[tuple[str, Train]]:
+    """(stage, settings) of every training that the recipe asks for."""
+    if isinstance(recipe.semantic, Semantic) and recipe.semantic.train:
+        yield "semantic", recipe.semantic.train
+    if isinstance(recipe.autoencoder, Autoencoder):
+        yield "autoencoder", recipe.autoencoder.train
+    if isinstance(recipe.diffusion, Diffusion):
+        yield "diffusion", recipe.diffusion.train
+
+
+def stride_divides_size(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """The latent grid is whole."""
+    size, stride = recipe.image.size, recipe.image.stride
+    if size % stride:
+        fits = sorted((s for s in range(1, size + 1) if size % s == 0), key=lambda s: (abs(s - stride), s))[:2]
+        yield Problem(("image", "stride"), f"{stride} does not divide the image size {size}; "
+                                           f"{' or '.join(map(str, sorted(fits)))} would")  # fmt: skip
+
+
+def _moment(path: tuple[str, ...], value: float, steps: int, what: str) -> Iterator[Problem]:
+    """A step (int) or a fraction (float) before the end of a training of so many steps."""
+    if isinstance(value, float) and value >= 1:
+        text = f"{what} {value} is a fraction of the training, below 1; a number of steps is written without a point"
+        yield Problem(path, text)
+    elif isinstance(value, int) and value >= steps:
+        yield Problem(path, f"{what} {value} is not before the end of the training at step {steps}")
+
+
+def adversary_starts_before_the_end(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """A discriminator that never joins would be dropped in silence."""
+    section = recipe.autoencoder
+    if isinstance(section, Autoencoder) and section.adversary:
+        at, steps = ("autoencoder", "adversary"), section.train.steps
+        yield from _moment((*at, "start"), section.adversary.start, steps, "start")
+        yield from _moment((*at, "warmup"), section.adversary.warmup, steps, "warm-up")
+
+
+def warmup_ends_before_the_end(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """The peak of the learning rate is reached."""
+    for stage, train in trainings(recipe):
+        yield from _moment((stage, "train", "warmup"), train.warmup, train.steps, "warm-up")
+
+
+def aligner_has_a_teacher(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """An aligner that reads features has somewhere to take them from."""
+    needs = _aligner(recipe, registry).needs_teacher
+    if needs is True and recipe.teacher is None and not _all_taken(recipe):
+        text = f"aligner '{recipe.aligner.use}' needs a teacher; add a section `teacher: {{use: ...}}`"
+        yield Problem(("aligner",), text)
+
+
+def trained_aligner_has_its_training(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """The semantic stage knows how long to train."""
+    section = recipe.semantic
+    if _aligner(recipe, registry).fit == "train" and isinstance(section, Semantic) and section.train is None:
+        yield Problem(("semantic",), f"aligner '{recipe.aligner.use}' is trained in this stage; say how with "
+                                     f"`semantic: {{train: {{steps: ..., batch: ...}}}}`")  # fmt: skip
+
+
+def scale_goes_with_scalar(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """`latents.scale` is the factor of `normalize: scalar`, and of nothing else."""
+    section = recipe.latents
+    if isinstance(section, Latents) and section.scale is not None and section.normalize != "scalar":
+        text = f"a fixed scale goes with `normalize: scalar`, not with `normalize: {section.normalize}`"
+        yield Problem(("latents", "scale"), text)
+    if isinstance(section, Latents) and section.scale is None and section.normalize == "scalar":
+        yield Problem(
+            ("latents", "normalize"), "scalar needs the factor too: `scale: 0.18215` is that of Stable Diffusion"
+        )
+
+
+def diffusion_has_latents(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """The denoiser has something to train on."""
+    if isinstance(recipe.diffusion, Diffusion) and recipe.latents is None:
+        yield Problem(("diffusion",), "trains on cached latents; add a section `latents: {}`")
+
+
+def sample_has_a_denoiser(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """Samples come from a denoiser."""
+    if recipe.sample is not None and recipe.diffusion is None:
+        yield Problem(("sample",), "needs a denoiser; add a section `diffusion:`, its settings or `{from: PATH}`")
+
+
+def sampler_goes_with_the_denoiser(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """The field of this path and denoiser offers what the sampler evaluates."""
+    if recipe.sample is None or not isinstance(recipe.diffusion, Diffusion):
+        return
+    sampler, section = registry.find("sampler", recipe.sample.sampler.use), recipe.diffusion
+    denoiser = registry.find("denoiser", section.denoiser.use)
+    assert issubclass(sampler, Sampler)
+    assert issubclass(denoiser, Denoiser)
+    at, offers = ("sample", "sampler", "use"), PATHS[section.path].offers
+    for quantity in sorted(sampler.needs - offers - {"variance"}):
+        offered = f"path '{section.path}' offers {', '.join(sorted(offers))}"
+        yield Problem(at, f"sampler '{sampler.name}' needs the field's {quantity}; {offered}")
+    if "variance" in sampler.needs and denoiser.learned_variance is False:  # a property is decided when it is built
+        text = f"sampler '{sampler.name}' needs a denoiser with a learned variance; '{denoiser.name}' has none"
+        yield Problem(at, text)
+
+
+def guidance_interval_is_one(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """Guidance acts somewhere."""
+    if recipe.sample and recipe.sample.guidance.start >= recipe.sample.guidance.end:
+        guidance = recipe.sample.guidance
+        text = f"the interval starts at {guidance.start:g} and must end later, not at {guidance.end:g}; t = 0 is noise"
+        yield Problem(("sample", "guidance", "start"), text)
+
+
+def guidance_has_a_null_class(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """The null label has been trained."""
+    section = recipe.diffusion
+    if not recipe.sample or not isinstance(section, Diffusion) or section.label_dropout > 0:
+        return
+    if recipe.sample.guidance.scale != 1:
+        text = "at 0 the null class that guidance needs is never trained; 0.1 is usual, or set sample.guidance.scale: 1"
+        yield Problem(("diffusion", "label_dropout"), text)
+
+
+def micro_batch_divides_batches(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """Every micro-batch of a step weighs the same."""
+    micro = recipe.runtime.micro_batch
+    for stage, train in trainings(recipe) if micro else ():
+        if micro and train.batch % min(micro, train.batch):
+            text = f"{micro} does not divide {stage}.train.batch = {train.batch}"
+            yield Problem(("runtime", "micro_batch"), text)
+
+
+def batch_norm_sees_the_batch(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """Batch statistics of a micro-batch are not those of the batch, so results would depend on the split."""
+    section, micro = recipe.autoencoder, recipe.runtime.micro_batch
+    if not isinstance(section, Autoencoder) or section.adversary is None or section.adversary.norm != "batch":
+        return
+    if micro is not None and micro < section.train.batch:
+        text = f"batch needs all {section.train.batch} images at once, and runtime.micro_batch is {micro}; use group"
+        yield Problem(("autoencoder", "adversary", "norm"), text)
+
+
+def metrics_have_samples(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """A metric of samples has some to judge."""
+    for index, config in enumerate(recipe.evaluate.metrics if recipe.evaluate else ()):
+        metric = registry.find("metric", config.use)
+        assert issubclass(metric, Metric)
+        if getattr(metric, "needs", None) == "samples" and recipe.sample is None:
+            text = f"metric '{config.use}' judges samples; add a section `sample:`, or leave it out"
+            yield Problem(("evaluate", "metrics", index, "use"), text)
+
+
+def taken_artifacts_exist(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """What is taken from elsewhere is there; what it holds is for the run to see."""
+    for stage in ("semantic", "autoencoder", "latents", "diffusion"):
+        section = getattr(recipe, stage)
+        if isinstance(section, From) and not Path(section.path).expanduser().exists():
+            yield Problem((stage, "from"), f"there is no {section.path}")
+    for stage, train in trainings(recipe):
+        if train.init is not None and not Path(train.init).expanduser().exists():
+            yield Problem((stage, "train", "init"), f"there is no {train.init}")
+
+
+RULES: tuple[Rule, ...] = (
+    stride_divides_size,
+    adversary_starts_before_the_end,
+    warmup_ends_before_the_end,
+    aligner_has_a_teacher,
+    trained_aligner_has_its_training,
+    scale_goes_with_scalar,
+    diffusion_has_latents,
+    sample_has_a_denoiser,
+    sampler_goes_with_the_denoiser,
+    guidance_interval_is_one,
+    guidance_has_a_null_class,
+    micro_batch_divides_batches,
+    batch_norm_sees_the_batch,
+    metrics_have_samples,
+    taken_artifacts_exist,
+)
+
+
+def bf16_on_a_cpu(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """It works, slowly on most."""
+    if recipe.runtime.device == "cpu":
+        for stage, train in trainings(recipe):
+            if train.precision == "bf16":
+                yield Problem(
+                    (stage, "train", "precision"), "bf16 on a CPU is slower than float32 on most; `auto` decides"
+                )
+
+
+def semantic_training_is_used(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """Settings of a stage that has nothing to train."""
+    aligner, section = _aligner(recipe, registry), recipe.semantic
+    if aligner.fit != "train" and isinstance(section, Semantic) and section.train is not None:
+        yield Problem(
+            ("semantic", "train"), f"is not used: aligner '{recipe.aligner.use}' is not trained in this stage"
+        )
+
+
+DOUBTS: tuple[Rule, ...] = (bf16_on_a_cpu, semantic_training_is_used)
+
+
+def _aligner(recipe: Recipe, registry: Registry) -> type[Aligner]:
+    aligner = registry.find("aligner", recipe.aligner.use)
+    assert issubclass(aligner, Aligner)
+    return aligner
+
+
+def _all_taken(recipe: Recipe) -> bool:
+    """Neither stage that reads the teacher runs."""
+    return isinstance(recipe.semantic, From) and isinstance(recipe.autoencoder, From)

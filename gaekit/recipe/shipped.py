@@ -1,0 +1,74 @@
+"""The recipes that come with gaekit, and finding a recipe by name or path."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from gaekit.errors import GaekitError
+from gaekit.recipe.suggest import did_you_mean, near
+
+SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class ShippedRecipe:
+    """A recipe that comes with gaekit and the first line of its head comment."""
+
+    name: str
+    path: Path
+    summary: str
+
+
+def list_recipes() -> list[ShippedRecipe]:
+    """All shipped recipes, by name."""
+    return [ShippedRecipe(name, path, _first_comment(path)) for name, path in _shipped().items()]
+
+
+def find_recipe(source: Path | str) -> Path:
+    """The file of a recipe: `source` is a path, or the bare name of a shipped recipe.
+
+    Raises GaekitError where there is neither, with what is near.
+    """
+    text, path, shipped = str(source), Path(source), _shipped()
+    if text in shipped:
+        return shipped[text]
+    if path.is_file():
+        return path
+    if path.suffix not in SUFFIXES and len(path.parts) == 1:
+        known = ", ".join(shipped) or "none"
+        raise GaekitError(f"no shipped recipe is called '{text}'{did_you_mean(near(text, shipped))}; shipped: {known}; "
+                          f"your own recipe is named by its path: {text}.yaml")  # fmt: skip
+    if path.is_dir():
+        raise GaekitError(f"{text} is a folder; name the recipe's YAML file")
+    beside = [str(p) for p in sorted(path.parent.glob("*")) if p.suffix in SUFFIXES] if path.parent.is_dir() else []
+    raise GaekitError(f"there is no recipe {text}{did_you_mean(near(text, beside))}; "
+                      f"shipped recipes go by their bare name: {', '.join(shipped) or 'none'}")  # fmt: skip
+
+
+def copy_recipe(name: str, destination: Path | None = None, *, force: bool = False) -> Path:
+    """Copy a shipped recipe to a file or into a folder (default: here). Raises GaekitError rather than overwrite."""
+    shipped = _shipped()
+    if name not in shipped:
+        raise GaekitError(f"no shipped recipe is called '{name}'{did_you_mean(near(name, shipped))}; "
+                          f"shipped: {', '.join(shipped) or 'none'}")  # fmt: skip
+    target = destination or Path()
+    if target.is_dir():
+        target = target / f"{Path(name).name}.yaml"
+    if target.exists() and not force:
+        raise GaekitError(f"{target} exists; name another file, or overwrite it with --force")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(shipped[name], target)
+    return target
+
+
+def _shipped() -> dict[str, Path]:
+    root = Path(str(files("gaekit.recipes")))
+    return {p.relative_to(root).with_suffix("").as_posix(): p for p in sorted(root.rglob("*.yaml"))}
+
+
+def _first_comment(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next((line.strip("# ") for line in lines if line.startswith("#") and line.strip("# ")), "")
