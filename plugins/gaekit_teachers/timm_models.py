@@ -169,7 +169,7 @@ def _pretrained_cfg(name: str) -> Any:
     base, _, tag = name.partition(".")
     if not timm.is_model(base):
         close = difflib.get_close_matches(base, timm.list_models(), n=3, cutoff=0.6)
-        hint = f"did you mean {' or '.join(close)}?" if close else "`timm.list_models()` lists them"
+        hint = f"did you mean {' or '.join(close)}?" if close else "a newer timm may have it"
         raise GaekitError(f"timm {timm.__version__} has no model '{base}'; {hint}")
     try:
         return get_pretrained_cfg(name, allow_unregistered=False)
