@@ -200,3 +200,13 @@ def test_a_latent_that_holds_the_features_is_aligned(kind: str) -> None:
         aligner.project.weight.copy_(3 * torch.eye(112)[:, :, None, None])
     assert aligner.losses(feature, Latent(feature), aligner.target(feature))["align"].value < 1e-5
     assert aligner.losses(feature, Latent(feature.flip(0)), aligner.target(feature))["align"].value > 0.5
+
+
+def test_under_bf16_autocast_terms_and_target_stay_float32() -> None:
+    aligner, feature = latent_aligner(), noise(2, 112, 4, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = aligner.fit_losses(feature)["feature"].value
+        target = aligner.target(feature)
+        term = aligner.losses(feature, Latent(noise(2, 8, 4, 4).bfloat16()), target)["align"].value
+    assert value.dtype == target.dtype == term.dtype == torch.float32
+    torch.testing.assert_close(target, aligner.target(feature), atol=0.1, rtol=0)
