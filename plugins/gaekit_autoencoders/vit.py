@@ -99,7 +99,7 @@ class _Trunk(nn.Module):
         self.rope = RotaryPositions(width // heads, grid) if config.rope else None
         self.norm = _norm(config)(width)
         xavier_linears(self)
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        nn.init.normal_(self.pos_embed, std=0.02)
 
     def forward(self, x_BNW: Tensor) -> Tensor:
         """(B, N, W) -> (B, N, W), normalised."""
@@ -158,7 +158,7 @@ class ViTDecoder(Decoder):
         xavier_linears(self.z_proj)
         xavier_linears(self.linear_out)
         # Xavier would start with pixels of unit spread, far from any image; small weights start near grey.
-        nn.init.trunc_normal_(self.linear_out.weight, std=config.init_std)
+        nn.init.normal_(self.linear_out.weight, std=config.init_std)
 
     def forward(self, latent_BDHW: Tensor) -> Tensor:
         """-> image_B3RR, float32, not clamped."""
