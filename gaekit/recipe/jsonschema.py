@@ -29,8 +29,8 @@ def json_schema(registry: Registry) -> dict[str, Any]:
     for kind, slot in builder.slots.items():
         options = [references[model, "validation"] for model in components[kind]]
         definition: dict[str, Any] = {"title": kind, "description": (KINDS[kind].__doc__ or "").split("\n")[0]}
-        definition |= {"oneOf": options} if options else {"not": {}}  # what has no components can stand nowhere
-        definitions[_name_of(references[slot, "validation"])] = definition
+        allowed: dict[str, Any] = {"oneOf": options} if options else {"not": {}}  # without components: nowhere
+        definitions[_name_of(references[slot, "validation"])] = definition | allowed
     root = definitions.pop(_name_of(references[recipe, "validation"]))
     return {"$schema": DIALECT, **root, "title": "gaekit recipe", "$defs": definitions}
 

@@ -1,0 +1,90 @@
+"""Contract tests that any component must pass; third parties run `check_component` on theirs.
+
+It needs no pytest: a broken promise is an AssertionError that says which. Everything is small and on the CPU.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from gaekit.api import KINDS, Component, ComponentConfig
+from gaekit.plugins import Plugin, Registry, build, load_plugins, slots
+from gaekit.testing import autoencoding, diffusing, measuring
+from gaekit.testing.promises import Make, expect
+
+SIZES: dict[str, dict[str, Any]] = {
+    "teacher": {"grid": 4},
+    "encoder": {"image_size": 32, "stride": 8, "channels": 6},
+    "decoder": {"latent_dim": 6, "grid": 4, "stride": 8},
+    "aligner": {"feature_dim": 64, "latent_dim": 6, "hidden_dim": 16, "grid": 4},
+    "regularizer": {"latent_dim": 6},
+    "times": {"dimension": 96},
+    "denoiser": {"channels": 6, "grid": 4, "classes": 3},
+    "perceptual": {"image_size": 32},
+    "metric": {"image_size": 32, "classes": ("a", "b", "c")},
+}
+"""What each kind is built with; kinds that are not named take no sizes."""
+
+
+CHECKS: dict[str, Callable[[Make, Mapping[str, Any]], None]] = {
+    "dataset": measuring.check_dataset,
+    "teacher": autoencoding.check_teacher,
+    "aligner": autoencoding.check_aligner,
+    "encoder": autoencoding.check_encoder,
+    "decoder": autoencoding.check_decoder,
+    "regularizer": autoencoding.check_regularizer,
+    "noise": autoencoding.check_noise,
+    "perceptual": autoencoding.check_perceptual,
+    "times": diffusing.check_times,
+    "denoiser": diffusing.check_denoiser,
+    "sampler": diffusing.check_sampler,
+    "metric": measuring.check_metric,
+    "tracker": measuring.check_tracker,
+}
+"""What is checked, by kind."""
+
+
+def check_component(
+    cls: type[Component], *, registry: Registry | None = None, sizes: Mapping[str, Any] | None = None, **settings: Any
+) -> None:
+    """Build `cls` with `settings` (those of its recipe) and see that it keeps the promises of its kind.
+
+    `sizes` replace some of SIZES; `registry` provides what stands in its slots (the installed plugins by default), and
+    those settings are configs: `teacher=MyTeacher.Config(use="my_teacher")`. Raises AssertionError, naming the promise.
+    """
+    config = _check_config(cls, settings)
+    registry = _with(cls, registry or (load_plugins() if slots(cls.Config) else Registry()))
+    given = {**SIZES.get(cls.kind, {}), **(sizes or {})}
+
+    def make(**others: Any) -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return build(KINDS[cls.kind], config, registry, **{**given, **others})
+
+    CHECKS[cls.kind](make, given)
+
+
+def _check_config(cls: type[Component], settings: Mapping[str, Any]) -> ComponentConfig:
+    """The config of a component: described, closed, and the same after a trip through JSON."""
+    expect(bool((cls.__doc__ or "").strip()), "a component has a docstring")
+    for name, info in cls.Config.model_fields.items():
+        expect(name == "use" or bool(info.description), f"setting '{name}' has a description")
+    expect(cls.Config.model_config.get("extra") == "forbid", "Config refuses unknown keys")
+    expect(bool(cls.Config.model_config.get("frozen")), "Config is frozen")
+    config = cls.Config(use=cls.name, **settings)
+    dumped = config.model_dump(mode="json", by_alias=True)
+    if not slots(cls.Config):  # what stands in slots is typed again by the loader of recipes
+        again = cls.Config.model_validate_json(json.dumps(dumped), strict=True)
+        expect(again == config, f"Config survives JSON: {again!r} is not {config!r}")
+    json.dumps(dumped)
+    return config
+
+
+def _with(cls: type[Component], registry: Registry) -> Registry:
+    if registry.classes[cls.kind].get(cls.name) is not cls:
+        registry.add(cls, Plugin("checked", "checked", "0", cls.__module__))
+    return registry

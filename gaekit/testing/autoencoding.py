@@ -1,0 +1,165 @@
+"""Promises of the parts of an autoencoder, and of what shapes its latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from gaekit.api import Aligner, Decoder, Encoder, Latent, NoiseSampler, Perceptual, Regularizer, Teacher
+from gaekit.testing.promises import (
+    BATCH,
+    Make,
+    check_gradient,
+    check_losses,
+    check_module,
+    check_tensor,
+    disturb,
+    draws,
+    expect,
+    images,
+    numbers,
+    own_randomness,
+)
+
+
+def check_teacher(make: Make, sizes: Mapping[str, Any]) -> None:
+    """Features on the grid, frozen, deterministic, with a gradient to the image."""
+    teacher: Teacher = make()
+    image = images(2, 48)
+    shape = (2, teacher.feature_dim, sizes["grid"], sizes["grid"])
+    check_tensor(teacher(image), shape, "a teacher's feature, of images of any size,")
+    expect(not any(p.requires_grad for p in teacher.parameters()), "a teacher is frozen")
+    teacher.train()
+    first, second = teacher(image), teacher(image)
+    expect(torch.equal(first, second), "a teacher stays in eval mode when its owner trains")
+    image.requires_grad_(True)
+    check_gradient(teacher(image).square().mean(), {"the image, for perceptual distances": image})
+    check_module(make, lambda module: cast(Tensor, module(images(2, 48))), trained=False)
+    cls, config = type(teacher), teacher.config
+    expect(cls.external(config) == cls.external(config), "the identity of the weights is stable")
+
+
+def check_encoder(make: Make, sizes: Mapping[str, Any]) -> None:
+    """Hidden features and moments of the sizes that it was built for, trainable."""
+    encoder: Encoder = make()
+    grid, image = sizes["image_size"] // sizes["stride"], images(side=sizes["image_size"]).requires_grad_(True)
+    disturb(encoder)
+    hidden, moments = encoder(image)
+    check_tensor(hidden, (BATCH, encoder.hidden_dim, grid, grid), "hidden")
+    check_tensor(moments, (BATCH, sizes["channels"], grid, grid), "moments")
+    _check_layer(encoder, moments, {"the image": image})
+    check_module(make, lambda module: cast(Tensor, module(images(side=sizes["image_size"]))[1]))
+
+
+def check_decoder(make: Make, sizes: Mapping[str, Any]) -> None:
+    """Images of grid * stride pixels, trainable."""
+    decoder: Decoder = make()
+    shape = (BATCH, sizes["latent_dim"], sizes["grid"], sizes["grid"])
+    latent, side = numbers(*shape).requires_grad_(True), sizes["grid"] * sizes["stride"]
+    disturb(decoder)
+    image = decoder(latent)
+    check_tensor(image, (BATCH, 3, side, side), "the image")
+    _check_layer(decoder, image, {"the latent": latent})
+    check_module(make, lambda module: cast(Tensor, module(numbers(*shape))))
+
+
+def _check_layer(module: Any, out: Tensor, others: Mapping[str, Tensor]) -> None:
+    layer = module.last_layer
+    expect(any(layer is p for p in module.parameters()), "last_layer is one of the module's parameters")
+    check_gradient(out.square().mean(), {"last_layer": layer, **others} if layer.requires_grad else others)
+
+
+def check_aligner(make: Make, sizes: Mapping[str, Any]) -> None:
+    """A fit in its own way, a target without gradient, terms that pull on the autoencoder."""
+    aligner: Aligner = make()
+    side = sizes["grid"]
+    feature = numbers(BATCH, sizes["feature_dim"], side, side)
+    _prepare(aligner, feature)
+    target = aligner.target(feature)
+    expect(not target.requires_grad, "no gradient flows into the target")
+    hidden = numbers(BATCH, sizes["hidden_dim"], side, side, seed=2).requires_grad_(True)
+    mean = numbers(BATCH, sizes["latent_dim"], side, side, seed=3).requires_grad_(True)
+    total = check_losses(aligner.losses(hidden, Latent(mean), target), "alignment term")
+    if total is not None:
+        grads = torch.autograd.grad(total, [hidden, mean], allow_unused=True)
+        expect(
+            any(g is not None and bool((g != 0).any()) for g in grads), "alignment pulls on the hidden or the latent"
+        )
+    other = make()
+    other.load_state_dict(aligner.state_dict(), strict=True)
+    expect(torch.equal(other.target(feature), target), "a state dict restores what was fitted")
+    expect(_fit_shapes(make(hidden_dim=32)) == _fit_shapes(aligner), "what is fitted does not depend on hidden_dim")
+
+
+def _fit_shapes(aligner: Aligner) -> set[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of what does not train with the autoencoder: the fitted part, which recipes share."""
+    trained = {name for name, p in aligner.named_parameters() if p.requires_grad} if aligner.fit is None else set()
+    if aligner.fit == "train":
+        feature = numbers(2, aligner.feature_dim, aligner.grid, aligner.grid)
+        total = check_losses(aligner.fit_losses(feature), "fit loss")
+        parameters = dict(aligner.named_parameters())
+        grads = torch.autograd.grad(cast(Tensor, total), list(parameters.values()), allow_unused=True)
+        trained = {name for name, grad in zip(parameters, grads, strict=True) if grad is None}
+    return {(name, tuple(value.shape)) for name, value in aligner.state_dict().items() if name not in trained}
+
+
+def _prepare(aligner: Aligner, feature: Tensor) -> None:
+    """Fit an aligner a little, in the way that it asks for."""
+    expect(aligner.fit in ("train", "closed", None), f"fit is 'train', 'closed' or None, not {aligner.fit!r}")
+    if aligner.fit == "closed":
+        aligner.fit_closed([feature[:2], feature[2:]])
+    if aligner.fit == "train":
+        disturb(aligner)
+        total = check_losses(aligner.fit_losses(feature), "fit loss")
+        expect(total is not None and total.requires_grad, "an aligner with fit = 'train' has something to minimise")
+        for parameter in aligner.parameters():
+            parameter.grad = None
+
+
+def check_regularizer(make: Make, sizes: Mapping[str, Any]) -> None:
+    """A latent of the width asked for, with a gradient to the moments."""
+    regularizer: Regularizer = make()
+    shape = (BATCH, sizes["latent_dim"], 4, 4)
+    moments = numbers(BATCH, regularizer.channels, 4, 4).requires_grad_(True)
+    latent: Latent = regularizer(moments)
+    check_tensor(latent.mean_BDHW, shape, "the latent's mean")
+    if isinstance(latent.std_BDHW, Tensor):
+        check_tensor(latent.std_BDHW.expand(shape), shape, "the latent's std")
+        expect(bool((latent.std_BDHW >= 0).all()), "std is not negative")
+    if latent.penalty is not None:
+        check_losses({"penalty": latent.penalty}, "the")
+    check_gradient((latent.mean_BDHW * numbers(*shape, seed=5)).sum(), {"the moments": moments})
+    check_module(make, lambda module: cast(Tensor, module(moments.detach()).mean_BDHW))
+
+
+def check_noise(make: Make, sizes: Mapping[str, Any]) -> None:
+    """z depends on the latent and on `draws`, on nothing else."""
+    sampler: NoiseSampler = make()
+    shape = (BATCH, 6, 4, 4)
+    for std in (1.0, numbers(*shape, seed=2).abs()):
+        mean = numbers(*shape).requires_grad_(True)
+        with own_randomness():
+            z = sampler.perturb(Latent(mean, std), draws())
+        check_tensor(z, shape, "z")
+        check_gradient(z.sum(), {"the mean": mean})
+        again = sampler.perturb(Latent(mean, std), draws())
+        expect(torch.equal(z, again), "the same draws give the same z")
+
+
+def check_perceptual(make: Make, sizes: Mapping[str, Any]) -> None:
+    """A distance: not negative, 0 for equal images, differentiable in both."""
+    perceptual: Perceptual = make()
+    first = images(side=sizes["image_size"]).requires_grad_(True)
+    second = images(side=sizes["image_size"], seed=2).requires_grad_(True)
+    distance = perceptual(first, second)
+    check_tensor(distance, (BATCH,), "the distance")
+    expect(bool((distance >= 0).all()), "a distance is not negative")
+    zero = perceptual(first, first)
+    expect(bool((zero.abs() <= 1e-5).all()), "the distance of an image to itself is 0")
+    grads = torch.autograd.grad(distance.sum(), [first, second])
+    expect(all(bool(torch.isfinite(grad).all()) for grad in grads), "gradients are finite")
+    if bool((distance > 0).any()):
+        expect(all(bool((grad != 0).any()) for grad in grads), "gradients reach both images")

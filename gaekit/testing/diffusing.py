@@ -1,0 +1,95 @@
+"""Promises of the parts of a diffusion model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from gaekit.api import Denoiser, Prediction, Sampler, TimeSampler
+from gaekit.flow.field import Field
+from gaekit.flow.path import get_path
+from gaekit.testing.promises import (
+    BATCH,
+    Make,
+    check_gradient,
+    check_module,
+    check_tensor,
+    disturb,
+    draws,
+    expect,
+    numbers,
+    own_randomness,
+)
+
+
+def check_times(make: Make, sizes: Mapping[str, Any]) -> None:
+    """Times in [0, 1] that depend on `draws` alone."""
+    sampler: TimeSampler = make()
+    with own_randomness():
+        times = sampler.times(draws(batch=512))
+    check_tensor(times, (512,), "t")
+    expect(bool(((times >= 0) & (times <= 1)).all()), "t lies in [0, 1]")
+    expect(torch.equal(times, sampler.times(draws(batch=512))), "the same draws give the same t")
+
+
+def check_denoiser(make: Make, sizes: Mapping[str, Any]) -> None:
+    """A prediction of x's shape that depends on x, t and label, with taps and without classes."""
+    denoiser: Denoiser = make()
+    shape, classes = (BATCH, sizes["channels"], sizes["grid"], sizes["grid"]), sizes["classes"]
+    t, label = torch.linspace(0, 1, BATCH), torch.arange(BATCH) % (classes + 1)
+    expect(denoiser.predicts in ("velocity", "noise", "score", "data"), f"predicts {denoiser.predicts!r}")
+    disturb(denoiser)
+    denoiser.eval()
+    x = numbers(*shape).requires_grad_(True)
+    prediction: Prediction = denoiser(x, t, label, taps=("block.0",))
+    out = prediction.out_BDHW
+    check_tensor(out, shape, "the prediction")
+    expect((prediction.variance_BDHW is not None) == denoiser.learned_variance, "a learned variance is returned")
+    expect(list(prediction.features) == ["block.0"], "the hidden states asked for by `taps` are returned, no others")
+    expect(prediction.features["block.0"].ndim == 3, "a hidden state is (B, tokens, width)")
+    check_gradient(out.square().mean(), {"x": x})
+    with torch.no_grad():
+        plain = denoiser(x, t, label).out_BDHW
+        expect(torch.allclose(plain, out, atol=1e-5), "taps change nothing")
+        expect(not torch.allclose(denoiser(x, 1 - t, label).out_BDHW, plain), "the prediction depends on t")
+        null = torch.full_like(label, classes)
+        expect(not torch.allclose(denoiser(x, t, null).out_BDHW, plain), "the prediction depends on the label")
+        alone: Denoiser = make(classes=0)
+        check_tensor(alone(x, t, torch.zeros_like(label)).out_BDHW, shape, "an unconditional prediction")
+    check_module(make, lambda module: cast(Tensor, module(numbers(*shape), t, label).out_BDHW))
+
+
+class _Gaussian:
+    """The exact velocity of a linear path to data ~ N(mean, std^2)."""
+
+    mean, std = 0.5, 0.2
+
+    def __call__(self, x: Tensor, t: Tensor, label: Tensor) -> Prediction:
+        t = t.reshape(-1, 1, 1, 1)
+        spread = t**2 * self.std**2 + (1 - t) ** 2
+        return Prediction(self.mean + (t * self.std**2 - (1 - t)) / spread * (x - t * self.mean))
+
+
+def check_sampler(make: Make, sizes: Mapping[str, Any]) -> None:
+    """Samples of a known Gaussian, deterministic, with progress to the end."""
+    sampler: Sampler = make()
+    path, count = get_path("linear"), 64
+    expect(sampler.needs <= path.offers, "this check offers velocity, score, noise and data; test other needs apart")
+    label, noise = torch.zeros(count, dtype=torch.long), numbers(count, 2, 4, 4)
+
+    def sample(on_step: Callable[[int, int], None] | None = None) -> Tensor:
+        field = Field(_Gaussian(), path, None, label, 1, "velocity")
+        return sampler.sample(field, noise, draws=draws(batch=count), on_step=on_step)
+
+    steps: list[tuple[int, int]] = []
+    with own_randomness():
+        latent = sample(lambda done, total: steps.append((done, total)))
+    check_tensor(latent, tuple(noise.shape), "the latent")
+    expect(bool(steps) and steps[-1][0] == steps[-1][1], "on_step is called to the last step")
+    expect(torch.equal(latent, sample()), "the same noise and draws give the same latent")
+    mean, std = latent.mean().item(), latent.std().item()
+    near = abs(mean - _Gaussian.mean) < 0.1 and abs(std - _Gaussian.std) < 0.1
+    expect(near, f"samples of N(0.5, 0.2^2) have its mean and std, not {mean:.3f} and {std:.3f}")

@@ -1,0 +1,68 @@
+"""Promises of data sets, metrics and trackers."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gaekit.api import Dataset, Metric, Tracker
+from gaekit.testing.promises import Make, expect, numbers
+
+
+def check_dataset(make: Make, sizes: Mapping[str, Any]) -> None:
+    """RGB images with labels in two disjoint splits, and a stable digest."""
+    dataset: Dataset = make()
+    expect(all(isinstance(name, str) for name in dataset.classes), "classes are names")
+    splits = (dataset.train(), dataset.validation())
+    for source in splits:
+        expect(len(source) > 0, "a split has images")
+        for index in (0, len(source) - 1):
+            image, label = source[index]
+            expect(image.mode == "RGB", f"images are RGB, not {image.mode}")
+            expect(label in range(max(1, len(dataset.classes))), f"label {label} is an index of classes")
+    keys = [{source.key(i) for i in range(len(source))} for source in splits]
+    expect(all(len(k) == len(s) for k, s in zip(keys, splits, strict=True)), "keys are unique")
+    expect(not keys[0] & keys[1], "the splits share no image")
+    expect(len(dataset.digest()) == 64 and dataset.digest() == make().digest(), "digest is a stable sha256")
+
+
+def check_metric(make: Make, sizes: Mapping[str, Any]) -> None:
+    """Numbers that do not depend on how batches are cut, with a protocol in JSON values."""
+    expect(getattr(make(), "needs", None) in ("pairs", "samples", "latents"), "needs is pairs, samples or latents")
+    whole, cut = _measured(make(), sizes, 48), _measured(make(), sizes, 20)
+    expect(whole[0].keys() == cut[0].keys(), "the numbers have the same names")
+    for name, value in whole[0].items():
+        expect(isinstance(value, float) and value == value, f"{name} is a number")
+        same = abs(value - cut[0][name]) <= 1e-4 * max(1.0, abs(value))
+        expect(same, f"{name} does not depend on how batches are cut: {value} and {cut[0][name]}")
+    expect(bool(whole[1]), "a metric states its protocol")
+    json.dumps(whole[1], allow_nan=False)
+
+
+def _measured(metric: Metric, sizes: Mapping[str, Any], batch: int) -> tuple[dict[str, float], dict[str, Any]]:
+    count, classes = 48, max(1, len(sizes["classes"]))
+    label = torch.arange(count) % classes
+    level = (label / classes).view(-1, 1, 1, 1) - 0.4
+    shape = (count, 8, 4, 4) if metric.needs == "latents" else (count, 3, sizes["image_size"], sizes["image_size"])
+    first, second = ((level + 0.2 * numbers(*shape, seed=s)).clamp(-1, 1) for s in (1, 2))
+    parts = [slice(i, i + batch) for i in range(0, count, batch)]
+    if metric.needs != "pairs":
+        for part in parts:
+            metric.reference(first[part], label[part])
+    for part in parts:
+        metric.update(*((first[part], second[part]) if metric.needs == "pairs" else (second[part], label[part])))
+    return metric.compute(), metric.protocol()
+
+
+def check_tracker(make: Make, sizes: Mapping[str, Any]) -> None:
+    """Scalars and images are taken, with images and without."""
+    with tempfile.TemporaryDirectory() as folder:
+        tracker: Tracker = make(folder=Path(folder), purge_step=0)
+        tracker.log(1, {"loss": 1.5}, {"images": torch.rand(3, 8, 16)})
+        tracker.log(2, {"loss": 1.25}, {})
+        tracker.close()
