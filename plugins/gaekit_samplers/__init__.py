@@ -1,1 +1,14 @@
-"""gaekit's samplers."""
+"""Samplers: solvers of the probability flow and of the SDE with its marginals."""
+
+from __future__ import annotations
+
+from gaekit.api import Component, hookimpl
+from gaekit_samplers.adaptive import Dopri5, TorchDiffEq
+from gaekit_samplers.ode import AdamsBashforth2, Euler, Heun
+from gaekit_samplers.sde import EulerMaruyama, SdeHeun
+
+
+@hookimpl
+def gaekit_components() -> list[type[Component]]:
+    """The samplers."""
+    return [Euler, Heun, AdamsBashforth2, EulerMaruyama, SdeHeun, TorchDiffEq, Dopri5]
