@@ -8,14 +8,14 @@ from torch import Tensor
 from gaekit.flow.field import Field
 from gaekit.flow.guidance import Guidance
 from gaekit.flow.path import Path, get_path
-from gaekit.flow.process import expand
+from gaekit.flow.process import Process, expand
 from gaekit.values import Prediction
 
 
 class GaussianDenoiser:
     """E[. | x] at (x, t) for data N(mean, std^2), independent over all numbers of a latent."""
 
-    def __init__(self, path: Path, predicts: str = "velocity", mean: float = 0.7, std: float = 0.5):
+    def __init__(self, path: Process, predicts: str = "velocity", mean: float = 0.7, std: float = 0.5):
         self.path, self.predicts, self.mean, self.std = path, predicts, mean, std
 
     def __call__(self, x: Tensor, t_B: Tensor, label_B: Tensor) -> Prediction:
@@ -27,8 +27,10 @@ class GaussianDenoiser:
         score = -(x - alpha * self.mean) / (alpha**2 * self.std**2 + sigma**2)
         data = self.mean - alpha * self.std**2 * score
         noise = -sigma * score
-        velocity = self.path.alpha_dot(t) * data + self.path.sigma_dot(t) * noise
-        return {"velocity": velocity, "score": score, "noise": noise, "data": data}[quantity]
+        if quantity == "velocity":
+            assert isinstance(self.path, Path)
+            return self.path.velocity(data, noise, t)
+        return {"score": score, "noise": noise, "data": data}[quantity]
 
     def flow(self, x: Tensor, start: float = 0.0) -> Tensor:
         """Where the probability flow takes x from t = `start` to t = 1."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gaekit.errors import GaekitError
 from gaekit.flow.guidance import DenoiserCall, Guidance
-from gaekit.flow.process import Process
+from gaekit.flow.process import QUANTITIES, Process
 from gaekit.values import Prediction
 
 
@@ -76,10 +76,10 @@ class Field:
         null_label: int,
         predicts: str,
     ):
-        if predicts not in process.offers:
+        if predicts not in process.offers & QUANTITIES:
             raise GaekitError(
                 f"a denoiser that predicts {predicts} does not go with process '{process.name}', "
-                f"which knows {', '.join(sorted(process.offers))}"
+                f"which knows {', '.join(sorted(process.offers & QUANTITIES))}"
             )
         self.denoiser, self.process, self.predicts = denoiser, process, predicts
         self.guidance = guidance or Guidance()

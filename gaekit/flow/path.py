@@ -88,19 +88,19 @@ class Linear(Path):
     name = "linear"
 
     def alpha(self, t: Tensor) -> Tensor:
-        """T."""
+        """The time itself."""
         return t
 
     def sigma(self, t: Tensor) -> Tensor:
-        """1 - t."""
+        """What is left of it: 1 - t."""
         return 1 - t
 
     def alpha_dot(self, t: Tensor) -> Tensor:
-        """1."""
+        """Constant, 1."""
         return torch.ones_like(t)
 
     def sigma_dot(self, t: Tensor) -> Tensor:
-        """-1."""
+        """Constant, -1."""
         return -torch.ones_like(t)
 
 

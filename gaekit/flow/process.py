@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
 from gaekit.errors import GaekitError
 
 Quantity = Literal["velocity", "noise", "score", "data"]
+QUANTITIES = frozenset(get_args(Quantity))
 
 EDGE = 1e-3
 """How far from an end of [0, 1] a process stays where a quantity has no value at that end (SiT, arXiv 2401.08740)."""
@@ -23,8 +24,8 @@ def expand(t: Tensor, x: Tensor) -> Tensor:
 class Process(ABC):
     """A noising process, t = 0 noise, t = 1 data. Times are tensors that broadcast against x (see `expand`).
 
-    `starts_empty`: x_0 is noise alone, so that nothing at t = 0 says what the data is. `offers` names the quantities
-    that it can convert between; `field.Field` refuses others by name.
+    `starts_empty`: x_0 is noise alone, so that nothing at t = 0 says what the data is. `offers` names what
+    samplers may need of it: the quantities that it converts between, and "steps" if it knows integer steps.
     """
 
     name: ClassVar[str]
@@ -50,10 +51,11 @@ class Process(ABC):
         Infinite where the conversion has no value: the score at sigma = 0, data from noise at alpha = 0.
         Raises GaekitError for a quantity that this process does not offer.
         """
+        known = self.offers & QUANTITIES
         for quantity in (given, wanted):
-            if quantity not in self.offers:
+            if quantity not in known:
                 raise GaekitError(
-                    f"process '{self.name}' has no {quantity}; it offers {', '.join(sorted(self.offers))}: "
+                    f"process '{self.name}' has no {quantity}; it offers {', '.join(sorted(known))}: "
                     f"choose another sampler, path or denoiser"
                 )
         if given == wanted:

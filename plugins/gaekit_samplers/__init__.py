@@ -1,4 +1,4 @@
-"""Samplers: solvers of the probability flow and of the SDE with its marginals."""
+"""Samplers: solvers of the probability flow, of the SDE with its marginals, and of DDPM's chain."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from gaekit_samplers.sde import EulerMaruyama, SdeHeun
 
 @hookimpl
 def gaekit_components() -> list[type[Component]]:
-    """The samplers."""
+    """The samplers. Those of `ddpm` join when recipes can name its process, which no path is."""
     return [Euler, Heun, AdamsBashforth2, EulerMaruyama, SdeHeun, TorchDiffEq, Dopri5]
