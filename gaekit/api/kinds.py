@@ -1,5 +1,6 @@
 """The kinds of component. Shape suffixes: B batch, R image side, H W latent grid, F teacher width, E encoder width,
-M moments, D latent width. Images float32 in [-1, 1]; t = 0 noise, t = 1 data. Sizes arrive as keywords when a component is
+M moments, D latent width. Images float32 in [-1, 1]; t = 0 noise, t = 1 data. Sizes arrive as keywords when a
+component is
 built: the recipe says each once."""
 
 from __future__ import annotations
@@ -87,8 +88,10 @@ class Decoder(ModuleComponent):
 class Aligner(ModuleComponent):
     """Pulls the latent space towards the teacher's features.
 
-    `fit` says how it prepares: "train" (its `fit_losses` are minimised in the semantic stage), "closed" (`fit_closed` once)
-    or None. What it learns there may not depend on `hidden_dim`. Parameters that still require gradients afterwards train
+    `fit` says how it prepares: "train" (its `fit_losses` are minimised in the semantic stage), "closed" (`fit_closed`
+    once)
+    or None. What it learns there may not depend on `hidden_dim`. Parameters that still require gradients afterwards
+    train
     with the autoencoder.
     """
 
@@ -211,7 +214,8 @@ class ImageSource(Protocol):
 class Dataset(Component, ABC):
     """Images with or without classes. The core crops, flips and batches.
 
-    `classes` are the class names in label order, () for unconditional. `on_bad_image`: "error" stops at a file that cannot be
+    `classes` are the class names in label order, () for unconditional. `on_bad_image`: "error" stops at a file that
+    cannot be
     decoded, "skip" goes on without it and counts.
     """
 
@@ -252,9 +256,12 @@ class Perceptual(ModuleComponent):
 class Metric(Component, ABC):
     """A number about reconstructions ("pairs"), generated images ("samples") or the latents ("latents").
 
-    pairs:   update(real_B3RR, fake_B3RR) over the held-out split and its reconstructions, both in [-1, 1], clamped to uint8's grid.
-    samples: reference(image_B3RR, label_B) over the real images of `split`, then update(image_B3RR, label_B) over the generated.
-    latents: reference(latent_BDHW, label_B) over the training split's means, then update(...) over the held-out split's.
+    pairs:   update(real_B3RR, fake_B3RR) over the held-out split and its reconstructions, both in [-1, 1], clamped to
+    uint8's grid.
+    samples: reference(image_B3RR, label_B) over the real images of `split`, then update(image_B3RR, label_B) over the
+    generated.
+    latents: reference(latent_BDHW, label_B) over the training split's means, then update(...) over the held-out
+    split's.
     """
 
     kind = "metric"
@@ -278,11 +285,13 @@ class Metric(Component, ABC):
 
     @abstractmethod
     def protocol(self) -> dict[str, Any]:
-        """What one must know to compare the number: implementation, feature extractor and its hash, settings. JSON values."""
+        """What one must know to compare the number: implementation, feature extractor and its hash, settings. JSON
+        values."""
 
 
 class Tracker(Component, ABC):
-    """Where scalars and images of a training go; `folder` belongs to it, `purge_step` is where a resumed run goes on."""
+    """Where scalars and images of a training go; `folder` belongs to it, `purge_step` is where a resumed run goes
+    on."""
 
     kind = "tracker"
 

@@ -15,17 +15,23 @@ def make_app() -> typer.Typer:
     inside the function, and a line here."""
     import typer
 
-    from gaekit.cli import inspect, options, recipes
+    from gaekit.cli import images, inspect, options, recipes, run, view
 
     app = typer.Typer(
         no_args_is_help=True, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
     )
     app.callback()(options.gaekit)
+    app.command()(run.run)
     app.command()(inspect.check)
+    app.command()(run.plan)
+    app.command()(images.sample)
+    app.command()(images.reconstruct)
     app.command()(inspect.plugins)
     app.command()(inspect.components)
     app.command()(inspect.schema)
     app.add_typer(recipes.make_app(), name="recipes")
+    app.add_typer(view.make_store(), name="store")
+    app.command()(view.pack)
     return app
 
 

@@ -20,6 +20,8 @@ from gaekit.store.files import human_size
 def show_plan(recipe: Recipe, registry: Registry, out: Path, until: str | None, facts: bool) -> None:
     """Print the plan of a recipe."""
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
     plan = make_plan(recipe, registry, out / STORE, until=until)
     console.print(f"{recipe.name}: {recipe.image.size} px, latents {_latent_shape(recipe)}", markup=False)
     classes = images = None

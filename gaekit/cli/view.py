@@ -9,10 +9,15 @@ import typer
 
 OUT = Annotated[Path, typer.Option("--out", help="Folder of all runs.")]
 
-store = typer.Typer(help="The rooms in which stages keep their results.", no_args_is_help=True)
+
+def make_store() -> typer.Typer:
+    """The commands under `gaekit store`."""
+    app = typer.Typer(help="The rooms in which stages keep their results.", no_args_is_help=True)
+    app.command("ls")(ls)
+    app.command("gc")(gc)
+    return app
 
 
-@store.command("ls")
 def ls(out: OUT = Path("runs")) -> None:
     """List every room: its stage, size, whether it is complete, and the runs that use it."""
     from rich.console import Console
@@ -33,7 +38,6 @@ def ls(out: OUT = Path("runs")) -> None:
     console.print(f"{len(rooms)} rooms, {human_size(sum(stored.size for stored in rooms))}")
 
 
-@store.command("gc")
 def gc(
     out: OUT = Path("runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,

@@ -61,12 +61,13 @@ class LatentCache:
         order = TrainingOrder(len(self), batch, seed, flip=self.has_mirror)
         step = start
         while True:
-            indices, flips = order.batch(step)
-            latent = self._rows(torch.as_tensor(indices), torch.as_tensor(flips))
+            visited, mirrored = order.batch(step)
+            indices = torch.from_numpy(visited)
+            latent = self._rows(indices, torch.from_numpy(mirrored))
             if self.stores_moments:
                 mean, std = latent.chunk(2, dim=1)
                 latent = mean + std * torch.randn(mean.shape, generator=generator_for(seed, "posterior", step))
-            labels = self.reader.rows(LABEL, torch.as_tensor(indices))
+            labels = self.reader.rows(LABEL, indices)
             yield LatentBatch(self.statistics.standardise(latent), labels)
             step += 1
 

@@ -135,7 +135,7 @@ def _facts(
     written = {name: canonical(value) for name, value in parts.items()}
     step = None
     train = getattr(section, "train", None)
-    if isinstance(train, Train) and not _depends_on_end(section):
+    if isinstance(train, Train) and not _depends_on_end(train, getattr(section, "adversary", None)):
         step = train.steps
         del written[stage.NAME]["train"]["steps"]
     facts = {
@@ -150,12 +150,9 @@ def _facts(
     return facts, step
 
 
-def _depends_on_end(section: BaseModel) -> bool:
-    adversary = getattr(section, "adversary", None)
-    fractions = isinstance(adversary, Adversary) and any(
-        isinstance(value, float) and value != 0 for value in (adversary.start, adversary.warmup)
-    )
-    return has_horizon(section.train) or fractions  # type: ignore[attr-defined]
+def _depends_on_end(train: Train, adversary: Adversary | None) -> bool:
+    moments = (adversary.start, adversary.warmup) if adversary else ()
+    return has_horizon(train) or any(isinstance(value, float) and value != 0 for value in moments)
 
 
 def _identity(plan: StagePlan) -> str:
@@ -169,7 +166,7 @@ def _components(parts: Mapping[str, Any], registry: Registry) -> Iterator[tuple[
         found = [(kinds[name], value)] if isinstance(value, ComponentConfig) else []
         for kind, config in (*found, *(nested(value) if isinstance(value, BaseModel) else ())):
             cls = registry.find(kind, config.use)
-            facts = {"revision": cls.revision}
+            facts: dict[str, Any] = {"revision": cls.revision}
             if (external := cls.external(config)) is not None:
                 facts["external"] = external
             yield f"{kind}:{config.use}:{sha256_json(canonical(config))[:8]}", facts

@@ -73,13 +73,13 @@ def _run_stage(stage: StagePlan, title: str, redo: bool, job: Job, view: View, r
             _empty(room.path)
             done = None
         if done is not None:
-            entry.update(status="cached", record=done)
+            entry.update(status="cached", record=done, caches=done["caches"])
             job.reporter.say(f"{title}: cached")
         else:
             job.reporter.say(f"{title}: {'resuming' if stage.status == 'resume' and not redo else 'running'}")
             room.describe({"fingerprint": stage.fingerprint, **stage.facts})
             view.write(record)
-            result = stage.stage.run(job)
+            result = {**stage.stage.run(job), "caches": job.caches}
             room.finish(result)
             entry.update(status="done", record=result, caches=job.caches)
             job.reporter.say(f"{title}: done in {time.monotonic() - start:.1f} s")

@@ -153,8 +153,9 @@ def _critic(job: Job) -> PatchGAN | None:
 
 def _shown(job: Job) -> Tensor:
     validation: Images = job.images("validation")
-    batch: ImageBatch = validation.batch(range(min(SHOWN, len(validation))), [False] * min(SHOWN, len(validation)))
-    return batch.image_B3RR.to(job.device)
+    count = min(SHOWN, len(validation))
+    batch: ImageBatch = validation.batch(range(count), [False] * count)
+    return batch.to(job.device).image_B3RR
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,7 @@ def run(job: Job) -> dict[str, Any]:
     numbers |= _of_pairs(job, section)
     numbers |= _of_latents(job, section)
     if "sample" in job.inputs:
-        for file in sorted(job.inputs["sample"].parent.glob("samples*.npz")):
-            numbers |= _of_samples(job, section, file)
+        numbers |= _of_samples(job, section, sorted(job.inputs["sample"].parent.glob("samples*.npz")))
     write_json(job.room.out / ARTIFACT, dict(sorted(numbers.items())))
     for name, entry in sorted(numbers.items()):
         job.reporter.say(f"  {name:<44} {entry['value']:.4f}")
@@ -60,11 +60,12 @@ def _metrics(job: Job, section: Evaluate, needs: str) -> list[Metric]:
 
 
 def _numbers(prefix: str, metrics: list[Metric], facts: dict[str, Any]) -> Numbers:
-    return {
-        f"{prefix}/{name}": {"value": value, "protocol": {**metric.protocol(), **facts}}
-        for metric in metrics
-        for name, value in metric.compute().items()
-    }
+    found: Numbers = {}
+    for metric in metrics:
+        values = metric.compute()
+        for name, value in values.items():
+            found[f"{prefix}/{name}"] = {"value": value, "protocol": {**facts, **metric.protocol()}}
+    return found
 
 
 def _of_pairs(job: Job, section: Evaluate) -> Numbers:
@@ -118,7 +119,8 @@ def _encode(job: Job, images: Images, size: int, model: Autoencoder) -> Iterator
             bar.advance(len(batch))
 
 
-def _of_samples(job: Job, section: Evaluate, file: Path) -> Numbers:
+def _of_samples(job: Job, section: Evaluate, files: list[Path]) -> Numbers:
+    """Every series of samples by every metric of samples; what they are compared with is taken in once."""
     metrics = _metrics(job, section, "samples")
     for split in sorted({metric.split for metric in metrics}):
         images = job.images(split)
@@ -128,16 +130,25 @@ def _of_samples(job: Job, section: Evaluate, file: Path) -> Numbers:
                     if metric.split == split:
                         metric.reference(batch.image_B3RR.to(job.device), batch.label_B)
                 bar.advance(len(batch))
+    numbers: Numbers = {}
+    for file in files if metrics else ():
+        numbers |= _judge(job, section, file, copy.deepcopy(metrics))
+    return numbers
+
+
+def _judge(job: Job, section: Evaluate, file: Path, metrics: list[Metric]) -> Numbers:
     count = 0
     for pixels, label_B in _generated(file, section.batch):
         count += len(pixels)
         for metric in metrics:
             metric.update(to_float(pixels).to(job.device), label_B)
-    sampling = read_protocol(file)
-    if file.stem == "samples_unguided":
-        sampling["guidance"] = None
-    facts = {"images": count, "samples": {"file": file.name, "sha256": sha256_file(file)}, "sampling": sampling}
-    return _numbers(file.stem, metrics, facts | {"dataset": job.dataset.digest()})
+    facts = {
+        "images": count,
+        "samples": {"file": file.name, "sha256": sha256_file(file)},
+        "sampling": read_protocol(file),
+        "dataset": job.dataset.digest(),
+    }
+    return _numbers(file.stem, metrics, facts)
 
 
 def _generated(file: Path, size: int) -> Iterator[tuple[Tensor, Tensor]]:

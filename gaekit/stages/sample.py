@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from gaekit.data.images import to_float, to_uint8
 from gaekit.recipe.schema import Guidance, Recipe, Sample
 from gaekit.stages.generate import MOST_CLASSES_SHOWN, ImageGenerator, labels_for
 from gaekit.stages.job import Job
-from gaekit.store.files import atomic, write_json
+from gaekit.store.files import atomic, read_json, write_json
 from gaekit.store.models import load_autoencoder, load_denoiser
 from gaekit.store.npz import NpzWriter
 from gaekit.train.track import grid_of
@@ -55,15 +55,16 @@ def run(job: Job) -> dict[str, Any]:
         _collect(job.room.out, name, section, labels, denoiser.spec.classes)
         if made:
             record["evaluations_per_image"][name] = generator.evaluations / made
-    write_json(job.room.out / "protocol.json", protocol(job, section))
-    for chunk in sorted(job.room.out.glob("chunks/*")):
-        chunk.unlink()
+        write_json(job.room.out / f"{name}.json", protocol(job, section, guidance, denoiser.spec.classes))
+    shutil.rmtree(job.room.out / "chunks")
     return record
 
 
-def protocol(job: Job, section: Sample) -> dict[str, Any]:
-    """Every setting that decides the images."""
-    return {**section.model_dump(mode="json"), "seed": job.recipe.seed, "image_size": job.recipe.image.size}
+def protocol(job: Job, section: Sample, guidance: Guidance, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Every setting that decides the images of a series."""
+    shown = section.model_dump(mode="json", exclude={"also_unguided"})
+    shown |= {"guidance": guidance.model_dump(mode="json"), "seed": job.recipe.seed, "classes": len(classes)}
+    return shown | {"image_size": job.recipe.image.size}
 
 
 def _chunk_file(out: Path, name: str, first: int) -> Path:
@@ -135,6 +136,5 @@ def save_grid(path: Path, images_BRR3: Tensor, columns: int) -> None:
 
 
 def read_protocol(samples: Path) -> dict[str, Any]:
-    """The settings that made a `samples.npz`."""
-    found: dict[str, Any] = json.loads((samples.parent / "protocol.json").read_text(encoding="utf-8"))
-    return found
+    """The settings that made a `samples.npz`, from the .json beside it."""
+    return dict(read_json(samples.with_suffix(".json")))

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from gaekit.errors import ArtifactError
-from gaekit.store.files import atomic
+from gaekit.store.files import atomic, read_json
 
 KEY = "gaekit"  # one metadata key: safetensors keeps no order among several, and files must be equal byte for byte
 FORMAT = 1
@@ -98,10 +98,25 @@ def load_into(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], sour
 
 
 def resolve(path: Path, stage: str, artifact: str) -> Path:
-    """The artifact behind a path that a person gives: the file itself, a room, or a run that links to its rooms."""
+    """The artifact behind a path that a person gives: the file itself, a folder that holds it, a room (of several
+    lengths of
+    training the longest), or a run. Raises ArtifactError saying where it looked."""
     path = path.expanduser()
-    tried = [path, path / artifact, path / stage / artifact]
+    tried = [path, *_of_run(path, stage), path / artifact, *_longest_first(path, artifact), path / stage / artifact]
     for candidate in tried:
         if candidate.is_file() or (candidate / "manifest.json").is_file():
             return candidate
     raise ArtifactError(f"{path}: no artifact of the stage {stage} there; looked for {', '.join(map(str, tried))}")
+
+
+def _of_run(path: Path, stage: str) -> list[Path]:
+    record = path / "run.json"
+    entry = read_json(record)["stages"].get(stage) if record.is_file() else None
+    return [path / entry["artifact"]] if entry else []
+
+
+def _longest_first(room: Path, artifact: str) -> list[Path]:
+    lengths = sorted(
+        (int(p.name.removeprefix("step-")) for p in room.glob("step-*") if p.name[5:].isdigit()), reverse=True
+    )
+    return [room / f"step-{steps}" / artifact for steps in lengths]

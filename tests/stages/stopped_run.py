@@ -1,0 +1,47 @@
+"""Runs a recipe as `gaekit run` does and sends itself a signal at a given moment. For tests: a program of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from gaekit.cli import main
+from gaekit.store import files
+from gaekit.train.training import Training
+
+stage, moment, name = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+number = signal.Signals[name]
+
+
+def stop_at_step() -> None:
+    """The signal comes in the middle of step `moment`, between the updates of the two networks where there are two."""
+    update, sent = Training.update, False
+
+    def stopping(self: Training, learner: str, losses: dict) -> None:
+        nonlocal sent
+        update(self, learner, losses)
+        if self.host.stage == stage and self.at == moment and not sent:
+            sent = True
+            os.kill(os.getpid(), number)
+
+    Training.update = stopping
+
+
+def stop_at_file() -> None:
+    """The signal comes just before the `moment`-th file of the stage gets its name."""
+    replace, count = os.replace, 0
+
+    def stopping(source: str, target: str) -> None:
+        nonlocal count
+        count += f"/{stage}/" in str(target)
+        if f"/{stage}/" in str(target) and count == moment:
+            os.kill(os.getpid(), number)
+        replace(source, target)
+
+    files.os.replace = stopping
+
+
+if moment >= 0:
+    (stop_at_step if stage in ("autoencoder", "diffusion") else stop_at_file)()
+sys.exit(main(["run", *sys.argv[4:]]))

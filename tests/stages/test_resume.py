@@ -1,0 +1,92 @@
+"""Killed or interrupted anywhere, the same command goes on, and the result is the uninterrupted run's, bit for bit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).parent / "stopped_run.py"
+RECIPE = """
+recipe: 1
+name: tiny
+image: {size: 16, stride: 4}
+latent_dim: 4
+dataset: {use: digits}
+autoencoder:
+  encoder: {use: vit, depth: 1, width: 16, heads: 2}
+  decoder: {use: vit, depth: 1, width: 16, heads: 2}
+  regularizer: {use: rms_norm}
+  noise: {use: dynamic}
+  adversary: {channels: 4, layers: 1, start: 2, warmup: 2, adaptive: true, diffaug: true}
+  train: {steps: 9, batch: 8, lr: 1e-3, ema: 0.9}
+latents: {flip: true, batch: 16}
+diffusion:
+  denoiser: {use: lightning_dit, depth: 1, width: 16, heads: 2}
+  times: {use: logit_normal}
+  train: {steps: 9, batch: 8, ema: 0.9, schedule: cosine, warmup: 2}
+sample: {sampler: {use: euler_maruyama, steps: 3}, count: 25, batch: 5, guidance: {scale: 2.0}}
+runtime: {save_every: 4, log_every: 1, threads: 1}
+"""
+RESULTS = ("autoencoder", "latents", "diffusion", "sample")
+
+
+def run(
+    folder: Path, stage: str = "none", moment: int = -1, signal: str = "SIGKILL"
+) -> subprocess.CompletedProcess[str]:
+    folder.mkdir(exist_ok=True)
+    (folder / "tiny.yaml").write_text(RECIPE)
+    command = [sys.executable, str(PROGRAM), stage, str(moment), signal, "tiny.yaml"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """Every result of the run and every tensor of its last checkpoints."""
+    found = {}
+    for stage in RESULTS:
+        for pattern in ("*.safetensors", "*/*.safetensors", "*.npz", "checkpoints/step-00000009/*.safetensors"):
+            for path in (folder / "runs/tiny" / stage).glob(pattern):
+                found[f"{stage}/{path.name}"] = path.read_bytes()
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("whole")
+    finished = run(folder)
+    assert finished.returncode == 0, finished.stderr
+    found = results(folder)
+    assert {"autoencoder/autoencoder.safetensors", "diffusion/denoiser.safetensors", "sample/samples.npz"} <= set(found)
+    assert {"autoencoder/optimizer.safetensors", "diffusion/ema.safetensors", "latents/00000.safetensors"} <= set(found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("stage", "moment", "signal", "code"),
+    [
+        pytest.param("autoencoder", 1, "SIGKILL", -9, marks=pytest.mark.slow),
+        ("autoencoder", 6, "SIGKILL", -9),
+        ("autoencoder", 5, "SIGINT", 130),
+        ("diffusion", 7, "SIGKILL", -9),
+        pytest.param("diffusion", 2, "SIGINT", 130, marks=pytest.mark.slow),
+        pytest.param("diffusion", 6, "SIGTERM", 85, marks=pytest.mark.slow),
+        ("latents", 3, "SIGKILL", -9),
+        pytest.param("sample", 3, "SIGKILL", -9, marks=pytest.mark.slow),
+    ],
+)
+def test_stopped_and_run_again_it_equals_the_uninterrupted_run(
+    whole: dict[str, bytes], tmp_path: Path, stage: str, moment: int, signal: str, code: int
+) -> None:
+    stopped = run(tmp_path, stage, moment, signal)
+    assert stopped.returncode == code, stopped.stderr
+    if code > 0:
+        assert f"{stage}: stopped and saved at step {moment + 1} of 9; the same command goes on" in stopped.stderr
+        assert "Traceback" not in stopped.stderr
+    again = run(tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert f"{stage}: {'resuming' if moment > 2 or code > 0 else 'running'}" in again.stderr
+    found = results(tmp_path)
+    assert found.keys() == whole.keys()
+    assert [name for name in whole if found[name] != whole[name]] == []
