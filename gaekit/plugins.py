@@ -201,6 +201,12 @@ def _factory(base: type[Component], registry: Registry, config: ComponentConfig)
     return partial(build, base, config, registry)
 
 
+def summary(cls: type[Component]) -> str:
+    """One line about a component: the first sentence of its docstring."""
+    paragraph = " ".join((cls.__doc__ or "").strip().split("\n\n")[0].split())
+    return paragraph.split(". ")[0].rstrip(".") + "."
+
+
 def slots(model: type[Any]) -> dict[str, str]:
     """The fields of a pydantic model that hold components, and their kinds."""
     found = {}

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from gaekit.api import Component, ComponentConfig
+from gaekit.api import ComponentConfig
 from gaekit.plugins import slots
 
 _WORDS = {
@@ -42,11 +42,6 @@ class Setting:
     type: str
     default: str
     about: str
-
-
-def first_line(cls: type[Component]) -> str:
-    """What `gaekit components` says about a component."""
-    return (cls.__doc__ or "").strip().split("\n")[0]
 
 
 def settings(config: type[BaseModel]) -> list[Setting]:

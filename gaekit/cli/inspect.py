@@ -92,9 +92,9 @@ def components(
     name: Annotated[str | None, typer.Argument(help="Only this one, with its settings.")] = None,
 ) -> None:
     """List what a recipe can use, or the settings of one component."""
-    from gaekit.cli.describe import first_line
     from gaekit.cli.output import print_table
     from gaekit.plugins import load_plugins
+    from gaekit.plugins import summary as one_line
 
     registry = load_plugins()
     if kind is not None:
@@ -103,7 +103,7 @@ def components(
         _print_component(registry, kind, name)
         return
     chosen = registry.classes if kind is None else {kind: registry.classes[kind]}
-    rows = [(k, n, first_line(cls)) for k, classes in chosen.items() for n, cls in sorted(classes.items())]
+    rows = [(k, n, one_line(cls)) for k, classes in chosen.items() for n, cls in sorted(classes.items())]
     print_table(("kind", "use", ""), rows)
 
 

@@ -130,7 +130,7 @@ def _wanted(error: ErrorDetails) -> str | None:
     kind, context = error["type"], error.get("ctx", {})
     if kind in _BOUNDS:
         words, key = _BOUNDS[kind]
-        return f"{words} {context[key]}"
+        return f"{words} {context[key]:g}"
     if kind in ("literal_error", "enum"):
         return f"{context['expected']}"
     if kind == "string_pattern_mismatch":

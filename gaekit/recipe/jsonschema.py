@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, create_model
 from pydantic.json_schema import models_json_schema
 
 from gaekit.api import KINDS, ComponentConfig
-from gaekit.plugins import Registry, slots
+from gaekit.plugins import Registry, slots, summary
 from gaekit.recipe.schema import Recipe
 
 Model = type[BaseModel]
@@ -41,7 +41,7 @@ def _name_of(reference: dict[str, Any]) -> str:
 
 def _components(kind: str, builder: _Builder, registry: Registry) -> Iterator[Model]:
     for name, cls in sorted(registry.classes[kind].items()):
-        about = Field(description=(cls.__doc__ or "").strip().split("\n")[0])
+        about = Field(description=summary(cls))
         base = builder.retyped(cls.Config)
         use: dict[str, Any] = {"use": (Literal[name], about)}
         yield create_model(f"{kind}_{name}", __base__=base, **use)

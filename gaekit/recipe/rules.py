@@ -52,9 +52,10 @@ def stride_divides_size(recipe: Recipe, registry: Registry) -> Iterator[Problem]
     """The latent grid is whole."""
     size, stride = recipe.image.size, recipe.image.stride
     if size % stride:
-        fits = sorted((s for s in range(1, size + 1) if size % s == 0), key=lambda s: (abs(s - stride), s))[:2]
-        yield Problem(("image", "stride"), f"{stride} does not divide the image size {size}; "
-                                           f"{' or '.join(map(str, sorted(fits)))} would")  # fmt: skip
+        divisors = [s for s in range(1, size + 1) if size % s == 0]
+        fits = [*[s for s in divisors if s < stride][-1:], *[s for s in divisors if s > stride][:1]]
+        text = f"{stride} does not divide the image size {size}; {' or '.join(map(str, fits))} would"
+        yield Problem(("image", "stride"), text)
 
 
 def _moment(path: tuple[str, ...], value: float, steps: int, what: str) -> Iterator[Problem]:
@@ -220,9 +221,8 @@ def bf16_on_a_cpu(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
     if recipe.runtime.device == "cpu":
         for stage, train in trainings(recipe):
             if train.precision == "bf16":
-                yield Problem(
-                    (stage, "train", "precision"), "bf16 on a CPU is slower than float32 on most; `auto` decides"
-                )
+                text = "bf16 is slower than float32 on most CPUs; `auto` decides by the device"
+                yield Problem((stage, "train", "precision"), text)
 
 
 def semantic_training_is_used(recipe: Recipe, registry: Registry) -> Iterator[Problem]:

@@ -37,7 +37,7 @@ def check_teacher(make: Make, sizes: Mapping[str, Any]) -> None:
     expect(torch.equal(first, second), "a teacher stays in eval mode when its owner trains")
     image.requires_grad_(True)
     check_gradient(teacher(image).square().mean(), {"the image, for perceptual distances": image})
-    check_module(make, lambda module: cast(Tensor, module(images(2, 48))), trained=False)
+    check_module(make, lambda module: cast(Tensor, module(images(2, 48))), module=teacher)
     cls, config = type(teacher), teacher.config
     expect(cls.external(config) == cls.external(config), "the identity of the weights is stable")
 

@@ -51,7 +51,7 @@ def _measured(metric: Metric, sizes: Mapping[str, Any], batch: int) -> tuple[dic
     shape = (count, 8, 4, 4) if metric.needs == "latents" else (count, 3, sizes["image_size"], sizes["image_size"])
     first, second = ((level + 0.2 * numbers(*shape, seed=s)).clamp(-1, 1) for s in (1, 2))
     parts = [slice(i, i + batch) for i in range(0, count, batch)]
-    if metric.needs != "pairs":
+    if metric.needs != "pairs" and metric.split is not None:
         for part in parts:
             metric.reference(first[part], label[part])
     for part in parts:

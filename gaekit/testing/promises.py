@@ -52,12 +52,16 @@ def check_tensor(value: Tensor, shape: tuple[int, ...], what: str) -> None:
     expect(bool(torch.isfinite(value).all()), f"{what} is finite")
 
 
-def check_module(make: Make, run: Callable[[Any], Tensor], *, trained: bool = True) -> None:
-    """A module gives the same twice, in float32, and its state dict holds all that decides its results."""
-    module, other = make(), make()
-    expect(isinstance(module, nn.Module), "the component is a torch module")
-    if trained:
+def check_module(make: Make, run: Callable[[Any], Tensor], *, module: Any = None) -> None:
+    """A module gives the same twice, and its state dict holds all that decides its results.
+
+    A frozen one, which may take long to build, is given; others are built and moved off their initial weights.
+    """
+    if module is None:
+        module = make()
         disturb(module)
+    expect(isinstance(module, nn.Module), "the component is a torch module")
+    other = make()
     other.load_state_dict(module.state_dict(), strict=True)
     module.eval()
     other.eval()

@@ -1,0 +1,64 @@
+"""The command line answers at once: help imports no torch, whatever plugins are installed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from plugin_helpers import install
+
+HEAVY = ("torch", "pydantic", "numpy", "yaml", "timm", "pluggy", "is_slow")
+SHOW = """
+import sys, gaekit.cli
+code = gaekit.cli.main({arguments!r})
+print([m for m in {heavy!r} if m in sys.modules], code)
+"""
+
+
+def gaekit(*arguments: str, path: Path, heavy: tuple[str, ...] = HEAVY) -> tuple[str, float]:
+    """What is printed last (the heavy modules, the exit code), and the seconds of the whole process."""
+    code = SHOW.format(arguments=list(arguments), heavy=heavy)
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(path), "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=path,
+    )
+    return done.stdout.splitlines()[-1], time.perf_counter() - start
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",)])
+def test_help_imports_nothing_heavy(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    assert gaekit(*arguments, path=install(tmp_path, "is_slow"))[0] == "[] 0"
+
+
+def test_help_of_a_command_imports_no_torch(tmp_path: Path) -> None:
+    heavy = tuple(name for name in HEAVY if name != "pydantic")  # which typer itself may use
+    assert gaekit("check", "--help", path=install(tmp_path, "is_slow"), heavy=heavy)[0] == "[] 0"
+
+
+def test_help_takes_less_than_half_a_second_with_a_slow_plugin(tmp_path: Path) -> None:
+    install(tmp_path, "is_slow")
+    gaekit("--help", path=tmp_path)  # files once read are in memory
+    assert min(gaekit("--help", path=tmp_path)[1] for _ in range(3)) < 0.5
+
+
+def test_recipes_are_listed_and_copied_without_torch(tmp_path: Path) -> None:
+    install(tmp_path, "is_slow")
+    heavy = ("torch", "numpy", "is_slow")
+    assert gaekit("recipes", path=tmp_path, heavy=heavy)[0] == "[] 0"
+    assert gaekit("recipes", "copy", "smoke", path=tmp_path, heavy=heavy)[0] == "[] 0"
+    assert (tmp_path / "smoke.yaml").exists()
+
+
+def test_check_takes_less_than_five_seconds(tmp_path: Path) -> None:
+    line, seconds = gaekit("check", "quickstart", path=tmp_path, heavy=())
+    assert line == "[] 0"
+    assert seconds < 5

@@ -1,0 +1,5 @@
+"""A plugin that takes long to import."""
+
+import time
+
+time.sleep(20)

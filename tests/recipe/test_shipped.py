@@ -1,0 +1,61 @@
+"""The recipes that come with gaekit are found by name from anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gaekit.errors import GaekitError
+from gaekit.recipe import copy_recipe, find_recipe, list_recipes
+
+FOLDER = Path(__file__).parents[2] / "recipes"
+
+
+def test_every_file_of_the_recipes_folder_is_listed_with_its_first_comment() -> None:
+    found = {recipe.name: recipe for recipe in list_recipes()}
+    assert set(found) == {p.stem for p in FOLDER.glob("*.yaml")}
+    assert "quickstart" in found
+    for recipe in found.values():
+        first = recipe.path.read_text(encoding="utf-8").splitlines()[0]
+        assert recipe.summary
+        assert first == f"# {recipe.summary}"
+
+
+def test_a_bare_name_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe("quickstart").read_text() == (FOLDER / "quickstart.yaml").read_text()
+
+
+def test_a_file_is_found_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quickstart.yaml").write_text("mine: 1")
+    assert find_recipe("quickstart.yaml") == Path("quickstart.yaml")
+    assert find_recipe(tmp_path / "quickstart.yaml") == tmp_path / "quickstart.yaml"
+
+
+def test_what_is_not_there_is_told_with_what_is_near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GaekitError, match="no shipped recipe is called 'quikstart' -- did you mean 'quickstart'"):
+        find_recipe("quikstart")
+    (tmp_path / "mine.yaml").write_text("")
+    with pytest.raises(GaekitError, match=r"there is no recipe mnie\.yaml -- did you mean 'mine\.yaml'"):
+        find_recipe("mnie.yaml")
+    (tmp_path / "folder.yaml").mkdir()
+    with pytest.raises(GaekitError, match=r"folder\.yaml is a folder"):
+        find_recipe("folder.yaml")
+
+
+def test_a_copy_is_the_file_and_overwrites_only_when_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    original = (FOLDER / "smoke.yaml").read_bytes()
+    assert copy_recipe("smoke") == Path("smoke.yaml")
+    assert (tmp_path / "smoke.yaml").read_bytes() == original
+    with pytest.raises(GaekitError, match=r"smoke\.yaml exists; name another file, or overwrite it with --force"):
+        copy_recipe("smoke")
+    (tmp_path / "smoke.yaml").write_text("changed")
+    copy_recipe("smoke", force=True)
+    assert (tmp_path / "smoke.yaml").read_bytes() == original
+    assert copy_recipe("smoke", tmp_path / "new" / "other.yaml").read_bytes() == original
+    with pytest.raises(GaekitError, match="no shipped recipe is called 'smok' -- did you mean 'smoke'"):
+        copy_recipe("smok")

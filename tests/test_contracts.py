@@ -1,0 +1,71 @@
+"""Every registered component keeps the promises of its kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from gaekit.plugins import Registry, load_plugins
+from gaekit.testing import check_component
+
+REGISTRY = load_plugins()
+SMALL_VIT = {"depth": 1, "width": 32, "heads": 2}
+SMALL_DIT = {"depth": 2, "width": 32, "heads": 2}
+RANDOM = {"weights": "random"}
+SMALL_RANDOM = {"weights": "random", "size": "small"}
+
+
+def lite(layer: str) -> Any:
+    config: Any = REGISTRY.find("teacher", "efficientnet_lite0").Config
+    return config(use="efficientnet_lite0", layer=layer)
+
+
+SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
+    ("teacher", "timm"): {"model": "resnet10t", **RANDOM},
+    ("teacher", "dinov2"): SMALL_RANDOM,
+    ("teacher", "dinov3"): SMALL_RANDOM,
+    ("teacher", "siglip"): RANDOM,
+    ("teacher", "siglip2"): RANDOM,
+    ("teacher", "mae"): {**RANDOM, "size": "base"},
+    ("teacher", "clip"): {**RANDOM, "model": "ViT-S-16-alt"},
+    ("encoder", "vit"): SMALL_VIT,
+    ("decoder", "vit"): SMALL_VIT,
+    ("denoiser", "lightning_dit"): SMALL_DIT,
+    ("perceptual", "teacher"): {"teacher": lite("stage2")},
+    ("metric", "frechet"): {"teacher": lite("stage2"), "grid": 8},
+}
+"""What a component is told: what it requires, and sizes that a test can afford."""
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of images in two classes."""
+    root = tmp_path_factory.mktemp("pictures")
+    for index in range(12):
+        folder = root / ("cat" if index % 2 else "dog")
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (24, 20), (20 * index, 255 - 20 * index, 128)).save(folder / f"{index}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind, classes in REGISTRY.classes.items() for name in sorted(classes)]
+)
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_a_component_keeps_the_promises_of_its_kind(kind: str, name: str, pictures: Path) -> None:
+    settings = dict(SETTINGS.get((kind, name), {}))
+    if (kind, name) == ("dataset", "image_folder"):
+        settings |= {"root": str(pictures), "validation": 0.3}
+    registry = Registry() if not settings else load_plugins()
+    check_component(REGISTRY.find(kind, name), registry=registry, **settings)
+
+
+def test_every_kind_has_a_component() -> None:
+    assert [kind for kind, classes in REGISTRY.classes.items() if not classes] == []
+
+
+def test_the_table_names_components_that_exist() -> None:
+    assert [key for key in SETTINGS if key[1] not in REGISTRY.classes[key[0]]] == []

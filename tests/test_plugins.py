@@ -1,0 +1,263 @@
+"""Plugins are found, guarded and named: a broken one stops nothing but a recipe that needs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+import torch
+from plugin_helpers import EXAMPLE, install
+from pydantic import Field
+from torch import Tensor
+
+from gaekit.api import Component, ComponentConfig, Metric, NoiseSampler, Perceptual, Regularizer, Slot
+from gaekit.cli import main
+from gaekit.errors import PluginError
+from gaekit.plugins import Plugin, Registry, build, load_plugins, nested, slots, summary
+from gaekit.testing import check_component
+
+BUILT_IN = [
+    "aligners", "autoencoders", "datasets", "denoisers", "metrics", "noises", "perceptual", "regularizers", "samplers",
+    "teachers", "times", "trackers",
+]  # fmt: skip
+
+
+def plugin(registry: Registry, name: str) -> Plugin:
+    return next(p for p in registry.plugins if p.name == name)
+
+
+def test_every_built_in_comes_in_by_its_entry_point() -> None:
+    registry = load_plugins()
+    assert [p.name for p in registry.plugins if p.distribution == "gaekit"] == BUILT_IN
+    assert registry.broken == []
+    assert all(registry.classes.values())
+    assert all(p.api == 1 and p.components and p.seconds > 0 for p in registry.plugins)
+
+
+def test_each_call_gives_a_registry_of_its_own() -> None:
+    first = load_plugins()
+    first.classes["noise"].clear()
+    assert load_plugins().classes["noise"]
+
+
+def test_a_third_party_plugin_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(install(tmp_path, "gaekit_example", name="example", version="0.3.0"))
+    registry = load_plugins()
+    found = plugin(registry, "example")
+    assert str(found) == "example (gaekit-example-dist 0.3.0)"
+    assert found.components == ["noise:laplace", "regularizer:tanh"]
+    for kind, name in (("noise", "laplace"), ("regularizer", "tanh")):
+        check_component(registry.find(kind, name))
+
+
+def test_the_example_plugin_installs_as_a_distribution_of_its_own(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    shutil.copytree(EXAMPLE, source)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, "--disable-pip-version-check", "--target", str(target), str(source)], check=True)
+    shown = subprocess.run(
+        [sys.executable, "-m", "gaekit.cli", "plugins", "--json"],
+        env={"PYTHONPATH": str(target), "PATH": "", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (found,) = (p for p in json.loads(shown.stdout) if p["distribution"] == "gaekit-example")
+    assert found["name"] == "example"
+    assert found["version"] == "0.3.0"
+    assert found["status"] == "ok"
+    assert found["components"] == ["noise:laplace", "regularizer:tanh"]
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        ("raises_at_import", "ImportError: no module named teeth, says the plugin"),
+        ("exits_at_import", "SystemExit: go away"),
+        ("raises_in_hook", "KeyError: 'teeth'"),
+        ("exits_in_hook", "SystemExit: 3"),
+        ("returns_nothing", "gaekit_components returns None; return the component classes"),
+        ("misspells_hook", "unknown hook 'gaekit_component'"),
+        ("has_no_hook", "has no function gaekit_components marked with gaekit.api.hookimpl"),
+        ("gives_no_class", "gaekit_components gives 'dynamic', which is no component class"),
+        ("breaks_contract", "component breaks_contract.Silent: needs a docstring"),
+        ("is_incomplete", "component is_incomplete.Half (noise 'half') does not define: perturb"),
+        ("has_wrong_slot", "component has_wrong_slot.Nested: Config.inner has a slot for 'nois'; kinds: aligner, "),
+        (
+            "needs_newer_api",
+            "needs version 99 of gaekit's API, this gaekit has 1: upgrade gaekit, or use an older plugin",
+        ),
+    ],
+)
+def test_a_broken_plugin_is_noted_and_stops_nothing_else(
+    module: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(install(tmp_path, module))
+    registry = load_plugins()
+    found = plugin(registry, module)
+    assert registry.broken == [found]
+    assert found.error is not None
+    assert reason in found.error
+    assert "\n" not in found.error
+    assert found.components == []
+    assert registry.find("noise", "dynamic").name == "dynamic"
+    with pytest.raises(PluginError) as caught:
+        registry.find("noise", "zzz")
+    assert f"note: plugin {found} failed to load: {found.error}" in str(caught.value)
+
+    assert main(["plugins"]) == 0
+    assert f"{module} ({module.replace('_', '-')}-dist 1.2), from {module}, is broken: " in capsys.readouterr().out
+    assert main(["check", "smoke"]) == 0
+
+
+def test_an_api_of_the_past_is_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "needs_newer_api")
+    old = (tmp_path / "needs_newer_api.py").read_text().replace("GAEKIT_API = 99", "GAEKIT_API = 1")
+    (tmp_path / "needs_newer_api.py").write_text(old)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "needs_newer_api", raising=False)
+    assert plugin(load_plugins(), "needs_newer_api").components == ["noise:future"]
+
+
+def test_two_providers_of_one_name_are_both_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(install(tmp_path, "clashes"))
+    with pytest.raises(PluginError) as caught:
+        load_plugins()
+    said = str(caught.value)
+    assert "noise 'dynamic' is provided twice" in said
+    assert "clashes (clashes-dist 1.2)" in said
+    assert "noises (gaekit " in said
+    assert main(["plugins"]) == 2
+    assert "provided twice" in capsys.readouterr().err
+    monkeypatch.setenv("GAEKIT_PLUGINS", "clashes")
+    assert load_plugins().find("noise", "dynamic").__module__ == "clashes"
+
+
+def test_a_plugin_that_prints_and_warns_leaves_the_output_clean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(install(tmp_path, "is_loud"))
+    assert main(["plugins", "--json"]) == 0
+    out, err = capsys.readouterr()
+    (found,) = (p for p in json.loads(out) if p["name"] == "is_loud")
+    assert found["seconds"] >= 0.2
+    assert "hello from the plugin" in err
+
+
+def test_what_loads_is_limited_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GAEKIT_PLUGINS", "noises, times")
+    assert [p.name for p in load_plugins().plugins] == ["noises", "times"]
+    monkeypatch.setenv("GAEKIT_PLUGINS", "")
+    assert load_plugins().plugins == []
+    monkeypatch.setenv("GAEKIT_PLUGINS", "noises,nosies")
+    with pytest.raises(PluginError, match=r"GAEKIT_PLUGINS names unknown plugins: nosies; installed: aligners, "):
+        load_plugins()
+
+
+class Leaf(Regularizer):
+    """A leaf."""
+
+    name = "leaf"
+
+    class Config(ComponentConfig):
+        depth: int = Field(default=1, description="of the leaf")
+
+    def forward(self, moments_BMHW: Tensor) -> Any:
+        return moments_BMHW
+
+
+class Tree(Perceptual):
+    """Holds others."""
+
+    name = "tree"
+
+    class Config(ComponentConfig):
+        one: Annotated[ComponentConfig, Slot("regularizer")] = Field(description="one")
+        maybe: Annotated[ComponentConfig | None, Slot("regularizer")] = Field(default=None, description="or none")
+        many: Annotated[tuple[ComponentConfig, ...], Slot("regularizer")] = Field(default=(), description="many")
+
+    def __init__(self, config: Any, *, image_size: int, one: Any, maybe: Any, many: Any):
+        super().__init__(config, image_size=image_size)
+        self.one, self.maybe = one(latent_dim=2), maybe
+        self.many = torch.nn.ModuleList(make(latent_dim=3) for make in many)
+
+    def forward(self, image_B3RR: Tensor, other_B3RR: Tensor) -> Tensor:
+        return image_B3RR.mean((1, 2, 3))
+
+
+@pytest.fixture
+def forest() -> Registry:
+    registry = Registry()
+    for cls in (Leaf, Tree):
+        registry.add(cls, Plugin("forest", "forest", "1", "forest"))
+    return registry
+
+
+def test_what_stands_in_slots_is_built_by_the_owner(forest: Registry) -> None:
+    leaf = Leaf.Config(use="leaf", depth=5)
+    config = Tree.Config(use="tree", one=leaf, many=(leaf, leaf))
+    tree: Any = build(Perceptual, config, forest, image_size=8)
+    assert type(tree) is Tree
+    assert tree.one.config is leaf
+    assert tree.one.latent_dim == 2
+    assert tree.maybe is None
+    assert [inner.latent_dim for inner in tree.many] == [3, 3]
+
+
+def test_slots_and_what_is_in_them_are_told(forest: Registry) -> None:
+    assert slots(Tree.Config) == {"one": "regularizer", "maybe": "regularizer", "many": "regularizer"}
+    assert slots(Leaf.Config) == {}
+    leaf = Leaf.Config(use="leaf")
+    assert list(nested(Tree.Config(use="tree", one=leaf, many=(leaf,)))) == [("regularizer", leaf)] * 2
+
+
+def test_a_component_is_summed_up_by_its_first_sentence() -> None:
+    class Wordy(Leaf):
+        """A leaf whose first sentence goes on
+        in a second line. Then there is more.
+
+        And more.
+        """
+
+        name = "wordy"
+
+    assert summary(Wordy) == "A leaf whose first sentence goes on in a second line."
+    assert summary(Leaf) == "A leaf."
+
+
+def test_a_name_of_one_kind_is_free_in_another(forest: Registry) -> None:
+    class Other(NoiseSampler):
+        """A leaf of another kind."""
+
+        name = "leaf"
+
+        def perturb(self, latent: Any, draws: Any) -> Tensor:
+            raise NotImplementedError
+
+    forest.add(Other, Plugin("other", "other", "1", "other"))
+    assert forest.find("noise", "leaf") is Other
+    assert forest.find("regularizer", "leaf") is Leaf
+
+
+def test_a_class_off_the_kinds_is_refused(forest: Registry) -> None:
+    odd = Plugin("odd", "odd", "1", "odd")
+    with pytest.raises(PluginError, match="has no name"):
+        forest.add(Metric, odd)
+    with pytest.raises(PluginError, match="is no component class"):
+        forest.add(ComponentConfig, odd)  # type: ignore[arg-type]
+
+    class Stray(Component):
+        """Of no kind."""
+
+        kind = "stray"
+        name = "stray"
+
+    with pytest.raises(PluginError, match=r"derive it from one of the kinds of gaekit\.api: aligner, dataset"):
+        forest.add(Stray, odd)

@@ -1,0 +1,357 @@
+"""`check_component` finds each broken promise, and says which."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ConfigDict, Field
+from torch import Tensor, nn
+
+from gaekit.api import (
+    Aligner,
+    Component,
+    ComponentConfig,
+    Decoder,
+    Denoiser,
+    Encoder,
+    Latent,
+    Loss,
+    Losses,
+    Metric,
+    NoiseSampler,
+    Perceptual,
+    Prediction,
+    Regularizer,
+    Sampler,
+    Teacher,
+    TimeSampler,
+    Tracker,
+)
+from gaekit.testing import check_component
+
+
+class RightNoise(NoiseSampler):
+    """Adds noise."""
+
+    name = "right"
+
+    def perturb(self, latent: Latent, draws: Any) -> Tensor:
+        noise: Tensor = draws.normal(*latent.mean_BDHW.shape[1:])
+        return latent.mean_BDHW + latent.std_BDHW * noise
+
+
+class GlobalNoise(RightNoise):
+    """Draws from the global generator."""
+
+    name = "global"
+
+    def perturb(self, latent: Latent, draws: Any) -> Tensor:
+        return latent.mean_BDHW + torch.randn_like(latent.mean_BDHW)
+
+
+class DetachedNoise(RightNoise):
+    """Cuts the gradient."""
+
+    name = "detached"
+
+    def perturb(self, latent: Latent, draws: Any) -> Tensor:
+        return super().perturb(latent, draws).detach().requires_grad_()
+
+
+class Undescribed(RightNoise):
+    """Has a setting that says nothing."""
+
+    name = "undescribed"
+
+    class Config(ComponentConfig):
+        sigma: float = 1.0
+
+
+class Open(RightNoise):
+    """Takes any key."""
+
+    name = "open"
+
+    class Config(ComponentConfig):
+        model_config = ConfigDict(extra="allow")
+
+
+class WideRegularizer(Regularizer):
+    """Gives the wrong width."""
+
+    name = "wide"
+
+    @property
+    def channels(self) -> int:
+        return 2 * self.latent_dim
+
+    def forward(self, moments_BMHW: Tensor) -> Latent:
+        return Latent(moments_BMHW)
+
+
+class Forgetful(Regularizer):
+    """Has a state that is not in its state dict."""
+
+    name = "forgetful"
+    made = 0
+
+    def __init__(self, config: Any, *, latent_dim: int):
+        super().__init__(config, latent_dim=latent_dim)
+        Forgetful.made += 1
+        self.shift = Forgetful.made
+
+    def forward(self, moments_BMHW: Tensor) -> Latent:
+        return Latent(moments_BMHW + self.shift)
+
+
+class LateTimes(TimeSampler):
+    """Gives times beyond the end."""
+
+    name = "late"
+
+    def times(self, draws: Any) -> Tensor:
+        times: Tensor = 2 * draws.uniform()
+        return times
+
+
+class Trainable(Teacher):
+    """Can be trained."""
+
+    name = "trainable"
+    feature_dim = 5
+
+    def __init__(self, config: Any, *, grid: int):
+        super().__init__(config, grid=grid)
+        self.project = nn.Conv2d(3, 5, 1)
+
+    def forward(self, image_B3RR: Tensor) -> Tensor:
+        return nn.functional.adaptive_avg_pool2d(self.project(image_B3RR), self.grid)
+
+
+class Restless(Trainable):
+    """Is frozen, and drops out when its owner trains."""
+
+    name = "restless"
+
+    def __init__(self, config: Any, *, grid: int):
+        super().__init__(config, grid=grid)
+        self.requires_grad_(False)
+
+    def forward(self, image_B3RR: Tensor) -> Tensor:
+        return nn.functional.dropout(super().forward(image_B3RR), 0.5, self.training)
+
+
+class LooseEncoder(Encoder):
+    """Names a last layer that is not the last."""
+
+    name = "loose"
+    hidden_dim = 3
+
+    def __init__(self, config: Any, *, image_size: int, stride: int, channels: int):
+        super().__init__(config, image_size=image_size, stride=stride, channels=channels)
+        self.patch = nn.Conv2d(3, channels, stride, stride)
+        self.unused = nn.Parameter(torch.ones(1))
+
+    def forward(self, image_B3RR: Tensor) -> tuple[Tensor, Tensor]:
+        return nn.functional.avg_pool2d(image_B3RR, self.stride), self.patch(image_B3RR)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        return self.unused
+
+
+class SmallDecoder(Decoder):
+    """Makes images that are too small."""
+
+    name = "small"
+
+    def __init__(self, config: Any, *, latent_dim: int, grid: int, stride: int):
+        super().__init__(config, latent_dim=latent_dim, grid=grid, stride=stride)
+        self.weight = nn.Parameter(torch.ones(3, latent_dim, 1, 1))
+
+    def forward(self, latent_BDHW: Tensor) -> Tensor:
+        return nn.functional.conv2d(latent_BDHW, self.weight)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        return self.weight
+
+
+class Leaky(Aligner):
+    """Lets the gradient into its target."""
+
+    name = "leaky"
+    fit = "train"
+
+    def __init__(self, config: Any, **sizes: int):
+        super().__init__(config, **sizes)
+        self.down = nn.Conv2d(self.feature_dim, self.latent_dim, 1)
+
+    def fit_losses(self, feature_BFHW: Tensor) -> Losses:
+        return {"fit": Loss(self.down(feature_BFHW).square().mean())}
+
+    def target(self, feature_BFHW: Tensor) -> Tensor:
+        target: Tensor = self.down(feature_BFHW)
+        return target
+
+    def losses(self, hidden_BEHW: Tensor, latent: Latent, target: Tensor) -> Losses:
+        return {"align": Loss((latent.mean_BDHW - target).square().mean())}
+
+
+class Aloof(Leaky):
+    """Pulls on nothing."""
+
+    name = "aloof"
+
+    def target(self, feature_BFHW: Tensor) -> Tensor:
+        return super().target(feature_BFHW).detach()
+
+    def losses(self, hidden_BEHW: Tensor, latent: Latent, target: Tensor) -> Losses:
+        return {"align": Loss((latent.mean_BDHW.detach() - target + 0 * hidden_BEHW.sum()).square().mean())}
+
+
+class Entangled(Aloof):
+    """Fits something that depends on the encoder's width."""
+
+    name = "entangled"
+
+    def __init__(self, config: Any, **sizes: int):
+        super().__init__(config, **sizes)
+        self.wide = nn.Parameter(torch.ones(self.hidden_dim))
+
+    def fit_losses(self, feature_BFHW: Tensor) -> Losses:
+        return {"fit": Loss(super().fit_losses(feature_BFHW)["fit"].value * self.wide.mean())}
+
+    def losses(self, hidden_BEHW: Tensor, latent: Latent, target: Tensor) -> Losses:
+        return {"align": Loss((latent.mean_BDHW - target).square().mean())}
+
+
+class Deaf(Denoiser):
+    """Does not hear what time it is."""
+
+    name = "deaf"
+
+    def __init__(self, config: Any, *, channels: int, grid: int, classes: int):
+        super().__init__(config, channels=channels, grid=grid, classes=classes)
+        self.embed = nn.Embedding(classes + 1, channels)
+
+    def forward(self, x_BDHW: Tensor, t_B: Tensor, label_B: Tensor, *, taps: tuple[str, ...] = ()) -> Prediction:
+        out = x_BDHW + self.embed(label_B)[:, :, None, None]
+        return Prediction(out, features={name: out.flatten(2).mT for name in taps})
+
+
+class Lazy(Sampler):
+    """Returns the noise."""
+
+    name = "lazy"
+
+    def sample(self, field: Any, noise_BDHW: Tensor, *, draws: Any, on_step: Any = None) -> Tensor:
+        if on_step:
+            on_step(1, 1)
+        return noise_BDHW
+
+
+class Negative(Perceptual):
+    """Is a similarity."""
+
+    name = "negative"
+
+    def forward(self, image_B3RR: Tensor, other_B3RR: Tensor) -> Tensor:
+        return -(image_B3RR - other_B3RR).square().mean((1, 2, 3))
+
+
+class BatchMean(Metric):
+    """Averages batches, however large they are."""
+
+    name = "batch_mean"
+    needs = "pairs"
+
+    def __init__(self, config: Any, **sizes: Any):
+        super().__init__(config, **sizes)
+        self.values: list[float] = []
+
+    def update(self, first_B: Tensor, second_B: Tensor) -> None:
+        self.values.append((first_B - second_B).abs().mean().item())
+
+    def compute(self) -> dict[str, float]:
+        return {self.name: sum(self.values) / len(self.values)}
+
+    def protocol(self) -> dict[str, Any]:
+        return {"implementation": "this test"}
+
+
+class Nameless(BatchMean):
+    """Has no protocol."""
+
+    name = "nameless"
+
+    def compute(self) -> dict[str, float]:
+        return {self.name: 1.0}
+
+    def protocol(self) -> dict[str, Any]:
+        return {}
+
+
+class Picky(Tracker):
+    """Wants pictures every time."""
+
+    name = "picky"
+
+    def log(self, step: int, scalars: Any, images: Any) -> None:
+        images["images"]
+
+    def close(self) -> None:
+        pass
+
+
+class FixedPoint(NoiseSampler):
+    """Has settings that do not survive JSON."""
+
+    name = "fixed"
+
+    class Config(ComponentConfig):
+        place: Any = Field(default=Path("x"), description="anything")
+
+    perturb = RightNoise.perturb
+
+
+def test_what_keeps_its_promises_passes() -> None:
+    check_component(RightNoise)
+
+
+@pytest.mark.parametrize(
+    ("cls", "promise"),
+    [
+        (GlobalNoise, "randomness comes from `draws`"),
+        (DetachedNoise, "the gradient reaches the mean"),
+        (Undescribed, "setting 'sigma' has a description"),
+        (Open, "Config refuses unknown keys"),
+        (FixedPoint, "Config survives JSON"),
+        (WideRegularizer, "the latent's mean has shape"),
+        (Forgetful, "a state dict restores the module"),
+        (LateTimes, r"t lies in \[0, 1\]"),
+        (Trainable, "a teacher is frozen"),
+        (Restless, "a teacher stays in eval mode"),
+        (LooseEncoder, "the gradient reaches last_layer"),
+        (SmallDecoder, "the image has shape"),
+        (Leaky, "no gradient flows into the target"),
+        (Aloof, "alignment pulls on the hidden or the latent"),
+        (Entangled, "what is fitted does not depend on hidden_dim"),
+        (Deaf, "the prediction depends on t"),
+        (Lazy, "have its mean and std"),
+        (Negative, "a distance is not negative"),
+        (BatchMean, "does not depend on how batches are cut"),
+        (Nameless, "a metric states its protocol"),
+    ],
+)
+def test_a_broken_promise_is_named(cls: type[Component], promise: str) -> None:
+    with pytest.raises(AssertionError, match=promise):
+        check_component(cls)
+
+
+def test_a_tracker_without_pictures_must_not_fail() -> None:
+    with pytest.raises(KeyError):
+        check_component(Picky)
