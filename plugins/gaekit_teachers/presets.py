@@ -13,7 +13,9 @@ from gaekit_teachers.timm_models import FromTimm, TimmSettings
 class DinoV2Config(TimmSettings):
     """Settings of `dinov2`."""
 
-    size: Literal["small", "base", "large", "giant"] = "large"
+    size: Literal["small", "base", "large", "giant"] = Field(
+        default="large", description="which of the published models"
+    )
     registers: bool = Field(default=False, description="the variant with four register tokens (arXiv 2309.16588)")
     positions: Literal["timm", "dinov2"] = Field(
         default="timm",
@@ -43,7 +45,9 @@ class DinoV2(FromTimm):
 class DinoV3Config(TimmSettings):
     """Settings of `dinov3`."""
 
-    size: Literal["small", "small_plus", "base", "large", "huge_plus", "7b"] = "large"
+    size: Literal["small", "small_plus", "base", "large", "huge_plus", "7b"] = Field(
+        default="large", description="which of the published models"
+    )
     data: Literal["lvd1689m", "sat493m"] = Field(
         default="lvd1689m", description="web images, or satellite images (large, 7b)"
     )
@@ -64,7 +68,7 @@ class DinoV3(FromTimm):
 class SiglipConfig(TimmSettings):
     """Settings of `siglip`."""
 
-    size: Literal["base", "large", "so400m"] = "base"
+    size: Literal["base", "large", "so400m"] = Field(default="base", description="which of the published models")
 
 
 class Siglip(FromTimm):
@@ -88,7 +92,9 @@ class Siglip(FromTimm):
 class Siglip2Config(TimmSettings):
     """Settings of `siglip2`."""
 
-    size: Literal["base", "large", "so400m", "giant"] = "base"
+    size: Literal["base", "large", "so400m", "giant"] = Field(
+        default="base", description="which of the published models"
+    )
 
 
 class Siglip2(FromTimm):
@@ -107,7 +113,7 @@ class Siglip2(FromTimm):
 class MaeConfig(TimmSettings):
     """Settings of `mae`."""
 
-    size: Literal["base", "large", "huge"] = "large"
+    size: Literal["base", "large", "huge"] = Field(default="large", description="which of the published models")
 
 
 class Mae(FromTimm):
