@@ -119,6 +119,32 @@ class TimestepEmbedder(nn.Module):
                 nn.init.zeros_(layer.bias)
 
 
+class FourierEmbedder(nn.Module):
+    """Times in [0, 1] to vectors: sines and cosines at fixed random frequencies, then an MLP.
+
+    Fourier features (arXiv 2006.10739, 2011.13456) of `frequencies` rates drawn from N(0, 1), in turns a unit of time;
+    fixed, but a parameter, as published checkpoints hold it.
+    """
+
+    def __init__(self, width: int, *, frequencies: int = 256):
+        super().__init__()
+        self.frequencies = nn.Parameter(torch.randn(frequencies), requires_grad=False)
+        self.mlp = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t_B: Tensor) -> Tensor:
+        """(B,) -> (B, width)."""
+        angle = 2 * math.pi * t_B.float()[:, None] * self.frequencies
+        return self.mlp(torch.cat([angle.sin(), angle.cos()], dim=1))  # type: ignore[no-any-return]
+
+    def reset_parameters(self) -> None:
+        """New frequencies; the weights of the MLP normal of standard deviation 0.02."""
+        nn.init.normal_(self.frequencies)
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+
+
 class LabelEmbedder(nn.Module):
     """Class labels to vectors: a table of K + 1 rows, of which row K stands for "no class".
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gaekit.api import Component, hookimpl
+from gaekit_denoisers.ddt import DDT
+from gaekit_denoisers.dit import DiT
 from gaekit_denoisers.lightning_dit import LightningDiT
+from gaekit_denoisers.sit import SiT
 
 
 @hookimpl
 def gaekit_components() -> Iterable[type[Component]]:
     """The denoisers of this package."""
-    return [LightningDiT]
+    return [LightningDiT, DiT, SiT, DDT]

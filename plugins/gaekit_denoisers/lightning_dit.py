@@ -53,10 +53,11 @@ class LightningDiT(TransformerDenoiser):
     Config = LightningDiTConfig
 
     def __init__(self, config: LightningDiTConfig, *, channels: int, grid: int, classes: int):
-        super().__init__(config, _blueprint(config, channels), channels=channels, grid=grid, classes=classes)
+        super().__init__(config, lightning_blueprint(config, channels), channels=channels, grid=grid, classes=classes)
 
 
-def _blueprint(config: LightningDiTConfig, channels: int) -> Blueprint:
+def lightning_blueprint(config: LightningDiTConfig, channels: int) -> Blueprint:
+    """The stack of blocks that the settings describe."""
     depth, width, heads = SIZES[config.size]
     width = config.width or width
     return Blueprint(
@@ -66,7 +67,7 @@ def _blueprint(config: LightningDiTConfig, channels: int) -> Blueprint:
         patch=config.patch,
         out_channels=channels,
         norm=RMSNorm if config.norm == "rms" else partial(nn.LayerNorm, elementwise_affine=False, eps=1e-6),
-        mlp=_mlp(config, width),
+        mlp=lightning_mlp(config, width),
         qk_norm=_qk_norm(config) if config.qk_norm else None,
         rope=config.rope,
         shift=not config.wo_shift,
@@ -74,7 +75,8 @@ def _blueprint(config: LightningDiTConfig, channels: int) -> Blueprint:
     )
 
 
-def _mlp(config: LightningDiTConfig, width: int) -> Factory:
+def lightning_mlp(config: LightningDiTConfig, width: int) -> Factory:
+    """The MLP of a block of this width."""
     hidden = int(width * config.mlp_ratio)
     if config.mlp == "mlp":
         return partial(MLP, hidden=hidden)

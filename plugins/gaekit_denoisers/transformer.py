@@ -13,7 +13,15 @@ from torch.utils.checkpoint import checkpoint
 
 from gaekit.api import Denoiser, GaekitError, Prediction
 from gaekit.nn.dit import FinalLayer, ModulatedBlock, Modulation
-from gaekit.nn.embed import LabelEmbedder, PatchEmbed, RotaryPositions, TimestepEmbedder, sincos_positions, unpatchify
+from gaekit.nn.embed import (
+    FourierEmbedder,
+    LabelEmbedder,
+    PatchEmbed,
+    RotaryPositions,
+    TimestepEmbedder,
+    sincos_positions,
+    unpatchify,
+)
 from gaekit.nn.vit import Factory, Rope, xavier_linears
 
 SIZES = {
@@ -44,75 +52,69 @@ class Blueprint:
     absolute_positions: bool = True
 
 
-class TransformerDenoiser(Denoiser):
-    """Base of the denoisers that are a stack of modulated blocks under the sum of a time's and a label's embedding.
+class BlockDenoiser(Denoiser):
+    """Base of the denoisers made of modulated blocks: patches, taps and checkpointing.
 
-    `checkpointing` recomputes each block in the backward pass: less memory for more time, the same numbers.
+    `checkpointing` recomputes each block in the backward pass: less memory for more time, the same numbers. A subclass
+    fills `blocks`. Raises GaekitError unless `patch` divides the grid.
     """
 
     checkpointing: bool = False
+    blocks: nn.ModuleList
 
-    def __init__(self, config: Any, blueprint: Blueprint, *, channels: int, grid: int, classes: int):
+    def __init__(self, config: Any, *, patch: int, channels: int, grid: int, classes: int):
         super().__init__(config, channels=channels, grid=grid, classes=classes)
-        self.patch = blueprint.patch
-        if grid % self.patch:
-            raise GaekitError(f"diffusion.denoiser.patch: {self.patch} does not divide the latent grid of {grid}")
-        self.side = grid // self.patch
-        width, heads = blueprint.width, blueprint.heads
-        self.x_embedder = PatchEmbed(channels, width, self.patch)
-        self.t_embedder = TimestepEmbedder(width)
-        self.y_embedder = LabelEmbedder(classes, width)
-        # Fixed, but a parameter: published checkpoints count and hold it as one.
-        fixed = (
-            nn.Parameter(sincos_positions(width, self.side), requires_grad=False)
-            if blueprint.absolute_positions
-            else None
-        )
-        self.pos_embed = fixed
-        self.blocks = nn.ModuleList(self._block(blueprint) for _ in range(blueprint.depth))
-        self.feat_rope = RotaryPositions(width // heads, self.side) if blueprint.rope else None
-        self.final_layer = FinalLayer(width, self.patch**2 * blueprint.out_channels, norm=blueprint.norm)
-        self._initialise()
+        if grid % patch:
+            raise GaekitError(f"diffusion.denoiser.patch: {patch} does not divide the latent grid of {grid}")
+        self.patch, self.side = patch, grid // patch
 
-    def _block(self, blueprint: Blueprint) -> nn.Module:
-        return ModulatedBlock(
-            blueprint.width,
-            blueprint.heads,
-            tokens=self.side**2,
-            norm=blueprint.norm,
-            mlp=blueprint.mlp,
-            qk_norm=blueprint.qk_norm,
-            shift=blueprint.shift,
-        )
+    def _stack(self, blueprint: Blueprint) -> list[ModulatedBlock]:
+        """As many blocks as the blueprint is deep."""
+        return [
+            ModulatedBlock(
+                blueprint.width,
+                blueprint.heads,
+                tokens=self.side**2,
+                norm=blueprint.norm,
+                mlp=blueprint.mlp,
+                qk_norm=blueprint.qk_norm,
+                shift=blueprint.shift,
+            )
+            for _ in range(blueprint.depth)
+        ]
 
-    def _initialise(self) -> None:
-        """DiT's start: Xavier everywhere, then small embeddings, and zero modulations and output."""
-        xavier_linears(self)
+    def _rope(self, blueprint: Blueprint) -> RotaryPositions | None:
+        return RotaryPositions(blueprint.width // blueprint.heads, self.side) if blueprint.rope else None
+
+    def _fixed_positions(self, blueprint: Blueprint) -> nn.Parameter | None:
+        """Fixed, but a parameter: published checkpoints count and hold it as one."""
+        if not blueprint.absolute_positions:
+            return None
+        return nn.Parameter(sincos_positions(blueprint.width, self.side), requires_grad=False)
+
+    def _reset_parts(self) -> None:
+        """DiT's start of what does not start as torch does: small embeddings, zero modulations and output."""
         for part in self.modules():
-            if isinstance(part, PatchEmbed | TimestepEmbedder | LabelEmbedder | Modulation | FinalLayer):
+            if isinstance(
+                part, PatchEmbed | TimestepEmbedder | FourierEmbedder | LabelEmbedder | Modulation | FinalLayer
+            ):
                 part.reset_parameters()
 
-    def forward(self, x_BDHW: Tensor, t_B: Tensor, label_B: Tensor, *, taps: tuple[str, ...] = ()) -> Prediction:
-        """The prediction at time t, float32; `taps` ("block.3") name blocks whose output (B, N, W) is returned too.
-
-        Raises GaekitError for a tap that names no block.
-        """
-        self._check_taps(taps)
-        x_BNW = self.x_embedder(x_BDHW)
-        if self.pos_embed is not None:
-            x_BNW = x_BNW + self.pos_embed
-        condition_BW = self.t_embedder(t_B) + self.y_embedder(label_B)
-        features = {}
-        for index, block in enumerate(self.blocks):
-            x_BNW = self._run(block, x_BNW, condition_BW, self.feat_rope)
+    def _walk(
+        self,
+        indices: range,
+        x_BNW: Tensor,
+        condition: Tensor,
+        rope: Rope | None,
+        taps: tuple[str, ...],
+        features: dict[str, Tensor],
+    ) -> Tensor:
+        """Through these blocks; what `taps` ask for goes into `features`."""
+        for index in indices:
+            x_BNW = self._run(self.blocks[index], x_BNW, condition, rope)
             if f"block.{index}" in taps:
                 features[f"block.{index}"] = x_BNW
-        out = unpatchify(self.final_layer(x_BNW, condition_BW), patch=self.patch, grid=self.side)
-        return self._prediction(out.float(), features)
-
-    def _prediction(self, out: Tensor, features: dict[str, Tensor]) -> Prediction:
-        """What the last layer's channels mean; a denoiser with learned variance splits them here."""
-        return Prediction(out, features=features)
+        return x_BNW
 
     def _run(self, block: nn.Module, x_BNW: Tensor, condition: Tensor, rope: Rope | None) -> Tensor:
         if self.checkpointing and self.training:
@@ -125,3 +127,43 @@ class TransformerDenoiser(Denoiser):
             raise GaekitError(
                 f"no hidden state {', '.join(unknown)}; this denoiser has block.0 to block.{len(known) - 1}"
             )
+
+
+class TransformerDenoiser(BlockDenoiser):
+    """Base of the denoisers that are one stack of blocks under the sum of a time's and a label's embedding."""
+
+    def __init__(self, config: Any, blueprint: Blueprint, *, channels: int, grid: int, classes: int):
+        super().__init__(config, patch=blueprint.patch, channels=channels, grid=grid, classes=classes)
+        width = blueprint.width
+        self.x_embedder = PatchEmbed(channels, width, self.patch)
+        self.t_embedder = TimestepEmbedder(width)
+        self.y_embedder = LabelEmbedder(classes, width)
+        self.pos_embed = self._fixed_positions(blueprint)
+        self.blocks = nn.ModuleList(self._stack(blueprint))
+        self.feat_rope = self._rope(blueprint)
+        self.final_layer = FinalLayer(width, self.patch**2 * blueprint.out_channels, norm=blueprint.norm)
+        xavier_linears(self)
+        self._reset_parts()
+
+    def forward(self, x_BDHW: Tensor, t_B: Tensor, label_B: Tensor, *, taps: tuple[str, ...] = ()) -> Prediction:
+        """The prediction at time t, float32; `taps` ("block.3") name blocks whose output (B, N, W) is returned too.
+
+        Raises GaekitError for a tap that names no block.
+        """
+        self._check_taps(taps)
+        x_BNW = self.x_embedder(x_BDHW)
+        if self.pos_embed is not None:
+            x_BNW = x_BNW + self.pos_embed
+        condition_BW = self.t_embedder(self._time(t_B)) + self.y_embedder(label_B)
+        features: dict[str, Tensor] = {}
+        x_BNW = self._walk(range(len(self.blocks)), x_BNW, condition_BW, self.feat_rope, taps, features)
+        out = unpatchify(self.final_layer(x_BNW, condition_BW), patch=self.patch, grid=self.side)
+        return self._prediction(out.float(), features)
+
+    def _time(self, t_B: Tensor) -> Tensor:
+        """The time as the network embeds it; a denoiser of integer steps reads the step here."""
+        return t_B
+
+    def _prediction(self, out: Tensor, features: dict[str, Tensor]) -> Prediction:
+        """What the last layer's channels mean; a denoiser with learned variance splits them here."""
+        return Prediction(out, features=features)

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from gaekit.errors import GaekitError
 from gaekit.nn.embed import (
+    FourierEmbedder,
     LabelEmbedder,
     PatchEmbed,
     RotaryPositions,
@@ -92,3 +93,18 @@ def test_unpatchify_is_pixel_shuffle_with_channels_last_in_a_token():
     channels_first = tokens.view(2, 9, 4, 3).transpose(2, 3).reshape(2, 9, 12)
     expected = F.pixel_shuffle(to_grid(channels_first, 3), 2)
     assert torch.equal(unpatchify(tokens, patch=2, grid=3), expected)
+
+
+def test_fourier_features_are_sines_and_cosines_of_whole_turns_at_fixed_random_rates():
+    torch.manual_seed(0)
+    embedder = FourierEmbedder(8, frequencies=4000)
+    assert embedder.frequencies.mean().item() == pytest.approx(0, abs=0.05)
+    assert embedder.frequencies.std().item() == pytest.approx(1, abs=0.05)
+    assert not embedder.frequencies.requires_grad
+    seen = []
+    embedder.mlp.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
+    embedder.frequencies.data[:2] = torch.tensor([1.0, 3.0])
+    assert embedder(torch.tensor([0.0, 0.25])).shape == (2, 8)
+    sines, cosines = seen[0].chunk(2, dim=1)
+    torch.testing.assert_close(sines[:, :2], torch.tensor([[0.0, 0.0], [1.0, -1.0]]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(cosines[:, :2], torch.tensor([[1.0, 1.0], [0.0, 0.0]]), atol=1e-6, rtol=0)
