@@ -258,15 +258,18 @@ class Metric(Component, ABC):
 
     pairs:   update(real_B3RR, fake_B3RR) over the held-out split and its reconstructions, both in [-1, 1], clamped to
     uint8's grid.
-    samples: reference(image_B3RR, label_B) over the real images of `split`, then update(image_B3RR, label_B) over the
-    generated.
+    samples: reference(image_B3RR, label_B) over the real images of `split` (None: it asks for none), then
+    update(image_B3RR, label_B) over the generated.
     latents: reference(latent_BDHW, label_B) over the training split's means, then update(...) over the held-out
     split's.
+
+    Where `needs_classes` and the data has fewer than two, the metric is left out, and the run says so.
     """
 
     kind = "metric"
     needs: ClassVar[Literal["pairs", "samples", "latents"]]
-    split: Literal["train", "validation"] = "train"
+    needs_classes: ClassVar[bool] = False
+    split: Literal["train", "validation"] | None = "train"
 
     def __init__(self, config: Any, *, image_size: int, classes: tuple[str, ...]):
         self.config, self.image_size, self.classes = config, image_size, classes

@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_error(error, debug=debug)
         return error.exit_code
     except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, and the same command goes on", file=sys.stderr)
         return 130
     except SystemExit as end:  # how typer ends, after a usage error too
         return end.code if isinstance(end.code, int) else 1

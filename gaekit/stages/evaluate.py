@@ -45,18 +45,30 @@ def run(job: Job) -> dict[str, Any]:
     if "sample" in job.inputs:
         numbers |= _of_samples(job, section, sorted(job.inputs["sample"].parent.glob("samples*.npz")))
     write_json(job.room.out / ARTIFACT, dict(sorted(numbers.items())))
-    for name, entry in sorted(numbers.items()):
-        job.reporter.say(f"  {name:<44} {entry['value']:.4f}")
-    return {name: entry["value"] for name, entry in numbers.items()}
+    values = {name: entry["value"] for name, entry in sorted(numbers.items())}
+    for name, value in values.items():
+        job.reporter.say(f"  {name:<44} {value:.4f}")
+    without = [c.use for c in section.metrics if _left_out(job.registry.find("metric", c.use), job)]  # type: ignore[arg-type]
+    if without:
+        job.reporter.say(f"  left out, since the data has no classes: {', '.join(without)}")
+    job.show(values, {})
+    return {**values, "left_out": without}
 
 
 def _metrics(job: Job, section: Evaluate, needs: str) -> list[Metric]:
+    """The recipe's metrics of one sort. Those that need classes are left out, and listed, where the data has none."""
     sizes = {"image_size": job.recipe.image.size, "classes": job.dataset.classes}
     found = []
     for config in section.metrics:
-        if getattr(job.registry.find("metric", config.use), "needs", None) == needs:
+        cls = job.registry.find("metric", config.use)
+        assert issubclass(cls, Metric)
+        if cls.needs == needs and not _left_out(cls, job):
             found.append(build(Metric, config, job.registry, **sizes))
     return found
+
+
+def _left_out(metric: type[Metric], job: Job) -> bool:
+    return metric.needs_classes and len(job.dataset.classes) < 2
 
 
 def _numbers(prefix: str, metrics: list[Metric], facts: dict[str, Any]) -> Numbers:
@@ -122,7 +134,7 @@ def _encode(job: Job, images: Images, size: int, model: Autoencoder) -> Iterator
 def _of_samples(job: Job, section: Evaluate, files: list[Path]) -> Numbers:
     """Every series of samples by every metric of samples; what they are compared with is taken in once."""
     metrics = _metrics(job, section, "samples")
-    for split in sorted({metric.split for metric in metrics}):
+    for split in sorted({metric.split for metric in metrics if metric.split is not None}):
         images = job.images(split)
         with job.reporter.bar(f"{split} images", len(images)) as bar:
             for batch in images.in_order(section.batch):

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gaekit.api import Aligner, Dataset, Teacher, Tracker
 from gaekit.data.images import Images
@@ -70,6 +70,12 @@ class Job:
         configs = self.recipe.runtime.trackers
         made = [build(Tracker, c, self.registry, folder=folder, purge_step=purge_step) for c in configs]
         return Trackers(made)
+
+    def show(self, scalars: dict[str, float], images: dict[str, Tensor]) -> None:
+        """Log what a stage without a training found, at step 0; images are grids (3, height, width) in [0, 1]."""
+        trackers = self._trackers(0)
+        trackers.log(0, scalars, images)
+        trackers.close()
 
     def seed_torch(self, purpose: str) -> None:
         """Seed torch's global generators for a purpose, such as the first weights of a network."""

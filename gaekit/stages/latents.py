@@ -51,7 +51,10 @@ def run(job: Job) -> dict[str, Any]:
             writer.add(rows)
             bar.advance(len(batch))
     reader = writer.reader()
-    writer.finish({**_facts(job, model, section, images), **_statistics(reader, section, model.spec.latent_dim)})
+    statistics = _statistics(reader, section, model.spec.latent_dim)
+    writer.finish({**_facts(job, model, section, images), **statistics})
+    for name, values in statistics["statistics"].items():
+        job.show({f"latents/{name}_least": min(values), f"latents/{name}_most": max(values)}, {})
     size = sum((folder / shard["file"]).stat().st_size for shard in writer.shards)
     return {"images": writer.written, "size": human_size(size), "skipped_images": dict(images.skipped)}
 

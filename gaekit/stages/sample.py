@@ -52,7 +52,7 @@ def run(job: Job) -> dict[str, Any]:
         generator = ImageGenerator(job, autoencoder, denoiser, guidance)
         labels = labels_for(section.count, len(denoiser.spec.classes), section.labels, job.recipe.seed)
         made = _chunks(job, name, generator, labels)
-        _collect(job.room.out, name, section, labels, denoiser.spec.classes)
+        _collect(job, name, section, labels, denoiser.spec.classes)
         if made:
             record["evaluations_per_image"][name] = generator.evaluations / made
         write_json(job.room.out / f"{name}.json", protocol(job, section, guidance, denoiser.spec.classes))
@@ -90,11 +90,10 @@ def _chunks(job: Job, name: str, generator: ImageGenerator, labels: list[int]) -
     return made
 
 
-def _collect(out: Path, name: str, section: Sample, labels: list[int], classes: tuple[str, ...]) -> None:
+def _collect(job: Job, name: str, section: Sample, labels: list[int], classes: tuple[str, ...]) -> None:
     """Chunks -> `<name>.npz` as ADM's evaluator reads it (arr_0 images, arr_1 labels), and a grid."""
+    out = job.room.out
     files = [_chunk_file(out, name, first) for first in range(0, section.count, section.batch)]
-    if not all(file.exists() for file in files):
-        return
     side = load_file(files[0])["images"].shape[1]
     with NpzWriter(out / f"{name}.npz") as npz:
         npz.add(
@@ -102,7 +101,9 @@ def _collect(out: Path, name: str, section: Sample, labels: list[int], classes: 
         )
         if classes:
             npz.add("arr_1", np.dtype(np.int64), (section.count,), [np.asarray(labels, dtype=np.int64)])
-    save_grid(out / f"{name}.png", *_shown(files, labels, len(classes)))
+    images, columns = _shown(files, labels, len(classes))
+    save_grid(out / f"{name}.png", images, columns)
+    job.show({}, {name: grid_of(to_float(images), columns)})
 
 
 def _shown(files: list[Path], labels: list[int], classes: int) -> tuple[Tensor, int]:

@@ -48,6 +48,7 @@ class ClassAccuracy(Metric):
     name = "class_accuracy"
     Config = ClassAccuracyConfig
     needs = "samples"
+    needs_classes = True
     config: ClassAccuracyConfig
 
     def __init__(self, config: ClassAccuracyConfig, *, image_size: int, classes: tuple[str, ...]):

@@ -37,6 +37,7 @@ class LinearProbe(Metric):
     name = "linear_probe"
     Config = LinearProbeConfig
     needs = "latents"
+    needs_classes = True
     config: LinearProbeConfig
 
     def __init__(self, config: LinearProbeConfig, *, image_size: int, classes: tuple[str, ...]):
