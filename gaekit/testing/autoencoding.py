@@ -43,14 +43,17 @@ def check_teacher(make: Make, sizes: Mapping[str, Any]) -> None:
 
 
 def check_encoder(make: Make, sizes: Mapping[str, Any]) -> None:
-    """Hidden features and moments of the sizes that it was built for, trainable."""
+    """Hidden features and moments of the sizes that it was built for, trainable unless all of it is frozen."""
     encoder: Encoder = make()
     grid, image = sizes["image_size"] // sizes["stride"], images(side=sizes["image_size"]).requires_grad_(True)
     disturb(encoder)
     hidden, moments = encoder(image)
     check_tensor(hidden, (BATCH, encoder.hidden_dim, grid, grid), "hidden")
     check_tensor(moments, (BATCH, sizes["channels"], grid, grid), "moments")
-    _check_layer(encoder, moments, {"the image": image})
+    if any(p.requires_grad for p in encoder.parameters()):
+        _check_layer(encoder, moments, {"the image": image})
+    else:  # a frozen encoder has no layer whose gradient could be adapted to
+        check_gradient(moments.square().mean(), {"the image": image})
     check_module(make, lambda module: cast(Tensor, module(images(side=sizes["image_size"]))[1]))
 
 

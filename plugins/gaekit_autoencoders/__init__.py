@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gaekit.api import Component, hookimpl
+from gaekit_autoencoders.conv import ConvDecoder, ConvEncoder
+from gaekit_autoencoders.frozen_teacher import FrozenTeacherEncoder
 from gaekit_autoencoders.vit import ViTDecoder, ViTEncoder
 
 
 @hookimpl
 def gaekit_components() -> Iterable[type[Component]]:
     """The encoders and decoders of this package."""
-    return [ViTEncoder, ViTDecoder]
+    return [ConvEncoder, ConvDecoder, FrozenTeacherEncoder, ViTEncoder, ViTDecoder]

@@ -1,0 +1,100 @@
+"""A frozen teacher as encoder: representation autoencoders (RAE, arXiv 2510.11690).
+
+Shape suffixes: B batch, R image side, F teacher width, H W latent grid.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import cached_property
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from gaekit.api import ComponentConfig, Encoder, GaekitError, Slot, Teacher
+from gaekit.nn.apart import Apart
+
+
+class FrozenTeacherConfig(ComponentConfig):
+    """Settings of `frozen_teacher`."""
+
+    teacher: Annotated[ComponentConfig, Slot("teacher")] = Field(
+        description="whose features are the latent; image.size / image.stride is its grid"
+    )
+
+
+class FrozenTeacherEncoder(Encoder):
+    """A teacher's features, as they are, for a latent: nothing is trained (RAE, arXiv 2510.11690).
+
+    The teacher is rebuilt from its settings where an artifact is loaded; the artifact holds the identity of its weights
+    alone, and is refused for others.
+    """
+
+    name = "frozen_teacher"
+    Config = FrozenTeacherConfig
+
+    def __init__(
+        self,
+        config: FrozenTeacherConfig,
+        *,
+        image_size: int,
+        stride: int,
+        channels: int,
+        teacher: Callable[..., Teacher],
+    ):
+        super().__init__(config, image_size=image_size, stride=stride, channels=channels)
+        if image_size % stride:
+            raise GaekitError(f"image.stride: {stride} does not divide image.size = {image_size}")
+        self.hidden_dim = channels
+        # On the meta device networks are built for their sizes, which are known here without anyone's weights.
+        on_meta = torch.get_default_device().type == "meta"
+        self.teacher = None if on_meta else Apart(self._checked(teacher(grid=image_size // stride)))
+
+    def _checked(self, teacher: Teacher) -> Teacher:
+        if teacher.feature_dim != self.channels:
+            raise GaekitError(
+                f"autoencoder.encoder: teacher '{teacher.name}' gives {teacher.feature_dim} channels and the "
+                f"regularizer wants {self.channels}; set `latent_dim: {teacher.feature_dim}` and a "
+                "regularizer of one moment a channel, such as standardize"
+            )
+        return teacher
+
+    def forward(self, image_B3RR: Tensor) -> tuple[Tensor, Tensor]:
+        """-> (hidden_BFHW, moments_BFHW), both the teacher's feature, float32."""
+        feature_BFHW: Tensor = self._built.network(image_B3RR)
+        return feature_BFHW, feature_BFHW
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """There is none: raises GaekitError."""
+        raise GaekitError(
+            "autoencoder.encoder: 'frozen_teacher' trains no layer, so no weight can be adapted to its gradient; "
+            "set a constant weight for the alignment, or `aligner: {use: none}`"
+        )
+
+    def get_extra_state(self) -> Tensor:
+        """sha256 of what identifies the teacher's weights, as 32 bytes: artifacts are tensors."""
+        return torch.frombuffer(bytearray(hashlib.sha256(self._identity.encode()).digest()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Compare with what was saved. Raises GaekitError if the teacher has other weights."""
+        if not torch.equal(state.cpu(), self.get_extra_state()):
+            raise GaekitError(
+                "autoencoder.encoder: what is loaded was trained on the features of other teacher weights than "
+                f"{self._identity}; give the teacher the weights that it had"
+            )
+
+    @property
+    def _built(self) -> Apart[Teacher]:
+        if self.teacher is None:
+            raise GaekitError("autoencoder.encoder: built on the meta device, for its sizes; it has no teacher to ask")
+        return self.teacher
+
+    @cached_property
+    def _identity(self) -> str:
+        """Once: a training asks for the state at every step, and the weights' file may be large."""
+        teacher = self._built.network
+        return f"{teacher.name}: {type(teacher).external(teacher.config)}"
