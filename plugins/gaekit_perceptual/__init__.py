@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gaekit.api import Component, hookimpl
+from gaekit_perceptual.lpips import Lpips
 from gaekit_perceptual.none import NoPerceptual
 from gaekit_perceptual.teacher import TeacherDistance
 
@@ -10,4 +11,4 @@ from gaekit_perceptual.teacher import TeacherDistance
 @hookimpl
 def gaekit_components() -> list[type[Component]]:
     """The perceptual distances."""
-    return [NoPerceptual, TeacherDistance]
+    return [Lpips, NoPerceptual, TeacherDistance]
