@@ -3,9 +3,14 @@
 from collections.abc import Iterable
 
 from gaekit.api import Component, hookimpl
+from gaekit_metrics.adm import Adm
 from gaekit_metrics.class_accuracy import ClassAccuracy
+from gaekit_metrics.fid import Fid, Rfid
 from gaekit_metrics.frechet import Frechet
+from gaekit_metrics.inception_score import InceptionScore
 from gaekit_metrics.linear_probe import LinearProbe
+from gaekit_metrics.lpips_metric import Lpips
+from gaekit_metrics.precision_recall import Precision, Recall
 from gaekit_metrics.psnr import Psnr
 from gaekit_metrics.ssim import Ssim
 
@@ -13,4 +18,5 @@ from gaekit_metrics.ssim import Ssim
 @hookimpl
 def gaekit_components() -> Iterable[type[Component]]:
     """The metrics."""
-    return (Psnr, Ssim, Frechet, ClassAccuracy, LinearProbe)
+    fidelity = (Adm, Fid, InceptionScore, Precision, Recall)
+    return (Psnr, Ssim, Lpips, Rfid, *fidelity, Frechet, ClassAccuracy, LinearProbe)

@@ -56,6 +56,16 @@ def _square_root(covariance: Tensor) -> Tensor:
     return root
 
 
+def singular_warning(count: int, width: int) -> dict[str, str]:
+    """{"warning": why} where `count` images leave a covariance of `width` dimensions singular, else nothing."""
+    if count > width:
+        return {}
+    return {
+        "warning": f"a side has no more images than the features have dimensions ({width}): its covariance is "
+        f"singular, and the distance mostly says how few they are; compare only equal counts"
+    }
+
+
 class FrechetConfig(ComponentConfig):
     """Settings of `frechet`."""
 
@@ -123,12 +133,7 @@ class Frechet(Metric):
             "n_reference": self._real.count,
             "n": self._fake.count,
         }
-        if min(self._real.count, self._fake.count) <= width:
-            protocol["warning"] = (
-                f"a side has no more images than the features have dimensions ({width}): its covariance is singular, "
-                f"and the distance mostly says how few they are; compare only equal counts"
-            )
-        return protocol
+        return protocol | singular_warning(min(self._real.count, self._fake.count), width)
 
     @torch.no_grad()
     def _features(self, image_B3RR: Tensor) -> Tensor:

@@ -1,0 +1,174 @@
+"""What the metrics on Inception's features share: one pass over the images for any number of scores."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, NonNegativeInt, StringConstraints
+from torch import Tensor
+
+from gaekit.api import ComponentConfig, GaekitError, Metric
+from gaekit_metrics import _weights
+from gaekit_metrics._common import implementation, to_uint8
+from gaekit_metrics._files import Reference, content_sha256, open_reference
+from gaekit_metrics.inception import ASSET, Extractor, Features, Inception
+
+
+class InceptionSettings(ComponentConfig):
+    """What every metric on Inception's features can be told."""
+
+    weights: str = Field(default=_weights.HUB, description=_weights.WEIGHTS)
+    seed: NonNegativeInt = Field(default=2020, description="of shuffles, of drawn subsets and of `weights: random`")
+    suffix: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]*$")] = Field(
+        default="", description="added to the names of the numbers, to tell two references apart: val makes fid_val"
+    )
+
+
+class ReferenceSettings(ComponentConfig):
+    """What the metrics that compare with real images can be told."""
+
+    reference: str | None = Field(
+        default=None,
+        description="an .npz of ADM (mu and sigma, or images arr_0) or a folder of images; null is the data set",
+    )
+    split: Literal["train", "validation"] = Field(
+        default="train", description="of the data set: the real images to compare with, where there is no `reference`"
+    )
+
+
+class Collector(ABC):
+    """Takes in one side's features for one score."""
+
+    @abstractmethod
+    def choose(self, count: int) -> Sequence[int]:
+        """Which of the next `count` images it wants; called once for every batch, before `add`."""
+
+    @abstractmethod
+    def add(self, features: Features) -> None:
+        """The features of those that it chose."""
+
+
+class Scoring(ABC):
+    """One score: what it collects of the real and of the generated images, and what it makes of that."""
+
+    real: Collector | None = None
+    fake: Collector
+
+    @abstractmethod
+    def compute(self) -> dict[str, float]:
+        """The numbers, by name. Raises GaekitError for too few images."""
+
+    @abstractmethod
+    def protocol(self) -> dict[str, Any]:
+        """What one must know of this score beyond network, reference and counts."""
+
+
+class InceptionMetric(Metric):
+    """Base of the metrics on Inception's features; a subclass says which scores by `scorings`.
+
+    `extractor` stands in for the network: any `Extractor`. Images go through uint8. A `reference` that is absent, of no
+    known kind, or of another size or dimension is refused when the metric is built, with a GaekitError.
+    """
+
+    needs: ClassVar[Literal["pairs", "samples"]] = "samples"
+    config: Any
+
+    def __init__(self, config: Any, *, image_size: int, classes: tuple[str, ...], extractor: Extractor | None = None):
+        super().__init__(config, image_size=image_size, classes=classes)
+        self.file = self._open_reference(config, image_size)
+        self.extractor = extractor or Inception(config.weights, config.seed, self.owner)
+        self._n_real = self._n_fake = 0
+        self._scorings = self.scorings()
+        self._real = [scoring.real for scoring in self._scorings if scoring.real is not None]
+        self._fake = [scoring.fake for scoring in self._scorings]
+        self.split = config.split if self._real and self.file is None and self.needs == "samples" else None
+        self._unread = self.file is not None and bool(self._real)
+        if self._unread and self.file is not None and not self.file.has_images:
+            raise self.file.error("holds statistics alone", "precision and recall need images, as arr_0 or a folder")
+
+    @abstractmethod
+    def scorings(self) -> list[Scoring]:
+        """The scores, new. `self.file` and `self.extractor` are there."""
+
+    @property
+    def owner(self) -> str:
+        """How errors name it."""
+        return f"metric '{self.name}'"
+
+    @classmethod
+    def external(cls, config: Any) -> str:
+        """Identity of the weights and of the reference. Raises GaekitError where one is a file that is absent."""
+        weights = f"weights {_weights.identity(config.weights, ASSET, config.seed)}"
+        if getattr(config, "reference", None) is None:
+            return weights
+        return f"{weights}; reference sha256:{content_sha256(Path(config.reference), f'metric {cls.name!r}')}"
+
+    def reference(self, real_B3RR: Tensor, label_B: Tensor) -> None:
+        """Take in real images of `split`, in [-1, 1]."""
+        if self.split is None:
+            raise TypeError(f"{self.owner} takes no reference from the data set")
+        self._take_real(to_uint8(real_B3RR, self))
+
+    def update(self, sample_B3RR: Tensor, label_B: Tensor) -> None:
+        """Take in generated images, in [-1, 1]; a reference from a file is read before the first ones."""
+        if self._unread and self.file is not None:
+            for pixel_B3RR in self.file.pixels():
+                self._take_real(pixel_B3RR.to(sample_B3RR.device))
+            self._unread = False
+        self._take_fake(to_uint8(sample_B3RR, self))
+
+    def compute(self) -> dict[str, float]:
+        """{score: value}, names with `suffix`. Raises GaekitError for too few images."""
+        suffix = f"_{self.config.suffix}" if self.config.suffix else ""
+        values: dict[str, float] = {}
+        for scoring in self._scorings:
+            values |= scoring.compute()
+        return {f"{name}{suffix}": value for name, value in values.items()}
+
+    def protocol(self) -> dict[str, Any]:
+        """The network and its weights' hash, the reference and its hash, counts, and what each score adds."""
+        found = {
+            "implementation": implementation(self),
+            "extractor": self.extractor.protocol(),
+            "pixels": "uint8, floor(127.5 x + 128)",
+            "reference": self._reference_facts(),
+            "n": self._n_fake,
+        }
+        for scoring in self._scorings:
+            found |= scoring.protocol()
+        return found
+
+    def _open_reference(self, config: Any, image_size: int) -> Reference | None:
+        path = getattr(config, "reference", None)
+        return None if path is None else open_reference(Path(path), self.owner, image_size)
+
+    def _reference_facts(self) -> dict[str, Any] | None:
+        if self.file is not None:
+            n = self._n_real if self._real else None
+            return {"kind": self.file.kind, "file": self.file.path.name, "sha256": self.file.sha256, "n": n}
+        return {"kind": "dataset", "split": self.split, "n": self._n_real} if self._real else None
+
+    def _take_real(self, pixel_B3RR: Tensor) -> None:
+        self._take(pixel_B3RR, self._real)
+        self._n_real += len(pixel_B3RR)
+
+    def _take_fake(self, pixel_B3RR: Tensor) -> None:
+        self._take(pixel_B3RR, self._fake)
+        self._n_fake += len(pixel_B3RR)
+
+    def _take(self, pixel_B3RR: Tensor, collectors: Iterable[Collector]) -> None:
+        """Run the network once over the images that some score wants, and hand each score its own."""
+        chosen = [(collector, collector.choose(len(pixel_B3RR))) for collector in collectors]
+        wanted = sorted({row for _, rows in chosen for row in rows})
+        if not wanted:
+            return
+        features = self.extractor(pixel_B3RR[torch.tensor(wanted, device=pixel_B3RR.device)])
+        if not (torch.isfinite(features.feature_BF).all() and torch.isfinite(features.logit_BK).all()):
+            raise GaekitError(f"{self.owner}: the network gave features that are not finite; check its weights")
+        place = {row: index for index, row in enumerate(wanted)}
+        for collector, rows in chosen:
+            collector.add(features.rows([place[row] for row in rows]))

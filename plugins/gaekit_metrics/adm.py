@@ -1,0 +1,45 @@
+"""FID, Inception Score, precision and recall together, from one pass of the network over each image."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from gaekit_metrics._sampled import InceptionMetric, InceptionSettings, Scoring
+from gaekit_metrics.fid import FrechetInception
+from gaekit_metrics.inception_score import Inceptions, InceptionScoreSettings
+from gaekit_metrics.precision_recall import PrecisionRecallSettings
+
+Score = Literal["fid", "inception_score", "precision", "recall"]
+
+
+class AdmConfig(InceptionScoreSettings, PrecisionRecallSettings, InceptionSettings):
+    """Settings of `adm`."""
+
+    scores: Annotated[tuple[Score, ...], Field(min_length=1)] = Field(
+        default=("fid", "inception_score", "precision", "recall"), description="which numbers"
+    )
+
+
+class Adm(InceptionMetric):
+    """FID, Inception Score, precision and recall from one pass over the images: the numbers of ADM's evaluation.
+
+    The same as the four metrics of these names, at the cost of one. Where `reference` is an .npz with statistics and
+    images, FID takes the statistics, precision and recall the images. Raises GaekitError as those metrics do.
+    """
+
+    name = "adm"
+    Config = AdmConfig
+    config: AdmConfig
+
+    def scorings(self) -> list[Scoring]:
+        """Those of `scores`."""
+        config, found = self.config, list[Scoring]()
+        if "fid" in config.scores:
+            found.append(FrechetInception(self, self.extractor.width, self.file))
+        if "inception_score" in config.scores:
+            found.append(Inceptions(self, config.splits, config.seed))
+        if names := [name for name in ("precision", "recall") if name in config.scores]:
+            found.append(config.neighbourhoods(self, config.seed, *names))
+        return found

@@ -1,0 +1,110 @@
+"""Fréchet Inception distance of samples (FID, arXiv 1706.08500) and of reconstructions (rFID)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from gaekit.api import GaekitError, Metric
+from gaekit_metrics._common import to_uint8
+from gaekit_metrics._files import Reference, Statistics
+from gaekit_metrics._sampled import Collector, InceptionMetric, InceptionSettings, ReferenceSettings, Scoring
+from gaekit_metrics.frechet import Moments, frechet_distance, singular_warning
+from gaekit_metrics.inception import Features
+
+
+class FeatureMoments(Moments, Collector):
+    """Mean and covariance of all images' features, streamed."""
+
+    def choose(self, count: int) -> range:
+        """All of the next `count` images."""
+        return range(count)
+
+    def add(self, features: Features | Tensor) -> None:
+        """Take in a batch."""
+        super().add(features.feature_BF if isinstance(features, Features) else features)
+
+
+class FrechetInception(Scoring):
+    """Gathers the moments of both sides, or takes those of the real one from statistics, and compares them."""
+
+    real: FeatureMoments | None
+    fake: FeatureMoments
+
+    def __init__(self, metric: Metric, width: int, file: Reference | None, name: str = "fid"):
+        self.metric, self.width, self.name = metric, width, name
+        self.statistics: Statistics | None = None
+        self.real, self.fake = FeatureMoments(width), FeatureMoments(width)
+        if file is not None and file.has_statistics:  # ADM's evaluator, too, takes these before the images of a file
+            self.statistics, self.real = file.statistics(width), None
+
+    def compute(self) -> dict[str, float]:
+        """{fid: distance >= 0}. Raises GaekitError for fewer than two images on a side."""
+        for moments, what in ((self.real, "real"), (self.fake, "generated")):
+            if moments is not None and moments.count < 2:
+                raise GaekitError(
+                    f"metric '{self.metric.name}' was given {moments.count} {what} image(s); a covariance needs at "
+                    f"least 2, and more than {self.width} (the width of the features) to be of full rank"
+                )
+        real: Any = self.statistics or self.real
+        return {self.name: frechet_distance(real.mean, real.covariance, self.fake.mean, self.fake.covariance)}
+
+    def protocol(self) -> dict[str, Any]:
+        """Where the real statistics are from, how the trace is computed, and a warning where images are too few."""
+        counts = [moments.count for moments in (self.real, self.fake) if moments is not None]
+        return {
+            "statistics": "those of the file" if self.statistics else "computed from the reference's images",
+            self.name: "trace from singular values, float64, unbiased covariances",
+            **singular_warning(min(counts), self.width),
+        }
+
+
+class FidConfig(ReferenceSettings, InceptionSettings):
+    """Settings of `fid`."""
+
+
+class Fid(InceptionMetric):
+    """Fréchet Inception distance (FID, arXiv 1706.08500) of generated to real images.
+
+    On the pooled features of torch-fidelity's Inception, whose weights and resize are those of the original. Compare
+    only numbers of the same reference and count. Raises GaekitError without the weights, for a reference that does not
+    fit, and for fewer than two images on a side.
+    """
+
+    name = "fid"
+    Config = FidConfig
+    config: FidConfig
+
+    def scorings(self) -> list[Scoring]:
+        """The distance alone."""
+        return [FrechetInception(self, self.extractor.width, self.file)]
+
+
+class RfidConfig(InceptionSettings):
+    """Settings of `rfid`."""
+
+
+class Rfid(InceptionMetric):
+    """Fréchet Inception distance of the held-out split's reconstructions to the same images (rFID).
+
+    Both sides hold the same images, so it cannot be compared with a FID of samples. Raises GaekitError without the
+    weights, and for fewer than two images.
+    """
+
+    name = "rfid"
+    Config = RfidConfig
+    config: RfidConfig
+    needs = "pairs"
+
+    def scorings(self) -> list[Scoring]:
+        """The distance under its name."""
+        return [FrechetInception(self, self.extractor.width, None, self.name)]
+
+    def update(self, real_B3RR: Tensor, fake_B3RR: Tensor) -> None:
+        """Take in a batch of images and their reconstructions, in [-1, 1]."""
+        self._take_real(to_uint8(real_B3RR, self))
+        self._take_fake(to_uint8(fake_B3RR, self))
+
+    def _reference_facts(self) -> dict[str, Any]:
+        return {"kind": "the images that were reconstructed", "n": self._n_real}

@@ -1,0 +1,122 @@
+"""The Inception network of FID, Inception Score, precision and recall: torch-fidelity's, equal to the original's."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gaekit.api import require
+from gaekit_metrics import _weights
+from gaekit_metrics._weights import Asset
+
+FEATURES = "2048"
+LOGITS = "logits_unbiased"
+WIDTH = 2048
+ASSET = Asset(
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+    "the FID-compatible Inception network",
+)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the network says of B images, float32: pooled features (B, F) and class logits without bias (B, K)."""
+
+    feature_BF: Tensor
+    logit_BK: Tensor
+
+    def __len__(self) -> int:
+        return len(self.feature_BF)
+
+    def rows(self, places: Sequence[int]) -> Features:
+        """Those of some of the images."""
+        index = torch.as_tensor(places, dtype=torch.int64, device=self.feature_BF.device)
+        return Features(self.feature_BF[index], self.logit_BK[index])
+
+
+class Extractor(Protocol):
+    """A network as the scores see it."""
+
+    width: int
+
+    def __call__(self, pixel_B3RR: Tensor) -> Features:
+        """uint8 images of any size -> their features, on the images' device."""
+        ...
+
+    def protocol(self) -> dict[str, Any]:
+        """The network, its weights and their hash."""
+        ...
+
+
+class Inception:
+    """torch-fidelity's InceptionV3, frozen: resizes uint8 images to 299 px as TensorFlow 1 does, float32, no TF32.
+
+    `weights` is hub, random or a path. Raises GaekitError where the package or the weights are absent or do not fit.
+    """
+
+    width = WIDTH
+
+    def __init__(self, weights: str, seed: int, owner: str):
+        self._sha256: str | None = None
+        self._weights = _weights.identity(weights, ASSET, seed)
+        self._version = str(require("torch_fidelity", extra="metrics", wanted_by=owner).__version__)
+        if weights == _weights.RANDOM:
+            self._network = _weights.random_network(_random, seed, owner)
+        else:
+            path = _weights.find(weights, ASSET, owner)
+            state = _weights.read(path)
+            self._network = _untrained()
+            _weights.load_into(self._network, state, path)
+            self._sha256 = _weights.sha256(path)
+
+    @torch.no_grad()
+    def __call__(self, pixel_B3RR: Tensor) -> Features:
+        """uint8 images (B, 3, R, R) -> features (B, 2048) and logits (B, 1008)."""
+        network = self._network.to(pixel_B3RR.device)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            return Features(*network(pixel_B3RR))
+
+    def protocol(self) -> dict[str, Any]:
+        """The package and its version, the weights and their sha256 (null for random ones), resize and precision."""
+        return {
+            "network": f"InceptionV3 of torch-fidelity {self._version}",
+            "weights": self._weights,
+            "sha256": self._sha256,
+            "feature_dim": self.width,
+            "resize": "bilinear to 299 px as TensorFlow 1",
+            "precision": "float32",
+        }
+
+
+def _random() -> nn.Module:
+    """He's initialisation: under torch's own, features vanish over this depth and every image looks the same."""
+    network = _untrained()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    return network
+
+
+def _untrained() -> nn.Module:
+    empty = io.BytesIO()
+    torch.save({}, empty)
+    empty.seek(0)
+    network: nn.Module = _network_class()("inception", [FEATURES, LOGITS], feature_extractor_weights_path=empty)
+    return network
+
+
+def _network_class() -> Any:
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class InceptionV3(FeatureExtractorInceptionV3):  # type: ignore[misc]
+        """The network alone: its constructor insists on unpickling a file, for which it is handed an empty one."""
+
+        def load_state_dict(self, state_dict: Any, *args: Any, **keywords: Any) -> None:
+            """Nothing: weights come later, read without running code."""
+
+    return InceptionV3
