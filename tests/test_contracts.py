@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from gaekit.testing import check_component
 REGISTRY = load_plugins()
 SMALL_VIT = {"depth": 1, "width": 32, "heads": 2}
 SMALL_DIT = {"depth": 2, "width": 32, "heads": 2}
+SMALL_CONV = {"ch": 32, "ch_mult": (1, 1, 1, 2), "num_res_blocks": 1}
 RANDOM = {"weights": "random"}
 SMALL_RANDOM = {"weights": "random", "size": "small"}
 
@@ -33,11 +35,37 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("teacher", "clip"): {**RANDOM, "model": "ViT-S-16-alt"},
     ("encoder", "vit"): SMALL_VIT,
     ("decoder", "vit"): SMALL_VIT,
+    ("encoder", "conv"): SMALL_CONV,
+    ("decoder", "conv"): SMALL_CONV,
+    ("encoder", "frozen_teacher"): {"teacher": lite("stage3")},
     ("denoiser", "lightning_dit"): SMALL_DIT,
+    ("denoiser", "dit"): SMALL_DIT,
+    ("denoiser", "sit"): SMALL_DIT,
+    ("denoiser", "ddt"): {**SMALL_DIT, "decoder_width": 48, "decoder_heads": 2},
     ("perceptual", "teacher"): {"teacher": lite("stage2")},
+    ("perceptual", "lpips"): {"net": "squeeze", "backbone": "random"},
     ("metric", "frechet"): {"teacher": lite("stage2"), "grid": 8},
+    ("metric", "lpips"): {**RANDOM, "net": "squeeze"},
+    ("metric", "adm"): RANDOM,
+    ("metric", "fid"): RANDOM,
+    ("metric", "rfid"): RANDOM,
+    ("metric", "inception_score"): {**RANDOM, "splits": 2},
+    ("metric", "precision"): RANDOM,
+    ("metric", "recall"): RANDOM,
 }
 """What a component is told: what it requires, and sizes that a test can afford."""
+
+SIZES: dict[tuple[str, str], dict[str, Any]] = {("encoder", "frozen_teacher"): {"channels": 40}}
+"""What is not built at the usual sizes."""
+
+SLOW = {("metric", name) for name in ("adm", "fid", "inception_score", "precision", "recall", "rfid")}
+"""On Inception, which takes minutes here."""
+
+
+def registered() -> Iterator[Any]:
+    for kind, classes in REGISTRY.classes.items():
+        for name in sorted(classes):
+            yield pytest.param(kind, name, marks=pytest.mark.slow if (kind, name) in SLOW else ())
 
 
 @pytest.fixture(scope="session")
@@ -51,16 +79,14 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"), [(kind, name) for kind, classes in REGISTRY.classes.items() for name in sorted(classes)]
-)
+@pytest.mark.parametrize(("kind", "name"), list(registered()))
 @pytest.mark.filterwarnings("default::UserWarning")
 def test_a_component_keeps_the_promises_of_its_kind(kind: str, name: str, pictures: Path) -> None:
     settings = dict(SETTINGS.get((kind, name), {}))
     if (kind, name) == ("dataset", "image_folder"):
         settings |= {"root": str(pictures), "validation": 0.3}
     registry = Registry() if not settings else load_plugins()
-    check_component(REGISTRY.find(kind, name), registry=registry, **settings)
+    check_component(REGISTRY.find(kind, name), registry=registry, sizes=SIZES.get((kind, name)), **settings)
 
 
 def test_every_kind_has_a_component() -> None:

@@ -65,9 +65,9 @@ def settings(config: type[BaseModel]) -> list[Setting]:
 
 
 def type_in_words(annotation: Any, slot: str | None = None) -> str:
-    """`whole number`, `'mean' | 'moments'`, `list of a metric`."""
+    """`whole number`, `'mean' | 'moments'`, `list of {use: <metric>}`."""
     if slot is not None and annotation is ComponentConfig:
-        return f"a {slot} {{use: ...}}"
+        return f"{{use: <{slot}>}}"
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         bounds = _bounds_of(arguments[1:])

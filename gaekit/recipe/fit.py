@@ -75,7 +75,7 @@ class Fitting:
         return fitted
 
     def _value(self, annotation: Any, value: Any, at: Path) -> tuple[Any, Any]:
-        choices = [member for member in _members(annotation) if _is_model(member)]
+        choices = [member for member in members(annotation) if _is_model(member)]
         if choices:
             return self.section(choose(choices, value), value, at)
         if get_origin(annotation) is tuple and isinstance(value, list) and _is_model(get_args(annotation)[0]):
@@ -84,7 +84,7 @@ class Fitting:
         return annotation, value
 
     def _slot(self, kind: str, info: FieldInfo, value: Any, at: Path) -> tuple[Any, Any]:
-        many = any(get_origin(member) is tuple for member in _members(info.annotation))
+        many = any(get_origin(member) is tuple for member in members(info.annotation))
         if not many:
             return self._component(kind, value, at)
         if not isinstance(value, list):
@@ -146,10 +146,10 @@ def _spelled_out(info: FieldInfo) -> Any:
     return None
 
 
-def _members(annotation: Any) -> tuple[Any, ...]:
+def members(annotation: Any) -> tuple[Any, ...]:
     """The members of a union, or the type itself."""
     if get_origin(annotation) is Annotated:
-        return _members(get_args(annotation)[0])
+        return members(get_args(annotation)[0])
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 

@@ -34,7 +34,7 @@ def check_dataset(make: Make, sizes: Mapping[str, Any]) -> None:
 def check_metric(make: Make, sizes: Mapping[str, Any]) -> None:
     """Numbers that do not depend on how batches are cut, with a protocol in JSON values."""
     expect(getattr(make(), "needs", None) in ("pairs", "samples", "latents"), "needs is pairs, samples or latents")
-    whole, cut = _measured(make(), sizes, 48), _measured(make(), sizes, 20)
+    whole, cut = _measured(make(), sizes, 24), _measured(make(), sizes, 10)
     expect(whole[0].keys() == cut[0].keys(), "the numbers have the same names")
     for name, value in whole[0].items():
         expect(isinstance(value, float) and value == value, f"{name} is a number")
@@ -45,7 +45,7 @@ def check_metric(make: Make, sizes: Mapping[str, Any]) -> None:
 
 
 def _measured(metric: Metric, sizes: Mapping[str, Any], batch: int) -> tuple[dict[str, float], dict[str, Any]]:
-    count, classes = 48, max(1, len(sizes["classes"]))
+    count, classes = 24, max(1, len(sizes["classes"]))
     label = torch.arange(count) % classes
     level = (label / classes).view(-1, 1, 1, 1) - 0.4
     shape = (count, 8, 4, 4) if metric.needs == "latents" else (count, 3, sizes["image_size"], sizes["image_size"])

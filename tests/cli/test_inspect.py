@@ -116,7 +116,7 @@ def test_a_component_shows_its_settings_with_types_bounds_defaults_and_slots(cap
     out = capsys.readouterr().out
     assert out.startswith("metric 'frechet', of plugin metrics (gaekit ")
     rows = {line.split()[0]: " ".join(line.split()[1:]) for line in out.splitlines() if line}
-    assert rows["teacher"].startswith("a teacher {use: ...} required ")
+    assert rows["teacher"].startswith("{use: <teacher>} required ")
     assert rows["grid"].startswith("whole number (> 0) 7 ")
     assert rows["split"].startswith("'train' | 'validation' train ")
     assert main(["components", "noise", "dynamic"]) == 0
