@@ -31,10 +31,10 @@ lint: $(VENV)/.dev  ## style, types, import contracts
 	$(BIN)/lint-imports
 
 test: lint  ## lint and every fast test
-	$(BIN)/pytest -n 2 -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not slow'
 
 test-all: lint  ## also the slow tests
-	$(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 clean:  ## remove the environment and caches, not runs
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

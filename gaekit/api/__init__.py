@@ -3,6 +3,7 @@
 import pluggy
 
 from gaekit.api.component import API_VERSION, Component, ComponentConfig, Slot, require
+from gaekit.api.decode import decode_image
 from gaekit.api.kinds import (
     KINDS,
     Aligner,
@@ -60,6 +61,7 @@ __all__ = [
     "Teacher",
     "TimeSampler",
     "Tracker",
+    "decode_image",
     "hookimpl",
     "require",
 ]

@@ -76,7 +76,9 @@ def _numbers(prefix: str, metrics: list[Metric], facts: dict[str, Any]) -> Numbe
     for metric in metrics:
         values = metric.compute()
         for name, value in values.items():
-            found[f"{prefix}/{name}"] = {"value": value, "protocol": {**facts, **metric.protocol()}}
+            number = 1 + sum(key.rpartition("#")[0] == f"{prefix}/{name}" or key == f"{prefix}/{name}" for key in found)
+            key = f"{prefix}/{name}" if number == 1 else f"{prefix}/{name}#{number}"
+            found[key] = {"value": value, "protocol": {**facts, **metric.protocol()}}
     return found
 
 

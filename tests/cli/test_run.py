@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
+import shlex
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +19,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from gaekit.cli import main
+from gaekit.testing import check_component
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 @dataclass
@@ -103,6 +110,42 @@ def test_smoke_on_a_folder_of_200_photographs(tmp_path: Path, classes: bool) -> 
     with np.load(tmp_path / "runs/smoke/samples.npz") as samples:
         assert samples["arr_0"].std() > 0
         assert ("arr_1" in samples) == classes
+
+
+def test_the_readmes_commands_run(smoke: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each as it stands there, but on the smoke recipe, and without the trainings of hours."""
+    shutil.copytree(smoke / "runs", tmp_path / "runs", symlinks=True)
+    crops(tmp_path / "my_folder", classes=False, count=3)
+    crops(tmp_path / "pictures", classes=True, count=200)
+    lines = [
+        line.strip().split(" #")[0]
+        for line in README.read_text().splitlines()
+        if re.match(r" {4}(\w+=\S+ )?gaekit ", line)
+    ]
+    assert len(lines) >= 7
+    for line in lines:
+        words = shlex.split(line.replace("quickstart", "smoke"))
+        while "=" in words[0]:
+            monkeypatch.setenv(*words.pop(0).split("=", 1))
+        if words[1] == "run" and "my_images" in words[2]:
+            words[1] = "plan"
+        gaekit(tmp_path, *words[1:])
+    assert (tmp_path / "threes.png").exists()
+    assert len(list((tmp_path / "rebuilt").iterdir())) == 3
+
+
+def test_the_readmes_recipe_is_valid(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    (tmp_path / "readme.yaml").write_text(block)
+    assert "ok" in gaekit(tmp_path, "check", "readme.yaml").stdout
+
+
+def test_the_readmes_component_keeps_the_contract() -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    module: dict[str, Any] = {"__name__": "gaekit_laplace"}
+    exec(compile(block, "README.md", "exec", dont_inherit=True), module)
+    (component,) = module["gaekit_components"]()
+    check_component(component)
 
 
 def test_a_recipe_that_is_wrong_ends_with_2_and_says_all(tmp_path: Path) -> None:

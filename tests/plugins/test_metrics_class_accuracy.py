@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gaekit_metrics import gaekit_components
 from sklearn.datasets import load_digits, load_sample_image
 from sklearn.svm import SVC
 from torch import Tensor
 
 from gaekit.api import GaekitError, Metric
 from gaekit.plugins import Plugin, Registry, build
+from gaekit_metrics import gaekit_components
 
 TEN = tuple("0123456789")
 

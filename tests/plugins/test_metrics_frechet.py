@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gaekit_metrics import gaekit_components
-from gaekit_metrics.frechet import Moments, frechet_distance
 from scipy.linalg import sqrtm
 from sklearn.datasets import load_sample_image
 from torch import Tensor
@@ -18,6 +16,8 @@ from torch.nn import functional
 
 from gaekit.api import ComponentConfig, GaekitError, Metric, Teacher
 from gaekit.plugins import Plugin, Registry, build
+from gaekit_metrics import gaekit_components
+from gaekit_metrics.frechet import Moments, frechet_distance
 
 
 class Edges(Teacher):

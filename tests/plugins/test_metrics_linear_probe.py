@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gaekit_metrics import gaekit_components
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from gaekit.api import GaekitError, Metric
 from gaekit.plugins import Plugin, Registry, build
+from gaekit_metrics import gaekit_components
 
 Labelled = tuple[Tensor, Tensor]
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gaekit_metrics import gaekit_components
 from scipy.ndimage import gaussian_filter
 from sklearn.datasets import load_digits, load_sample_image
 from torch import Tensor
 
 from gaekit.api import ComponentConfig, GaekitError, Metric
 from gaekit.plugins import Plugin, Registry, build
+from gaekit_metrics import gaekit_components
 
 # scikit-image 0.26.0 on the pairs below: peak_signal_noise_ratio(x, y, data_range=255) and
 # structural_similarity(x / 255, y / 255, data_range=1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gaekit_trackers import gaekit_components
 from PIL import Image
 from sklearn.datasets import load_sample_image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -19,6 +18,7 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 
 from gaekit.api import ComponentConfig, Tracker
 from gaekit.plugins import Plugin, Registry, build
+from gaekit_trackers import gaekit_components
 
 
 def tracker(folder: Path, purge_step: int = 0) -> Tracker:

@@ -1,0 +1,206 @@
+"""One split of a data set as batches: cropped, mirrored, cached in memory, decoded ahead by worker processes.
+
+Shape suffixes: B batch, R image side. `center_crop`, `to_float` and `to_uint8` (crop.py) are offered here too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gaekit.api import ImageSource
+from gaekit.data.crop import center_crop, to_float, to_uint8
+from gaekit.data.decoding import Decoded, Decoder, OnBadImage, Request, decode_ahead
+from gaekit.data.order import TrainingOrder
+from gaekit.errors import DataError
+
+__all__ = ["ImageBatch", "Images", "center_crop", "to_float", "to_uint8"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Images in [-1, 1], float32, with their labels (0 without classes), their indices in the split, and which are
+    mirrored."""
+
+    image_B3RR: Tensor
+    label_B: Tensor
+    index_B: Tensor
+    flip_B: Tensor
+
+    def __len__(self) -> int:
+        return len(self.label_B)
+
+    def part(self, first: int, last: int) -> ImageBatch:
+        """Rows first to last."""
+        rows = slice(first, last)
+        return ImageBatch(self.image_B3RR[rows], self.label_B[rows], self.index_B[rows], self.flip_B[rows])
+
+    def to(self, device: torch.device | str) -> ImageBatch:
+        """The same on a device."""
+        tensors = (self.image_B3RR, self.label_B, self.index_B, self.flip_B)
+        return ImageBatch(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+
+
+@dataclass
+class _Visit:
+    """A batch on its way: which images, mirrored or not, and which positions had to be decoded."""
+
+    indices: list[int]
+    flips: list[bool]
+    missing: list[int]
+
+
+class Images:
+    """The images of one split at one size.
+
+    source: where they come from. size: R, their side after the crop. cache_bytes: crops are kept in memory, in this
+    process, if those of the whole split fit. on_bad_image: "error" raises BadImage; "skip" goes on, with one warning
+    a file, and records it in `skipped`. workers: processes that decode ahead; they change nothing about what comes
+    out.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        size: int,
+        *,
+        cache_bytes: int = 0,
+        on_bad_image: OnBadImage = "error",
+        workers: int = 0,
+    ):
+        self.source, self.size, self.workers = source, size, workers
+        self.skipped: dict[str, str] = {}
+        self._decoder = Decoder(source, size, on_bad_image)
+        self._bad: set[int] = set()
+        self._have = torch.zeros(len(source), dtype=torch.bool)
+        self._label = torch.zeros(len(source), dtype=torch.int64)
+        fits = len(source) * size * size * 3 <= cache_bytes
+        self._cache = torch.empty(len(source), size, size, 3, dtype=torch.uint8) if fits else None
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def labels(self) -> Tensor | None:
+        """label of every image, (N,) int64, where the source knows them without decoding (it has `labels`)."""
+        labels = getattr(self.source, "labels", None)
+        return None if labels is None else torch.as_tensor(np.array(labels, dtype=np.int64))
+
+    def batch(self, indices: Sequence[int], flips: Sequence[bool]) -> ImageBatch:
+        """The images asked for, mirrored where `flips` says so; with "skip" the next readable one stands in."""
+        (batch,) = self._batches([(list(indices), list(flips))], stand_in=True, workers=0)
+        return batch
+
+    def training(
+        self, seed: int, batch: int, *, start: int = 0, flip: bool, first: int = 0, last: int | None = None
+    ) -> Iterator[ImageBatch]:
+        """Endless batches from step `start` on, random order, half of them mirrored if `flip`; the k-th depends on
+        seed, k and the data alone. `batch` is the global batch, of which a rank takes the rows [first, last).
+
+        Raises DataError if there is no image; BadImage by the policy; MachineFailed if a worker dies.
+        """
+        if not len(self):
+            raise DataError("there is no image to train on")
+        order = TrainingOrder(len(self), batch, seed, flip=flip)
+        rows = (order.batch(step, first, last) for step in itertools.count(start))
+        visits = ((indices.tolist(), flips.tolist()) for indices, flips in rows)
+        yield from self._batches(visits, stand_in=True, workers=self.workers)
+
+    def in_order(
+        self, batch: int, *, flips: Sequence[bool] = (False,), start: int = 0, stop: int | None = None
+    ) -> Iterator[ImageBatch]:
+        """Each image from index `start` to `stop` once, in the order of the data set; the last batch may be short.
+
+        Each batch comes once for every entry of `flips`, from one decode: (False, True) gives it, then its mirror. A
+        batch with skipped images is shorter by them.
+        """
+        stop = len(self) if stop is None else min(stop, len(self))
+        spans = (range(i, min(i + batch, stop)) for i in range(start, stop, batch))
+        visits = ((list(span), [False] * len(span)) for span in spans)
+        for plain in self._batches(visits, stand_in=False, workers=self.workers):
+            if len(plain):
+                yield from (_mirrored(plain) if flip else plain for flip in flips)
+
+    def _batches(
+        self, visits: Iterable[tuple[list[int], list[bool]]], *, stand_in: bool, workers: int
+    ) -> Iterator[ImageBatch]:
+        # Worker processes are asked for a batch before the one at hand is used. What was cached when they were asked
+        # stays cached, so that each visit's answer completes it whenever it comes.
+        under_way: deque[_Visit] = deque()
+
+        def requests() -> Iterator[Request]:
+            for indices, flips in visits:
+                visit = self._visit(indices, flips, stand_in)
+                under_way.append(visit)
+                yield Request(tuple(visit.indices[place] for place in visit.missing), stand_in)
+
+        workers = 0 if self._complete else workers
+        for decoded in decode_ahead(self._decoder, requests(), workers):
+            yield self._assemble(under_way.popleft(), decoded)
+
+    @property
+    def _complete(self) -> bool:
+        return self._cache is not None and int(self._have.sum()) + len(self._bad) == len(self)
+
+    def _visit(self, indices: list[int], flips: list[bool], stand_in: bool) -> _Visit:
+        if stand_in and self._bad and len(self._bad) < len(self):
+            indices = [self._stand_in(index) for index in indices]
+        hopeless = set() if stand_in else self._bad
+        missing = [place for place, index in enumerate(indices) if not self._have[index] and index not in hopeless]
+        return _Visit(indices, flips, missing)
+
+    def _stand_in(self, index: int) -> int:
+        while index in self._bad:
+            index = (index + 1) % len(self)
+        return index
+
+    def _assemble(self, visit: _Visit, decoded: Decoded) -> ImageBatch:
+        self._note(decoded.bad)
+        index = torch.tensor(visit.indices, dtype=torch.int64)
+        label, keep = self._label[index], self._have[index]
+        keep[visit.missing] = False
+        place = torch.tensor(visit.missing, dtype=torch.int64)[decoded.place_B]
+        if len(place) == len(index):
+            pixels = decoded.pixels_BRR3
+        else:
+            pixels = self._remembered(index, keep)
+            pixels[place] = decoded.pixels_BRR3
+        label[place], index[place], keep[place] = decoded.label_B, decoded.index_B, True
+        self._remember(decoded)
+        flip = torch.tensor(visit.flips, dtype=torch.bool)
+        if not bool(keep.all()):
+            pixels, label, index, flip = pixels[keep], label[keep], index[keep], flip[keep]
+        pixels[flip] = pixels[flip].flip(2)
+        return ImageBatch(to_float(pixels), label, index, flip)
+
+    def _remembered(self, index_B: Tensor, known_B: Tensor) -> Tensor:
+        pixels = torch.zeros(len(index_B), self.size, self.size, 3, dtype=torch.uint8)
+        if self._cache is not None:
+            pixels[known_B] = self._cache[index_B[known_B]]
+        return pixels
+
+    def _remember(self, decoded: Decoded) -> None:
+        if self._cache is not None:
+            self._cache[decoded.index_B], self._label[decoded.index_B] = decoded.pixels_BRR3, decoded.label_B
+            self._have[decoded.index_B] = True
+
+    def _note(self, bad: dict[int, str]) -> None:
+        for index, reason in bad.items():
+            self._bad.add(index)
+            key = self.source.key(index)
+            if key not in self.skipped:
+                self.skipped[key] = reason
+                logger.warning("skipped: %s", reason)
+
+
+def _mirrored(batch: ImageBatch) -> ImageBatch:
+    return ImageBatch(batch.image_B3RR.flip(-1), batch.label_B, batch.index_B, ~batch.flip_B)

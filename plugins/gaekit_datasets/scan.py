@@ -1,0 +1,144 @@
+"""Finding the images below a folder: which there are, in a fixed order, and what they are called."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gaekit.api import DataAbsent, DataError
+
+HIDDEN = ("__MACOSX", "@eaDir")
+"""Folders that archives and network disks leave behind: pictures in them are copies. Names that begin with a dot are
+hidden too."""
+
+THREADS = 8
+GONE = -1
+"""The size of a link that leads nowhere: listed, so that it is named when it is visited."""
+
+
+@dataclass
+class Found:
+    """What lies below one folder: {name relative to the root: bytes}, and how the names of other files end."""
+
+    files: dict[str, int] = field(default_factory=dict)
+    others: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class Tree:
+    """A root: what lies in it directly, and below each of its sub-folders."""
+
+    root: Path
+    top: Found
+    folders: dict[str, Found]
+
+    @property
+    def others(self) -> Counter[str]:
+        """How the names of all files end that are not listed."""
+        return sum((found.others for found in self.folders.values()), Counter(self.top.others))
+
+
+class Names:
+    """Relative names of many files in two flat arrays: a list of a million strings would be copied into each worker
+    process as soon as it is read there."""
+
+    def __init__(self, names: list[str]):
+        encoded = [os.fsencode(name) for name in names]
+        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self._ends: NDArray[np.int64] = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        return os.fsdecode(self._bytes[self._ends[index] : self._ends[index + 1]].tobytes())
+
+
+def scan(root: Path, extensions: tuple[str, ...], setting: str) -> Tree:
+    """List the images below `root`. `setting` is the recipe's name for it, in messages.
+
+    Raises DataAbsent if there is no such folder, DataError if it cannot be read.
+    """
+    if not root.exists():
+        here = "" if root.is_absolute() else f" (looked in {Path.cwd()})"
+        raise DataAbsent(
+            f"image_folder: {setting}: {root} does not exist{here}; expected there: a sub-folder of images for each "
+            f"class, or images alone to train without classes ({', '.join(extensions)})"
+        )
+    if not root.is_dir():
+        raise DataError(f"image_folder: {setting}: {root} is a file; give the folder that holds the images")
+    top, names = Found(), []
+    for entry in _entries(root):
+        if _is_folder(entry):
+            names.append(entry.name)
+        else:
+            _take(entry, "", top, extensions)
+    names.sort()
+    with ThreadPoolExecutor(THREADS) as pool:  # network disks answer slowly, and many questions at a time
+        found = list(pool.map(lambda name: _below(root, name, extensions), names))
+    return Tree(root, top, dict(zip(names, found, strict=True)))
+
+
+def _below(root: Path, folder: str, extensions: tuple[str, ...]) -> Found:
+    found = Found()
+    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
+    while waiting:
+        name, above = waiting.pop()
+        here = _identity(root / name)
+        if here in above:  # a link that leads back up
+            raise DataError(f"image_folder: {root / name}: this link leads to a folder that it lies in; remove it")
+        for entry in _entries(root / name):
+            if _is_folder(entry):
+                waiting.append((f"{name}/{entry.name}", above | {here}))
+            else:
+                _take(entry, f"{name}/", found, extensions)
+    return found
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from (entry for entry in entries if not entry.name.startswith(".") and entry.name not in HIDDEN)
+    except OSError as error:
+        raise DataError(f"image_folder: {folder} cannot be read: {error.strerror}") from error
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    try:
+        status = folder.stat()
+    except OSError as error:
+        raise DataError(f"image_folder: {folder} cannot be read: {error.strerror}") from error
+    return status.st_dev, status.st_ino
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: no folder, and named when it is visited as an image
+        return False
+
+
+def _take(entry: os.DirEntry[str], prefix: str, found: Found, extensions: tuple[str, ...]) -> None:
+    ending = os.path.splitext(entry.name)[1].lower()
+    if ending not in extensions:
+        found.others[ending or "no extension"] += 1
+        return
+    try:
+        status = entry.stat()
+    except OSError:
+        found.files[prefix + entry.name] = GONE
+        return
+    if stat.S_ISREG(status.st_mode):
+        found.files[prefix + entry.name] = status.st_size
+    else:  # a pipe would be waited on for ever
+        found.others["no regular file"] += 1
