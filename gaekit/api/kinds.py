@@ -41,6 +41,11 @@ class Teacher(ModuleComponent):
         super().__init__(config)
         self.grid = grid
 
+    @classmethod
+    def width(cls, config: Any) -> int | None:
+        """F without loading weights, for `gaekit plan`; None where it cannot be told."""
+        return None
+
     @abstractmethod
     def forward(self, image_B3RR: Tensor) -> Tensor:
         """Images in [-1, 1] of any square size -> feature_BFHW, H = W = `grid`, float32."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -122,19 +125,24 @@ def decode_ahead(decoder: Decoder, requests: Iterable[Request], workers: int) ->
         decoder, sampler=_Requests(requests), batch_size=None, num_workers=workers, worker_init_fn=_ignore_signals,
         collate_fn=_as_it_is, generator=torch.Generator(),
     )  # fmt: skip
-    iterator = iter(loader)
-    while True:
-        try:
-            decoded = next(iterator)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if "DataLoader worker" in str(error):
-                raise MachineFailed(
-                    f"a process that decodes images died ({error}); if memory ran out, lower runtime.workers"
-                ) from error
-            raise
-        yield _checked(decoded)
+    answers = iter(loader)
+    died: str | None = None
+    try:
+        while died is None:
+            try:
+                decoded = next(answers, None)
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                died = str(error)
+                continue
+            if decoded is None:
+                return
+            yield _checked(decoded)
+    finally:
+        # Here and now: left to the garbage collector, workers would be joined by whatever thread it happens to run in.
+        del answers
+    raise MachineFailed(f"a process that decodes images died ({died}); if memory ran out, lower runtime.workers")
 
 
 def _checked(decoded: Decoded) -> Decoded:
@@ -149,7 +157,17 @@ def _as_it_is(decoded: Any) -> Any:
 
 
 def _ignore_signals(worker: int) -> None:
-    # Ctrl-C and a scheduler's warning reach the whole process group. The training answers by saving at the end of its
-    # step, for which it needs the workers alive; they end with it.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    # Ctrl-C and a scheduler's warning may reach every process of a run. The training answers by saving at the end of its
+    # step, for which it needs the workers alive; they end with it, or when it alone says so.
+    for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # macOS cannot tell who sent a signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    while parent is not None:
+        if signal.sigwaitinfo({signal.SIGTERM}).si_pid == parent.pid:
+            os._exit(0)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gaekit.api import Aligner, Dataset, Encoder
-from gaekit.errors import GaekitError
+from gaekit.api import Aligner, Dataset, Teacher
 from gaekit.nn.adversary import PatchGAN
 from gaekit.plugins import Registry, build
 from gaekit.recipe.schema import Autoencoder as AutoencoderSection
@@ -39,6 +38,7 @@ def network_sizes(recipe: Recipe, registry: Registry, classes: int | None) -> li
                 AutoencoderSpec(recipe.image.size, recipe.image.stride, recipe.latent_dim, *parts), registry
             )
             averaged = section.train.ema is not None
+            sizes += _aligner(recipe, registry, model.encoder.hidden_dim)
             sizes += [_size("encoder", model.encoder, averaged), _size("decoder", model.decoder, averaged)]
             if section.adversary:
                 settings = section.adversary
@@ -53,26 +53,14 @@ def network_sizes(recipe: Recipe, registry: Registry, classes: int | None) -> li
     return sizes
 
 
-def aligner_size(recipe: Recipe, registry: Registry, feature_dim: int, hidden_dim: int) -> Size:
-    """The aligner, for a teacher of that width."""
-    sizes = {
-        "feature_dim": feature_dim,
-        "latent_dim": recipe.latent_dim,
-        "hidden_dim": hidden_dim,
-        "grid": recipe.image.grid,
-    }
-    with torch.device("meta"):
-        return _size("aligner", build(Aligner, recipe.aligner, registry, **sizes), False)
-
-
-def hidden_dim(recipe: Recipe, registry: Registry) -> int:
-    """The encoder's width before its last projection."""
-    section = recipe.autoencoder
-    if not isinstance(section, AutoencoderSection):
-        raise GaekitError("autoencoder: taken from elsewhere, not built")
-    with torch.device("meta"):
-        sizes = {"image_size": recipe.image.size, "stride": recipe.image.stride, "channels": recipe.latent_dim}
-        return build(Encoder, section.encoder, registry, **sizes).hidden_dim
+def _aligner(recipe: Recipe, registry: Registry, hidden_dim: int) -> list[Size]:
+    """The aligner, if it learns something and the teacher's width can be told without its weights."""
+    teacher = registry.find("teacher", recipe.teacher.use) if recipe.teacher else None
+    if teacher is None or not issubclass(teacher, Teacher) or (width := teacher.width(recipe.teacher)) is None:
+        return []
+    sizes = {"feature_dim": width, "latent_dim": recipe.latent_dim, "hidden_dim": hidden_dim, "grid": recipe.image.grid}
+    aligner = build(Aligner, recipe.aligner, registry, **sizes)
+    return [_size("aligner", aligner, False)] if any(True for _ in aligner.parameters()) else []
 
 
 def cache_bytes(recipe: Recipe, images: int) -> int:

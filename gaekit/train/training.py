@@ -265,7 +265,8 @@ class Training:
             if learner.bad >= BAD_STEPS_ALLOWED:
                 raise RunFailed(
                     f"{where}: {what} not finite for {name}, {learner.bad} steps in a row; "
-                    f"the last checkpoint is intact ({self.host.room.checkpoints}); lower {self.host.stage}.train.lr or its clip"
+                    f"the last checkpoint is intact ({self.host.room.checkpoints}); "
+                    f"lower {self.host.stage}.train.lr or its clip"
                 )
         if learner.dead >= DEAD_STEPS_ALLOWED:
             raise RunFailed(

@@ -63,6 +63,11 @@ class EfficientNetLite0(FrozenTeacher):
         """The sha256 of the weights that `load` insists on."""
         return f"sha256:{SHA256}"
 
+    @classmethod
+    def width(cls, config: Any) -> int:
+        """Channels of the layer."""
+        return LAYERS[config.layer][0]
+
     def load(self) -> Backbone:
         """The network up to `layer`. Raises GaekitError if the package is absent or its file is not the known one."""
         layer = self.config.layer

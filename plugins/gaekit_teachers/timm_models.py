@@ -59,6 +59,17 @@ class FromTimm(FrozenTeacher):
         published = _published(cls.model_name(config)) if config.weights == weights.HUB else ""
         return weights.identity(config.weights, hub=published, seed=config.seed)
 
+    @classmethod
+    def width(cls, config: Any) -> int:
+        """Channels of the layer, from a network without memory."""
+        import timm
+
+        name = cls.model_name(config)
+        _pretrained_cfg(name)
+        with torch.device("meta"):
+            info = _feature_info(timm.create_model(name, pretrained=False, num_classes=0), name)
+        return int(info[config.layer]["num_chs"])
+
     def load(self) -> Backbone:
         """Build by timm, load the weights, fit positions to the input size, drop what lies after `layer`."""
         name = self.model_name(self.config)

@@ -8,6 +8,8 @@ import logging
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -265,15 +267,35 @@ def test_a_killed_worker_is_the_machines_failure() -> None:
 def test_workers_outlive_the_signals_that_ask_the_training_to_save() -> None:
     stream = Images(Pictures(200), 8, workers=1).training(0, 2, flip=False)
     next(stream)
-    children = _children()
-    assert children
-    for child, number in itertools.product(children, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)):
-        os.kill(child, number)
+    (worker,) = multiprocessing.active_children()
+    for number in ("INT", "TERM", "USR1"):
+        subprocess.run(["sh", "-c", f"kill -{number} {worker.pid}"], check=True)
     for _ in range(50):
         next(stream)
+    assert multiprocessing.active_children() == [worker]
     stream.close()  # type: ignore[attr-defined]
-    del stream
-    assert not _children()
+    assert not multiprocessing.active_children()
+
+
+def test_workers_end_at_once_with_a_batch_that_cannot_be_used_or_a_program_that_leaves_them_running() -> None:
+    program = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_images import *
+images = Images(Pictures(40, bad=(9,)), 8, workers=2)
+kept = images.in_order(2)
+next(kept)
+stream = images.in_order(5)
+next(stream)
+try:
+    next(stream)
+except BadImage as error:
+    kept_too = error
+print(len(multiprocessing.active_children()))
+"""
+    arguments = [sys.executable, "-c", program, str(Path(__file__).parent)]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["2"]
 
 
 def test_labels_are_known_without_decoding() -> None:
@@ -282,10 +304,6 @@ def test_labels_are_known_without_decoding() -> None:
     assert labels is not None
     assert labels.tolist() == [0, 1, 2, 0, 1]
     assert source.decoded == []
-
-
-def _children() -> list[int]:
-    return [child.pid for child in multiprocessing.active_children() if child.pid]
 
 
 def _photos() -> list[np.ndarray]:

@@ -173,9 +173,9 @@ def test_the_store_lists_rooms_and_removes_those_without_a_run(tmp_path: Path, r
     out = tmp_path / "runs"
     run(tmp_path, registry, until="latents")
     run(tmp_path, registry, "latents.dtype=bf16", name="other", until="latents")
-    assert {(room.stage, room.used_by) for room in stored_rooms(out)} == {
-        ("semantic", ("other", "tiny")), ("autoencoder", ("other", "tiny")), ("latents", ("tiny",)), ("latents", ("other",)),
-    }  # fmt: skip
+    both = ("other", "tiny")
+    users = {("semantic", both), ("autoencoder", both), ("latents", ("tiny",)), ("latents", ("other",))}
+    assert {(room.stage, room.used_by) for room in stored_rooms(out)} == users
     for file in sorted((out / "other").iterdir()):
         file.unlink()
     (out / "other").rmdir()

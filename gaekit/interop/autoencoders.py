@@ -1,0 +1,142 @@
+"""Published autoencoders as gaekit's: GAE's tokenizer, latent diffusion's autoencoders, GAE's semantic teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gaekit.api import Aligner
+from gaekit.errors import ArtifactError
+from gaekit.interop import gae, ldm_vae, semantic_teacher
+from gaekit.interop.fitting import check_names, load
+from gaekit.interop.formats import Options
+from gaekit.interop.reading import State
+from gaekit.interop.shapes import depth_of, heads_of, ratio_of, side_of, tensor
+from gaekit.nn.mlp import gated_width
+from gaekit.plugins import Registry, build
+from gaekit.recipe.load import load_component
+from gaekit.store.models import Autoencoder, AutoencoderSpec
+
+TOKENIZER, TEACHER = "a GAE tokenizer", "a semantic teacher of GAE's"
+GAE_MULTIPLE = 256
+"""To a multiple of which GAE's tokenizer rounds the hidden width of its MLPs up."""
+TEACHER_HEAD = 64
+"""Channels of an attention head of GAE's semantic teacher."""
+
+
+def read_gae(state: State, options: Options, registry: Registry) -> Autoencoder:
+    """GAE's tokenizer. Raises ArtifactError for what is missing, unexpected or not said."""
+    encoder, decoder = gae.tokenizer_from_published(state)
+    patch = tensor(encoder, "patch_embed.proj.weight", TOKENIZER)
+    adapter = encoder["adapter.weight"]
+    stride, grid = patch.shape[2], side_of(tensor(encoder, "trunk.pos_embed", TOKENIZER).shape[1], "pos_embed")
+    parts = {
+        "encoder": {**_vit(encoder, options.heads, "--heads"), "hidden": adapter.shape[1]},
+        "decoder": _vit(decoder, options.decoder_heads or options.heads, "--decoder-heads"),
+        "regularizer": {"use": "rms_norm"},
+    }
+    sizes = {"image_size": grid * stride, "stride": stride, "latent_dim": adapter.shape[0]}
+    model = _empty({**sizes, **parts}, registry, "imported gae")
+    given = gae.tokenizer_to_published(encoder, decoder)
+    check_names(given, write_autoencoder("gae", model.state_dict()), kind=TOKENIZER)
+    load(model, _both(encoder, decoder))
+    return model
+
+
+def _vit(half: Mapping[str, Tensor], heads: int | None, option: str) -> dict[str, Any]:
+    """Settings of one half of a GAE tokenizer."""
+    width = tensor(half, "trunk.pos_embed", TOKENIZER).shape[2]
+    depth = depth_of(half, "trunk.blocks.", TOKENIZER)
+    block = "trunk.blocks.0"
+    settings: dict[str, Any] = {"mlp": "gelu", "mlp_multiple": GAE_MULTIPLE}
+    if f"{block}.mlp.w12.weight" in half:
+        hidden = tensor(half, f"{block}.mlp.w3.weight", TOKENIZER).shape[1]
+        settings = {"mlp": "swiglu", **_gated(width, hidden)}
+    else:
+        hidden = tensor(half, f"{block}.mlp.fc1.weight", TOKENIZER).shape[0]
+        settings |= {"mlp_ratio": ratio_of(width, hidden, lambda ratio: int(width * ratio))}
+    bias = f"{block}.attn.qkv.bias" in half
+    shape = {"depth": depth, "width": width, "heads": heads_of(depth, width, head_dim=None, given=heads, option=option)}
+    return {"use": "vit", **shape, **settings, "bias": bias}
+
+
+def _gated(width: int, hidden: int) -> dict[str, Any]:
+    """Ratio and multiple for a hidden width: the published ones where they make it, else without rounding."""
+    if gated_width(width, 4.0, multiple=GAE_MULTIPLE) == hidden:
+        return {"mlp_ratio": 4.0, "mlp_multiple": GAE_MULTIPLE}
+    return {"mlp_ratio": ratio_of(width, hidden, lambda ratio: gated_width(width, ratio)), "mlp_multiple": 1}
+
+
+def read_ldm_vae(state: State, options: Options, registry: Registry) -> Autoencoder:
+    """Latent diffusion's autoencoder: `kl` where it has two moments a channel, `none` where it has one.
+
+    Raises ArtifactError for what is missing, unexpected or not said.
+    """
+    if options.image_size is None:
+        raise ArtifactError(
+            "an autoencoder of convolutions does not tell the images that it is for; say their side with --image-size N"
+        )
+    if any("down_blocks." in key for key in state):
+        raise ArtifactError("not an autoencoder of latent diffusion in its original names")
+    sizes = ldm_vae.sizes_of_published(state, resolution=options.image_size)
+    regularizer = "kl" if sizes.moments == 2 * sizes.latent_dim else "none"
+    spec = {
+        "image_size": options.image_size,
+        "stride": sizes.stride,
+        "latent_dim": sizes.latent_dim,
+        "encoder": sizes.encoder,
+        "decoder": sizes.decoder,
+        "regularizer": {"use": regularizer},
+    }
+    model = _empty(spec, registry, "imported ldm-vae")
+    encoder, decoder = ldm_vae.autoencoder_from_published(state)
+    given = ldm_vae.autoencoder_to_published(encoder, decoder)
+    check_names(given, write_autoencoder("ldm-vae", model.state_dict()), kind="an autoencoder of latent diffusion")
+    load(model, _both(encoder, decoder))
+    return model
+
+
+def read_semantic(state: State, options: Options, registry: Registry) -> Aligner:
+    """GAE's semantic teacher as an aligner `latent`. Raises ArtifactError for what is missing or unexpected."""
+    ours = semantic_teacher.from_gae(state)
+    feature_dim, latent_dim = ours["semantic.from_latent.weight"].shape
+    squeeze, positions = ours["semantic.to_latent.weight"], ours["semantic.positions_down"]
+    inner = ours.get("semantic.blocks.0.mlp.w3.weight")
+    settings: dict[str, Any] = {
+        "use": "latent",
+        "window": side_of(squeeze.shape[0] // latent_dim, "to_latent.weight"),
+        "decoder_depth": len({key.split(".")[2] for key in ours if key.startswith("semantic.blocks.")}),
+        "head_dim": feature_dim // options.heads if options.heads else TEACHER_HEAD,
+    }
+    if inner is not None:
+        settings["mlp_ratio"] = ratio_of(feature_dim, inner.shape[1], lambda ratio: int(feature_dim * ratio))
+    config = load_component("aligner", settings, registry, source="imported gae-semantic")
+    grid = side_of(positions.shape[1], "pos_embed_pro")
+    with torch.device("meta"):
+        aligner = build(Aligner, config, registry, feature_dim=feature_dim, latent_dim=latent_dim, hidden_dim=1,
+                        grid=grid)  # fmt: skip
+    check_names(semantic_teacher.to_gae(ours), semantic_teacher.to_gae(aligner.state_dict()), kind=TEACHER)
+    load(aligner, ours)
+    return aligner
+
+
+def write_autoencoder(name: str, weights: Mapping[str, Tensor]) -> State:
+    """The published state of an autoencoder's weights, in the names of the format `name`."""
+    halves = [{k.removeprefix(f"{half}."): v for k, v in weights.items() if k.startswith(f"{half}.")}
+              for half in ("encoder", "decoder")]  # fmt: skip
+    return gae.tokenizer_to_published(*halves) if name == "gae" else ldm_vae.autoencoder_to_published(*halves)
+
+
+def _empty(spec: Mapping[str, Any], registry: Registry, source: str) -> Autoencoder:
+    """An autoencoder without memory, to be given its weights."""
+    with torch.device("meta"):
+        return Autoencoder(AutoencoderSpec.from_json(spec, registry, source), registry)
+
+
+def _both(encoder: Mapping[str, Tensor], decoder: Mapping[str, Tensor]) -> State:
+    """The state of an autoencoder from those of its halves."""
+    halves = {"encoder": encoder, "decoder": decoder}
+    return {f"{name}.{key}": value for name, half in halves.items() for key, value in half.items()}
