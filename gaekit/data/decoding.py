@@ -126,23 +126,19 @@ def decode_ahead(decoder: Decoder, requests: Iterable[Request], workers: int) ->
         collate_fn=_as_it_is, generator=torch.Generator(),
     )  # fmt: skip
     answers = iter(loader)
-    died: str | None = None
+    died = ""
     try:
-        while died is None:
-            try:
-                decoded = next(answers, None)
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                died = str(error)
-                continue
-            if decoded is None:
-                return
+        while (decoded := next(answers, None)) is not None:
             yield _checked(decoded)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        died = str(error)
     finally:
         # Here and now: left to the garbage collector, workers would be joined by whatever thread it happens to run in.
         del answers
-    raise MachineFailed(f"a process that decodes images died ({died}); if memory ran out, lower runtime.workers")
+    if died:
+        raise MachineFailed(f"a process that decodes images died ({died}); if memory ran out, lower runtime.workers")
 
 
 def _checked(decoded: Decoded) -> Decoded:
@@ -157,7 +153,7 @@ def _as_it_is(decoded: Any) -> Any:
 
 
 def _ignore_signals(worker: int) -> None:
-    # Ctrl-C and a scheduler's warning may reach every process of a run. The training answers by saving at the end of its
+    # Ctrl-C and a scheduler's warning may reach every process of a run. The training answers by saving at the end of a
     # step, for which it needs the workers alive; they end with it, or when it alone says so.
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
