@@ -15,7 +15,7 @@ def make_app() -> typer.Typer:
     inside the function, and a line here."""
     import typer
 
-    from gaekit.cli import images, inspect, options, recipes, run, view
+    from gaekit.cli import images, inspect, interop, options, recipes, run, view
 
     app = typer.Typer(
         no_args_is_help=True, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
@@ -26,6 +26,8 @@ def make_app() -> typer.Typer:
     app.command()(run.plan)
     app.command()(images.sample)
     app.command()(images.reconstruct)
+    app.command("import")(interop.import_)
+    app.command()(interop.export)
     app.command()(inspect.plugins)
     app.command()(inspect.components)
     app.command()(inspect.schema)

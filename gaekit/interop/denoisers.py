@@ -22,8 +22,6 @@ from gaekit.store.models import DenoiserSpec
 
 TABLE = "y_embedder.embedding_table.weight"
 """The label embeddings, of the same name in all of them: K rows and one for no class."""
-DDPM = "ddpm"
-"""What the artifact of a DiT names as its path."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +145,6 @@ def _lightning(state: State, options: Options) -> dict[str, Any]:
     kind = "a LightningDiT"
     width, _, patch = _sizes(state, "x_embedder", kind)
     depth = depth_of(state, "blocks.", kind)
-    if options.predicts not in (None, "velocity"):
-        raise ArtifactError(f"--predicts {options.predicts}: a LightningDiT predicts the velocity")
     rope = state.get("feat_rope.freqs_cos")
     scale = state.get("blocks.0.attn.q_norm.weight")
     head_dim = rope.shape[1] if rope is not None else scale.shape[0] if scale is not None else None

@@ -71,7 +71,7 @@ FORMATS: dict[str, Format] = {
         Format("ldm-vae", "autoencoder of latent diffusion: SD-VAE, VA-VAE", "autoencoder",
                frozenset({"weights", "image_size"}), "conv"),
         Format("lightningdit", "denoiser of GAE and LightningDiT", "diffusion",
-               _DENOISER | {"absolute_positions", "path", "predicts"}, "lightning_dit"),
+               _DENOISER | {"absolute_positions", "path"}, "lightning_dit"),
         Format("dit", "DiT: a denoiser on DDPM's steps", "diffusion", _DENOISER, "dit"),
         Format("sit", "SiT: a denoiser on an interpolant", "diffusion", _DENOISER | {"path", "predicts"}, "sit"),
         Format("ddt", "RAE's denoiser DiT-DH, with a wide shallow head", "diffusion",

@@ -1,4 +1,4 @@
-"""Other projects' checkpoint files: named tensors out of .pt, .ckpt and .safetensors, without running what is in them."""
+"""Other projects' checkpoint files: tensors by name out of .pt, .ckpt and .safetensors, without running any code."""
 
 from __future__ import annotations
 

@@ -50,3 +50,17 @@ def from_gae(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if given:
         raise ArtifactError(f"not a semantic teacher of GAE's: it has {', '.join(sorted(given)[:5])} besides")
     return ours
+
+
+def to_gae(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Inverse of `from_gae`, without a frozen model."""
+    theirs = {name: state[ours] for name, ours in _PLAIN.items()}
+    depth = len({key.split(".")[2] for key in state if key.startswith("semantic.blocks.")})
+    for index in range(depth):
+        block, layer = f"semantic.blocks.{index}.", f"decoder_layers.{index}."
+        for name, ours in _BLOCK.items():
+            theirs[layer + name] = state[block + ours]
+        # Cloned: halves of one storage cannot be saved as two tensors.
+        first, gate = (part.clone() for part in state[f"{block}mlp.w12.weight"].chunk(2))
+        theirs[f"{layer}mlp.fc1.weight"], theirs[f"{layer}mlp.gate.weight"] = first, gate
+    return theirs

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from gaekit.api import ComponentConfig, Dataset
 from gaekit.errors import DataAbsent
+from gaekit.pipeline.taken import check_taken
 from gaekit.plugins import Registry, build, nested, slots
 from gaekit.recipe import canonical
 from gaekit.recipe.schema import Adversary, From, Recipe, Train
@@ -107,6 +108,7 @@ def _plan_stage(stage: ModuleType, recipe: Recipe, registry: Registry, store: Pa
     section = section_of(recipe, stage)
     if isinstance(section, From):
         artifact = resolve(Path(section.path), stage.NAME, stage.ARTIFACT)
+        check_taken(stage.NAME, artifact, recipe)
         content = sha256_file(artifact if artifact.is_file() else artifact / "manifest.json")
         return StagePlan(stage, "from", content, {"from": str(artifact), "sha256": content}, artifact)
     before = {p.name: p for p in plan.stages if p.name in _reads(stage)}

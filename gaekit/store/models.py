@@ -125,7 +125,10 @@ class DenoiserSpec:
 
 @dataclass(frozen=True)
 class Statistics:
-    """How latents are standardised for the denoiser: (latent - mean) / std, per channel."""
+    """How latents are standardised for the denoiser: (latent - mean) / std, per channel.
+
+    (D, H, W) in place of (D,) standardises each position by its own, as RAE's published denoisers want it.
+    """
 
     mean_D: Tensor
     std_D: Tensor
@@ -141,7 +144,8 @@ class Statistics:
         return latent_BDHW * std + mean
 
     def _like(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        return self.mean_D.to(latent)[:, None, None], self.std_D.to(latent)[:, None, None]
+        mean, std = self.mean_D.to(latent), self.std_D.to(latent)
+        return (mean, std) if mean.ndim == 3 else (mean[:, None, None], std[:, None, None])
 
 
 @dataclass(frozen=True)
@@ -177,7 +181,8 @@ def load_denoiser(path: Path, registry: Registry, *, ema: bool = True) -> Loaded
     network = spec.build(registry)
     load_into(network, _weights(artifact, ema), path)
     found = artifact.tensors("statistics")
-    if set(found) != {"mean", "std"} or any(t.shape != (spec.channels,) for t in found.values()):
+    shapes = ((spec.channels,), (spec.channels, spec.grid, spec.grid))
+    if set(found) != {"mean", "std"} or any(tuple(t.shape) not in shapes for t in found.values()):
         raise ArtifactError(f"{path}: its latents' statistics are incomplete; it cannot be sampled from")
     return LoadedDenoiser(network.eval().requires_grad_(False), spec, Statistics(found["mean"], found["std"]))
 

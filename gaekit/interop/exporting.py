@@ -1,0 +1,112 @@
+"""`gaekit export`: an artifact becomes a file that the published code reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gaekit.errors import ArtifactError
+from gaekit.interop.autoencoders import write_autoencoder
+from gaekit.interop.denoisers import write_denoiser
+from gaekit.interop.formats import Format, find_format
+from gaekit.interop.latent_cache import export_cache
+from gaekit.interop.semantic_teacher import to_gae
+from gaekit.interop.statistics import write_statistics
+from gaekit.plugins import Registry
+from gaekit.store.artifact import Artifact, open_artifact, resolve
+from gaekit.store.files import atomic
+from gaekit.store.models import DenoiserSpec, Statistics
+
+Weights = Literal["ema", "model"]
+State = dict[str, Tensor]
+KINDS = {"semantic": "aligner", "autoencoder": "autoencoder", "diffusion": "denoiser"}
+"""The kind of artifact of each stage."""
+_EXPECTED: dict[str, dict[str, dict[str, Any]]] = {
+    "gae": {
+        "encoder": {"use": "vit", "norm": "rms", "qk_norm": True, "rope": False},
+        "decoder": {"use": "vit", "norm": "rms", "qk_norm": True, "rope": False},
+        "regularizer": {"use": "rms_norm"},
+    },
+    "ldm-vae": {"encoder": {"use": "conv"}, "decoder": {"use": "conv"}},
+}
+"""What the published code does without saying so in its files."""
+
+
+def export_artifact(
+    name: str,
+    path: Path,
+    out: Path,
+    registry: Registry,
+    *,
+    weights: Weights | None = None,
+    stats: Path | None = None,
+) -> list[Path]:
+    """Write the artifact at `path` (a file, an import, a run) in the format `name` to `out`; returns the files.
+
+    `out` ends in .pt, .ckpt or .safetensors (bare tensors); it is a folder for gae-latents. `weights` picks the
+    averaged or the plain ones (default: averaged where there are some; a denoiser's .pt holds both). `stats` is where
+    the statistics of a denoiser's latents go. Raises ArtifactError for what the format has no place for.
+    """
+    found = find_format(name)
+    artifact = resolve(path, found.stage, found.artifact)
+    if found.stage == "latents":
+        return export_cache(artifact.parent if artifact.is_file() else artifact, out)
+    if out.suffix not in (".pt", ".pth", ".ckpt", ".safetensors"):
+        raise ArtifactError(f"{out}: --out names a file that ends in .pt, .pth, .ckpt or .safetensors")
+    if stats is not None and found.stage != "diffusion":
+        raise ArtifactError("--stats is for denoisers: no other format has statistics of latents")
+    opened = open_artifact(artifact, KINDS[found.stage])
+    sets = _sets(found, opened, registry)
+    if weights is not None and weights not in sets:
+        raise ArtifactError(f"{artifact}: --weights {weights}, but it holds {', '.join(sets)}")
+    _write(found, out, sets, weights)
+    if stats is not None:
+        numbers = opened.tensors("statistics")
+        write_statistics(stats, Statistics(numbers["mean"], numbers["std"]))
+    return [out] if stats is None else [out, stats]
+
+
+def _sets(found: Format, artifact: Artifact, registry: Registry) -> dict[str, State]:
+    """The sets of weights, under the names of the format: "model", and "ema" where there is one."""
+    kept = {"ema": artifact.tensors("ema"), "model": artifact.tensors("weights")}
+    _check_parts(found, artifact)
+    if found.stage == "diffusion":
+        spec = DenoiserSpec.from_json(artifact.config, registry, str(artifact.path))
+        null_row = artifact.config.get("imported", {}).get("null_row", True)
+        return {key: write_denoiser(found.name, state, spec, null_row=null_row) for key, state in kept.items() if state}
+    if found.stage == "semantic":
+        return {"model": to_gae(kept["model"])}
+    return {key: write_autoencoder(found.name, state) for key, state in kept.items() if state}
+
+
+def _check_parts(found: Format, artifact: Artifact) -> None:
+    """Raises ArtifactError for an artifact of other components than the format has."""
+    wanted = _EXPECTED.get(found.name)
+    if wanted is None:
+        wanted = {KINDS[found.stage]: {"use": found.component}}
+    for part, settings in wanted.items():
+        given = artifact.config[part]
+        for key, value in settings.items():
+            if given[key] != value:
+                raise ArtifactError(
+                    f"{artifact.path}: its {part} has {key} {given[key]}; the format {found.name} is for {key} {value}"
+                )
+
+
+def _write(found: Format, out: Path, sets: Mapping[str, State], weights: Weights | None) -> None:
+    best = sets[weights or ("ema" if "ema" in sets else "model")]
+    content: dict[str, Any]
+    if found.stage == "diffusion":
+        content = {"model": best if weights else sets["model"], "ema": best}
+    else:
+        content = {"model_state_dict" if found.stage == "semantic" else "state_dict": best}
+    with atomic(out) as part:
+        if out.suffix == ".safetensors":
+            save_file({key: value.contiguous() for key, value in best.items()}, part)
+        else:
+            torch.save(content, part)

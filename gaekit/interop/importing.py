@@ -1,0 +1,130 @@
+"""`gaekit import`: a published file becomes an artifact that a recipe takes by `{from: PATH}`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+from gaekit.errors import ArtifactError
+from gaekit.interop.autoencoders import read_gae, read_ldm_vae, read_semantic
+from gaekit.interop.denoisers import TABLE, read_denoiser
+from gaekit.interop.fitting import likely_cause
+from gaekit.interop.formats import Format, Options, check_options, find_format
+from gaekit.interop.latent_cache import import_cache
+from gaekit.interop.reading import Source, read_checkpoint
+from gaekit.interop.statistics import statistics_of
+from gaekit.plugins import Registry
+from gaekit.store.models import save_aligner, save_autoencoder, save_denoiser
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import made: the artifact, what a recipe writes to take it, and lines that say what it is."""
+
+    artifact: Path
+    stage: str
+    lines: list[str]
+
+    @property
+    def recipe_line(self) -> str:
+        """How a recipe takes it."""
+        return f"{self.stage}: {{from: {self.artifact.parent}}}"
+
+
+def import_file(name: str, file: Path, out: Path, options: Options, registry: Registry) -> Imported:
+    """Import `file` (a folder for gae-latents) of the format `name` into the folder `out`.
+
+    Raises GaekitError for an unknown format or option, and ArtifactError for a file that does not fit, with the likely
+    cause, or an artifact that exists already.
+    """
+    found = find_format(name)
+    check_options(found, options)
+    names = None if options.classes is None else _read_classes(options.classes)
+    artifact = out / found.artifact
+    if found.stage == "latents":
+        return _cache(file, artifact, options, names)
+    if artifact.exists():
+        raise ArtifactError(f"{artifact}: exists already; choose another --out, or remove it")
+    source = read_checkpoint(file, options.weights)
+    facts = {"imported": {"format": name, **source.facts}}
+    if found.stage == "diffusion":
+        return _denoiser(found, source, artifact, options, registry, names, facts)
+    if found.stage == "semantic":
+        aligner = _told(source, name, lambda: read_semantic(source.state, options, registry))
+        save_aligner(artifact, aligner, facts)
+        sizes = f"features {aligner.feature_dim}, latent_dim {aligner.latent_dim}, grid {aligner.grid}"
+        return Imported(artifact, found.stage, [_described(aligner, aligner.config), sizes])
+    read = read_gae if name == "gae" else read_ldm_vae
+    model = _told(source, name, lambda: read(source.state, options, registry))
+    save_autoencoder(artifact, model, {}, facts)
+    spec = model.spec
+    return Imported(artifact, found.stage, [
+        f"encoder {_described(model.encoder, spec.encoder)}",
+        f"decoder {_described(model.decoder, spec.decoder)}",
+        f"regularizer {spec.regularizer.use}; image: {{size: {spec.image_size}, stride: {spec.stride}}}, "
+        f"latent_dim: {spec.latent_dim}",
+    ])  # fmt: skip
+
+
+def _denoiser(
+    found: Format,
+    source: Source,
+    artifact: Path,
+    options: Options,
+    registry: Registry,
+    names: list[str] | None,
+    facts: dict[str, Any],
+) -> Imported:
+    network, spec = _told(source, found.name, lambda: read_denoiser(found.name, source.state, options, registry, names))
+    statistics = statistics_of(options, spec.channels)
+    null_row = len(source.state[TABLE]) == len(spec.classes) + 1
+    facts["imported"]["null_row"] = null_row
+    save_denoiser(artifact, network, spec, statistics, {}, facts)
+    lines = [
+        _described(network, spec.denoiser),
+        f"latents {spec.channels} x {spec.grid} x {spec.grid}, {len(spec.classes)} classes, predicts "
+        f"{network.predicts}, path {spec.path}",
+    ]
+    if not null_row:
+        lines.append("no row for no class: it cannot be guided, sample it with guidance.scale 1")
+    return Imported(artifact, found.stage, lines)
+
+
+def _cache(folder: Path, artifact: Path, options: Options, names: list[str] | None) -> Imported:
+    facts = import_cache(folder, artifact, options, names)
+    mirrored = "with" if facts["flip"] else "without"
+    shape = f"{facts['latent_dim']} x {facts['grid']} x {facts['grid']}"
+    line = f"{facts['rows']} latents {shape}, {mirrored} mirror images, {len(facts['classes'])} classes"
+    return Imported(artifact, "latents", [line])
+
+
+def _told(source: Source, name: str, read: Callable[[], T]) -> T:
+    """What `read` gives, its errors naming the file and the likely cause."""
+    try:
+        return read()
+    except ArtifactError as error:
+        cause = likely_cause(error, source.state, name)
+        raise ArtifactError(f"{source.path}: {error}" + (f"; {cause}" if cause else "")) from error
+
+
+def _described(network: nn.Module, config: Any) -> str:
+    count = sum(parameter.numel() for parameter in network.parameters())
+    settings = config.model_dump(mode="json", exclude={"use", "size"}, exclude_none=True)
+    shown = ", ".join(f"{key} {value}" for key, value in settings.items())
+    return f"{config.use} ({count / 1e6:.2f}M parameters): {shown}"
+
+
+def _read_classes(file: Path) -> list[str]:
+    """Class names, a line each, in the order of labels. Raises ArtifactError."""
+    if not file.is_file():
+        raise ArtifactError(f"{file}: no such file; --classes names a text file with a class a line")
+    names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if len(set(names)) != len(names):
+        raise ArtifactError(f"{file}: names a class twice")
+    return names
