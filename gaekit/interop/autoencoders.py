@@ -14,13 +14,15 @@ from gaekit.interop import gae, ldm_vae, semantic_teacher
 from gaekit.interop.fitting import check_names, load
 from gaekit.interop.formats import Options
 from gaekit.interop.reading import State
-from gaekit.interop.shapes import depth_of, heads_of, ratio_of, side_of, tensor
+from gaekit.interop.shapes import depth_of, heads_of, in_some_block, of_blocks, ratio_of, side_of, tensor
 from gaekit.nn.mlp import gated_width
 from gaekit.plugins import Registry, build
 from gaekit.recipe.load import load_component
 from gaekit.store.models import Autoencoder, AutoencoderSpec
 
 TOKENIZER, TEACHER = "a GAE tokenizer", "a semantic teacher of GAE's"
+_GAE_NEEDED = ("foundation_encoder.patch_embed.weight", "foundation_encoder.pos_embed", "decoder.pos_embed")
+"""What the sizes of a tokenizer are read off."""
 GAE_MULTIPLE = 256
 """To a multiple of which GAE's tokenizer rounds the hidden width of its MLPs up."""
 TEACHER_HEAD = 64
@@ -30,6 +32,8 @@ TEACHER_HEAD = 64
 def read_gae(state: State, options: Options, registry: Registry) -> Autoencoder:
     """GAE's tokenizer. Raises ArtifactError for what is missing, unexpected or not said."""
     encoder, decoder = gae.tokenizer_from_published(state)
+    for name in _GAE_NEEDED:
+        tensor(state, name, TOKENIZER)
     patch = tensor(encoder, "patch_embed.proj.weight", TOKENIZER)
     adapter = encoder["adapter.weight"]
     stride, grid = patch.shape[2], side_of(tensor(encoder, "trunk.pos_embed", TOKENIZER).shape[1], "pos_embed")
@@ -50,15 +54,15 @@ def _vit(half: Mapping[str, Tensor], heads: int | None, option: str) -> dict[str
     """Settings of one half of a GAE tokenizer."""
     width = tensor(half, "trunk.pos_embed", TOKENIZER).shape[2]
     depth = depth_of(half, "trunk.blocks.", TOKENIZER)
-    block = "trunk.blocks.0"
+    stem = "trunk.blocks."
     settings: dict[str, Any] = {"mlp": "gelu", "mlp_multiple": GAE_MULTIPLE}
-    if f"{block}.mlp.w12.weight" in half:
-        hidden = tensor(half, f"{block}.mlp.w3.weight", TOKENIZER).shape[1]
+    if (gated := in_some_block(half, stem, "mlp.w3.weight")) is not None:
+        hidden = gated.shape[1]
         settings = {"mlp": "swiglu", **_gated(width, hidden)}
     else:
-        hidden = tensor(half, f"{block}.mlp.fc1.weight", TOKENIZER).shape[0]
+        hidden = of_blocks(half, stem, "mlp.fc1.weight", TOKENIZER).shape[0]
         settings |= {"mlp_ratio": ratio_of(width, hidden, lambda ratio: int(width * ratio))}
-    bias = f"{block}.attn.qkv.bias" in half
+    bias = in_some_block(half, stem, "attn.qkv.bias") is not None
     shape = {"depth": depth, "width": width, "heads": heads_of(depth, width, head_dim=None, given=heads, option=option)}
     return {"use": "vit", **shape, **settings, "bias": bias}
 

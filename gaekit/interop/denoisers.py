@@ -15,7 +15,16 @@ from gaekit.interop import ddt, dit, gae, sit
 from gaekit.interop.fitting import check_names, load
 from gaekit.interop.formats import Options
 from gaekit.interop.reading import State
-from gaekit.interop.shapes import classes_of, depth_of, heads_of, ratio_of, side_of, tensor
+from gaekit.interop.shapes import (
+    classes_of,
+    depth_of,
+    heads_of,
+    in_some_block,
+    of_blocks,
+    ratio_of,
+    side_of,
+    tensor,
+)
 from gaekit.plugins import Registry
 from gaekit.recipe.load import load_component
 from gaekit.store.models import DenoiserSpec
@@ -93,7 +102,7 @@ def _plain(state: State, options: Options, use: str, kind: str) -> dict[str, Any
     """What DiT and SiT have in common."""
     width, channels, patch = _sizes(state, "x_embedder", kind)
     depth = depth_of(state, "blocks.", kind)
-    hidden = tensor(state, "blocks.0.mlp.fc1.weight", kind).shape[0]
+    hidden = of_blocks(state, "blocks.", "mlp.fc1.weight", kind).shape[0]
     out = tensor(state, "final_layer.linear.weight", kind).shape[0]
     if out not in (channels * patch**2, 2 * channels * patch**2):
         raise ArtifactError(f"final_layer.linear.weight makes {out} numbers a patch; {channels * patch**2} would be "
@@ -117,21 +126,21 @@ def _sit(state: State, options: Options) -> dict[str, Any]:
     return {**_plain(state, options, "sit", "a SiT"), "predicts": options.predicts or "velocity"}
 
 
-def _block(state: State, width: int, kind: str, first: str = "blocks.0") -> dict[str, Any]:
-    """The switches of LightningDiT's blocks, which leave their marks in the first."""
-    gated = f"{first}.mlp.w12.weight" in state
+def _block(state: State, width: int, kind: str) -> dict[str, Any]:
+    """The switches of LightningDiT's blocks, which leave their marks in each."""
+    gated = in_some_block(state, "blocks.", "mlp.w3.weight") is not None
     if gated:
-        hidden = tensor(state, f"{first}.mlp.w3.weight", kind).shape[1]
+        hidden = of_blocks(state, "blocks.", "mlp.w3.weight", kind).shape[1]
         ratio = ratio_of(width, hidden, lambda ratio: int(2 / 3 * int(width * ratio)))
     else:
-        hidden = tensor(state, f"{first}.mlp.fc1.weight", kind).shape[0]
+        hidden = of_blocks(state, "blocks.", "mlp.fc1.weight", kind).shape[0]
         ratio = ratio_of(width, hidden, lambda ratio: int(width * ratio))
     return {
         "mlp": "swiglu" if gated else "mlp",
         "mlp_ratio": ratio,
-        "norm": "rms" if f"{first}.norm1.weight" in state else "layer",
-        "qk_norm": f"{first}.attn.q_norm.weight" in state,
-        "wo_shift": tensor(state, f"{first}.adaLN_modulation.1.weight", kind).shape[0] == 4 * width,
+        "norm": "layer" if in_some_block(state, "blocks.", "norm1.weight") is None else "rms",
+        "qk_norm": in_some_block(state, "blocks.", "attn.q_norm.weight") is not None,
+        "wo_shift": of_blocks(state, "blocks.", "adaLN_modulation.1.weight", kind).shape[0] == 4 * width,
     }
 
 
@@ -146,7 +155,7 @@ def _lightning(state: State, options: Options) -> dict[str, Any]:
     width, _, patch = _sizes(state, "x_embedder", kind)
     depth = depth_of(state, "blocks.", kind)
     rope = state.get("feat_rope.freqs_cos")
-    scale = state.get("blocks.0.attn.q_norm.weight")
+    scale = in_some_block(state, "blocks.", "attn.q_norm.weight")
     head_dim = rope.shape[1] if rope is not None else scale.shape[0] if scale is not None else None
     return {
         "use": "lightning_dit",

@@ -33,6 +33,19 @@ def depth_of(state: Mapping[str, Tensor], stem: str, kind: str) -> int:
     return max(indices) + 1
 
 
+def in_some_block(state: Mapping[str, Tensor], stem: str, name: str) -> Tensor | None:
+    """The tensor `name` of the first block that has it, so that a lost one is told among what is missing."""
+    found = {key[len(stem) :].partition(".")[0]: value for key, value in state.items()
+             if key.startswith(stem) and key.endswith(f".{name}")}  # fmt: skip
+    return min(((int(index), value) for index, value in found.items()), key=lambda pair: pair[0])[1] if found else None
+
+
+def of_blocks(state: Mapping[str, Tensor], stem: str, name: str, kind: str) -> Tensor:
+    """As `in_some_block`; raises ArtifactError where no block has it."""
+    found = in_some_block(state, stem, name)
+    return tensor(state, f"{stem}0.{name}", kind) if found is None else found
+
+
 def side_of(tokens: int, name: str) -> int:
     """The side of a square of so many tokens. Raises ArtifactError for another shape."""
     side = math.isqrt(tokens)
