@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gaekit.api import Aligner, Denoiser, Metric, Sampler
 from gaekit.errors import Problem
-from gaekit.flow.path import PATHS
+from gaekit.flow.processes import get_process
 from gaekit.plugins import Registry
 from gaekit.recipe.schema import Autoencoder, Diffusion, From, Latents, Recipe, Semantic, Train
 
@@ -130,13 +130,30 @@ def sampler_goes_with_the_denoiser(recipe: Recipe, registry: Registry) -> Iterat
     denoiser = registry.find("denoiser", section.denoiser.use)
     assert issubclass(sampler, Sampler)
     assert issubclass(denoiser, Denoiser)
-    at, offers = ("sample", "sampler", "use"), PATHS[section.path].offers
+    at, offers = ("sample", "sampler", "use"), get_process(section.path).offers
     for quantity in sorted(sampler.needs - offers - {"variance"}):
         offered = f"path '{section.path}' offers {', '.join(sorted(offers))}"
         yield Problem(at, f"sampler '{sampler.name}' needs the field's {quantity}; {offered}")
+    predicts = denoiser.predicts  # where it is a property, what is predicted is known once it is built
+    if isinstance(predicts, str) and predicts not in offers:
+        text = f"denoiser '{denoiser.name}' predicts {predicts}, which path '{section.path}' does not have; "
+        yield Problem(("diffusion", "denoiser", "use"), text + f"it offers {', '.join(sorted(offers - {'steps'}))}")
     if "variance" in sampler.needs and denoiser.learned_variance is False:  # a property is decided when it is built
         text = f"sampler '{sampler.name}' needs a denoiser with a learned variance; '{denoiser.name}' has none"
         yield Problem(at, text)
+
+
+def ddpm_has_its_own_losses(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """What weighs flow matching does nothing on DDPM's chain, and the other way round."""
+    section = recipe.diffusion
+    if not isinstance(section, Diffusion):
+        return
+    if section.path != "ddpm" and section.betas != "linear":
+        yield Problem(("diffusion", "betas"), f"is the schedule of path 'ddpm', and the path is '{section.path}'")
+    for key, idle in (("cosine", 0.0), ("weighting", "none")) if section.path == "ddpm" else ():
+        if getattr(section, key) != idle:
+            text = f"belongs to flow matching, and path 'ddpm' has losses of its own; leave it at {idle}"
+            yield Problem(("diffusion", key), text)
 
 
 def guidance_interval_is_one(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
@@ -207,6 +224,7 @@ RULES: tuple[Rule, ...] = (
     diffusion_has_latents,
     sample_has_a_denoiser,
     sampler_goes_with_the_denoiser,
+    ddpm_has_its_own_losses,
     guidance_interval_is_one,
     guidance_has_a_null_class,
     micro_batch_divides_batches,

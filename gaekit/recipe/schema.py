@@ -129,7 +129,10 @@ class Latents(Section):
 class Diffusion(Section):
     """Training the denoiser on the cached latents."""
 
-    path: Literal["linear", "gvp", "vp"] = Field(default="linear", description="between noise and data")
+    path: Literal["linear", "gvp", "vp", "ddpm"] = Field(
+        default="linear", description="between noise and data; ddpm is its chain of 1,000 integer steps"
+    )
+    betas: Literal["linear", "cosine"] = neutral("linear", description="noise schedule of path ddpm")
     denoiser: Annotated[ComponentConfig, Slot("denoiser")] = Field(description="the network")
     times: Annotated[ComponentConfig, Slot("times")] = Field(description="which times it is trained at")
     weighting: Literal["none", "velocity", "likelihood"] = neutral(

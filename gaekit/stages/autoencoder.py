@@ -38,7 +38,6 @@ def parts(recipe: Recipe) -> dict[str, Any]:
         "seed": recipe.seed,
         "image": recipe.image,
         "latent_dim": recipe.latent_dim,
-        "dataset": recipe.dataset,
         "teacher": recipe.teacher,
         "aligner": recipe.aligner,
         "autoencoder": recipe.autoencoder,

@@ -8,10 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from gaekit.api import TimeSampler
+from gaekit.api import Losses, Quantity, TimeSampler
 from gaekit.data.latents import LatentCache
+from gaekit.flow.ddpm import Ddpm, ddpm_losses
+from gaekit.flow.guidance import DenoiserCall
 from gaekit.flow.objective import drop_labels, flow_matching
-from gaekit.flow.path import get_path
+from gaekit.flow.path import Path as FlowPath
+from gaekit.flow.processes import get_process
 from gaekit.plugins import build
 from gaekit.recipe.schema import Diffusion, Recipe
 from gaekit.stages.generate import ImageGenerator, preview_labels
@@ -26,6 +29,8 @@ REVISION = 1
 NEEDS = ("latents", "autoencoder")
 ARTIFACT = "denoiser.safetensors"
 READS_DATA = False
+Objective = Callable[[DenoiserCall, Tensor, Tensor, Tensor, Tensor], Losses]
+"""(denoiser, t_B, latent_BDHW, label_B, noise_BDHW) -> losses."""
 
 
 def parts(recipe: Recipe) -> dict[str, Any]:
@@ -38,14 +43,14 @@ def run(job: Job) -> dict[str, Any]:
     section, seed = job.recipe.diffusion, job.recipe.seed
     assert isinstance(section, Diffusion)
     cache = LatentCache(job.inputs["latents"])
-    spec = DenoiserSpec(section.denoiser, cache.latent_dim, cache.grid, cache.classes, section.path)
+    spec = DenoiserSpec(section.denoiser, cache.latent_dim, cache.grid, cache.classes, section.path, section.betas)
     job.seed_torch("denoiser")
     denoiser = spec.build(job.registry)
     if section.train.init:
         start = open_artifact(resolve(Path(section.train.init), NAME, ARTIFACT), "denoiser")
         load_into(denoiser, start.tensors("ema") or start.tensors("weights"), start.path)
     job.prepare(denoiser, section.train.precision)
-    path, null = get_path(section.path), len(spec.classes)
+    losses_of, null = objective(section, denoiser.predicts), len(spec.classes)
     preview = _preview_maker(job, spec, cache) if job.recipe.sample is not None else None
     times = build(TimeSampler, section.times, job.registry, dimension=spec.channels * spec.grid**2)
 
@@ -55,10 +60,7 @@ def run(job: Job) -> dict[str, Any]:
             noise = step.draws("noise").normal(*batch.latent_BDHW.shape[1:])
             label = drop_labels(batch.label_B, null, section.label_dropout, step.draws("label").uniform())
             with training.autocast():
-                losses = flow_matching(
-                    denoiser, path, t, batch.latent_BDHW, label, noise,
-                    predicts=denoiser.predicts, weighting=section.weighting, cosine=section.cosine,
-                )  # fmt: skip
+                losses = losses_of(denoiser, t, batch.latent_BDHW, label, noise)
             training.update("denoiser", losses)
             if preview and step.pictures and step.final:
                 training.pictures({"samples": preview(training.averaged("denoiser") or denoiser.state_dict())})
@@ -67,6 +69,20 @@ def run(job: Job) -> dict[str, Any]:
         job.room.out / ARTIFACT, denoiser, spec, cache.statistics, ema, {"seed": seed, "steps": section.train.steps}
     )
     return {"steps": section.train.steps, "seconds": training.seconds, "skipped_steps": training.skipped}
+
+
+def objective(section: Diffusion, predicts: Quantity) -> Objective:
+    """The losses for the recipe's path: flow matching (`flow.objective`), or those of DDPM's chain (`flow.ddpm`)."""
+    process = get_process(section.path, section.betas)
+    if isinstance(process, Ddpm):
+        ddpm = process
+        return lambda denoiser, t, latent, label, noise: ddpm_losses(denoiser, ddpm, t, latent, label, noise)
+    assert isinstance(process, FlowPath)
+    path = process
+    return lambda denoiser, t, latent, label, noise: flow_matching(
+        denoiser, path, t, latent, label, noise,
+        predicts=predicts, weighting=section.weighting, cosine=section.cosine,
+    )  # fmt: skip
 
 
 def _preview_maker(job: Job, spec: DenoiserSpec, cache: LatentCache) -> Callable[[Mapping[str, Tensor]], Tensor]:

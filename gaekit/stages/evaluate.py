@@ -32,7 +32,7 @@ Numbers = dict[str, dict[str, Any]]
 
 def parts(recipe: Recipe) -> dict[str, Any]:
     """The fields of the recipe that decide the result."""
-    return {"image": recipe.image, "dataset": recipe.dataset, "evaluate": recipe.evaluate}
+    return {"image": recipe.image, "evaluate": recipe.evaluate}
 
 
 def run(job: Job) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from gaekit.api import Sampler
 from gaekit.errors import GaekitError
 from gaekit.flow.field import Field
 from gaekit.flow.guidance import Guidance
-from gaekit.flow.path import get_path
+from gaekit.flow.processes import get_process
 from gaekit.plugins import build
 from gaekit.recipe.schema import Guidance as GuidanceSection
 from gaekit.recipe.schema import Sample
@@ -39,7 +39,7 @@ class ImageGenerator:
         job.prepare(denoiser.network, section.precision, compiled=compiled)
         job.prepare(autoencoder.decoder, section.precision, compiled=compiled)
         self.sampler = build(Sampler, section.sampler, job.registry)
-        self.path = get_path(denoiser.spec.path)
+        self.process = get_process(denoiser.spec.path, denoiser.spec.betas)
         self.guidance = Guidance(guidance.scale, guidance.start, guidance.end, guidance.channels)
         self.evaluations = 0
 
@@ -57,7 +57,12 @@ class ImageGenerator:
         noise = draws.normal(spec.channels, spec.grid, spec.grid)
         label_B = torch.tensor(labels, device=self.device)
         field = Field(
-            self.denoiser.network, self.path, self.guidance, label_B, len(spec.classes), self.denoiser.network.predicts
+            self.denoiser.network,
+            self.process,
+            self.guidance,
+            label_B,
+            len(spec.classes),
+            self.denoiser.network.predicts,
         )
         with autocast(resolve_precision(self.section.precision, self.device), self.device):
             latent = self.sampler.sample(field, noise, draws=draws, on_step=on_step)

@@ -28,7 +28,7 @@ DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 def parts(recipe: Recipe) -> dict[str, Any]:
     """The fields of the recipe that decide the result."""
-    return {"image": recipe.image, "dataset": recipe.dataset, "latents": recipe.latents}
+    return {"image": recipe.image, "latents": recipe.latents}
 
 
 def run(job: Job) -> dict[str, Any]:

@@ -27,7 +27,6 @@ def parts(recipe: Recipe) -> dict[str, Any]:
         "seed": recipe.seed,
         "image": recipe.image,
         "latent_dim": recipe.latent_dim,
-        "dataset": recipe.dataset,
         "teacher": recipe.teacher,
         "aligner": recipe.aligner,
         "semantic": recipe.semantic,

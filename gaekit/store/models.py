@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gaekit.api import Aligner, ComponentConfig, Decoder, Denoiser, Encoder, Latent, Regularizer
 from gaekit.errors import ArtifactError
+from gaekit.flow.ddpm import Betas
 from gaekit.plugins import Registry, build
 from gaekit.recipe.load import load_component
 from gaekit.store.artifact import Artifact, load_into, open_artifact, save_artifact
@@ -100,6 +101,7 @@ class DenoiserSpec:
     grid: int
     classes: tuple[str, ...]
     path: str
+    betas: Betas = "linear"
 
     def to_json(self) -> dict[str, Any]:
         """As stored in an artifact."""
@@ -109,13 +111,14 @@ class DenoiserSpec:
             "grid": self.grid,
             "classes": list(self.classes),
             "path": self.path,
+            "betas": self.betas,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], registry: Registry, source: str) -> DenoiserSpec:
         """Inverse of `to_json`; `source` is named in errors."""
         config = load_component("denoiser", data["denoiser"], registry, source=source)
-        return cls(config, data["channels"], data["grid"], tuple(data["classes"]), data["path"])
+        return cls(config, data["channels"], data["grid"], tuple(data["classes"]), data["path"], data["betas"])
 
     def build(self, registry: Registry) -> Denoiser:
         """The network, with fresh weights."""

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from gaekit.api import Denoiser, Prediction, Sampler, TimeSampler
+from gaekit.flow.ddpm import Ddpm
 from gaekit.flow.field import Field
 from gaekit.flow.path import get_path
+from gaekit.flow.process import Process
 from gaekit.testing.promises import (
     BATCH,
     Make,
@@ -73,15 +75,30 @@ class _Gaussian:
         return Prediction(self.mean + (t * self.std**2 - (1 - t)) / spread * (x - t * self.mean))
 
 
+class _NoiseOfGaussian(_Gaussian):
+    """The exact noise in x on DDPM's chain, with a variance in the middle of its range."""
+
+    process = Ddpm()
+
+    def __call__(self, x: Tensor, t: Tensor, label: Tensor) -> Prediction:
+        t = t.reshape(-1, 1, 1, 1)
+        alpha, sigma = self.process.alpha(t), self.process.sigma(t)
+        noise = sigma * (x - alpha * self.mean) / (alpha**2 * self.std**2 + sigma**2)
+        return Prediction(noise, torch.zeros_like(x))
+
+
 def check_sampler(make: Make, sizes: Mapping[str, Any]) -> None:
     """Samples of a known Gaussian, deterministic, with progress to the end."""
     sampler: Sampler = make()
-    path, count = get_path("linear"), 64
-    expect(sampler.needs <= path.offers, "this check offers velocity, score, noise and data; test other needs apart")
+    chain, count = "steps" in sampler.needs, 64
+    process: Process = _NoiseOfGaussian.process if chain else get_path("linear")
+    offers = process.offers | {"variance"} if chain else process.offers
+    expect(sampler.needs <= offers, f"this check offers {', '.join(sorted(offers))}; test other needs apart")
+    exact, predicts = (_NoiseOfGaussian(), "noise") if chain else (_Gaussian(), "velocity")
     label, noise = torch.zeros(count, dtype=torch.long), numbers(count, 2, 4, 4)
 
     def sample(on_step: Callable[[int, int], None] | None = None) -> Tensor:
-        field = Field(_Gaussian(), path, None, label, 1, "velocity")
+        field = Field(exact, process, None, label, 1, predicts)
         return sampler.sample(field, noise, draws=draws(batch=count), on_step=on_step)
 
     steps: list[tuple[int, int]] = []

@@ -1,4 +1,4 @@
-"""The same recipe on a CUDA device: attention backends agree, bf16 and compile train, the CPU's numbers but for rounding."""
+"""The same recipe on CUDA: attention backends agree, bf16 and compile train, the CPU's numbers but for rounding."""
 
 from __future__ import annotations
 

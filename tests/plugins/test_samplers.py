@@ -327,5 +327,7 @@ def test_the_plugin_lists_every_sampler() -> None:
         "sde_heun",
         "torchdiffeq",
         "dopri5",
+        "ddpm",
+        "ddim",
     }
     assert all(cls.needs <= {"velocity", "score"} for cls in SAMPLERS)
