@@ -1,4 +1,4 @@
-"""Every denoiser with every sampler, and the parts of autoencoders with each other: what fits runs, the rest is refused."""
+"""Every denoiser with every sampler, and the parts of autoencoders with each other: what fits runs, or is refused."""
 
 from __future__ import annotations
 
