@@ -43,7 +43,7 @@ GOLDEN = {
     "sample": "6cf9aa2c864b",
     "evaluate": "fe62fc0ab486",
 }
-"""Of rooms that people have on their disks. A change here makes them train anew: it takes a raised revision, said in the
+"""Of rooms that people have on their disks. Another one makes them train anew: it takes a raised revision, said in the
 changelog."""
 
 
