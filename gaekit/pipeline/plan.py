@@ -23,7 +23,7 @@ from gaekit.store.room import Room
 from gaekit.train.checkpoint import Checkpoints
 from gaekit.train.optim import has_horizon
 
-Status = Literal["cached", "resume", "run", "from"]
+Status = Literal["cached", "resume", "run", "from", "absent"]
 FINGERPRINT_SHOWN = 12
 
 
@@ -63,7 +63,8 @@ def make_plan(
     recipe: Recipe, registry: Registry, store: Path, *, until: str | None = None, need_data: bool = False
 ) -> Plan:
     """Plan a recipe against the rooms in `store`. Without the data the digest is unknown and nothing of it is cached;
-    with `need_data` that raises DataAbsent. Raises ArtifactError for a `from` that leads nowhere."""
+    a `from` that leads nowhere is absent. With `need_data`, as for a run, these raise DataAbsent and ArtifactError.
+    Raises ArtifactError for a `from` that does not fit the recipe."""
     stages = list(needed_stages(recipe, until))
     data, note = None, ""
     if any(stage.READS_DATA and not isinstance(section_of(recipe, stage), From) for stage in stages):
@@ -75,7 +76,7 @@ def make_plan(
             note = str(error)
     plan = Plan([], data, note)
     for stage in stages:
-        plan.stages.append(_plan_stage(stage, recipe, registry, store, plan))
+        plan.stages.append(_plan_stage(stage, recipe, registry, store, plan, need_data))
     return plan
 
 
@@ -104,13 +105,12 @@ def _reads(stage: ModuleType) -> tuple[str, ...]:
     return (*stage.NEEDS, *getattr(stage, "OPTIONAL", ()))
 
 
-def _plan_stage(stage: ModuleType, recipe: Recipe, registry: Registry, store: Path, plan: Plan) -> StagePlan:
+def _plan_stage(
+    stage: ModuleType, recipe: Recipe, registry: Registry, store: Path, plan: Plan, need_data: bool
+) -> StagePlan:
     section = section_of(recipe, stage)
     if isinstance(section, From):
-        artifact = resolve(Path(section.path), stage.NAME, stage.ARTIFACT)
-        check_taken(stage.NAME, artifact, recipe)
-        content = sha256_file(artifact if artifact.is_file() else artifact / "manifest.json")
-        return StagePlan(stage, "from", content, {"from": str(artifact), "sha256": content}, artifact)
+        return _plan_taken(stage, section, recipe, need_data)
     before = {p.name: p for p in plan.stages if p.name in _reads(stage)}
     facts, step = _facts(stage, recipe, registry, plan.data, before)
     fingerprint = sha256_json(facts)
@@ -118,6 +118,16 @@ def _plan_stage(stage: ModuleType, recipe: Recipe, registry: Registry, store: Pa
     inputs = {name: p.artifact for name, p in before.items()}
     status = "run" if stage.READS_DATA and plan.data is None else _status(room, step)
     return StagePlan(stage, status, fingerprint, facts, room.out / stage.ARTIFACT, room, inputs, step)
+
+
+def _plan_taken(stage: ModuleType, section: From, recipe: Recipe, needed: bool) -> StagePlan:
+    path = Path(section.path)
+    if not needed and not path.expanduser().exists():
+        return StagePlan(stage, "absent", "unknown", {"from": str(path), "sha256": None}, path)
+    artifact = resolve(path, stage.NAME, stage.ARTIFACT)
+    check_taken(stage.NAME, artifact, recipe)
+    content = sha256_file(artifact if artifact.is_file() else artifact / "manifest.json")
+    return StagePlan(stage, "from", content, {"from": str(artifact), "sha256": content}, artifact)
 
 
 def _status(room: Room, step: int | None) -> Status:

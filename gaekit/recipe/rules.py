@@ -203,12 +203,8 @@ def metrics_have_samples(recipe: Recipe, registry: Registry) -> Iterator[Problem
             yield Problem(("evaluate", "metrics", index, "use"), text)
 
 
-def taken_artifacts_exist(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
-    """What is taken from elsewhere is there; what it holds is for the run to see."""
-    for stage in ("semantic", "autoencoder", "latents", "diffusion"):
-        section = getattr(recipe, stage)
-        if isinstance(section, From) and not Path(section.path).expanduser().exists():
-            yield Problem((stage, "from"), f"there is no {section.path}")
+def initial_weights_exist(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """What a training starts from is there; what it holds is for the run to see."""
     for stage, train in trainings(recipe):
         if train.init is not None and not Path(train.init).expanduser().exists():
             yield Problem((stage, "train", "init"), f"there is no {train.init}")
@@ -230,7 +226,7 @@ RULES: tuple[Rule, ...] = (
     micro_batch_divides_batches,
     batch_norm_sees_the_batch,
     metrics_have_samples,
-    taken_artifacts_exist,
+    initial_weights_exist,
 )
 
 
@@ -252,7 +248,15 @@ def semantic_training_is_used(recipe: Recipe, registry: Registry) -> Iterator[Pr
         )
 
 
-DOUBTS: tuple[Rule, ...] = (bf16_on_a_cpu, semantic_training_is_used)
+def taken_artifacts_exist(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """What is taken from elsewhere may yet be imported, as data may yet be fetched; a run refuses to start without."""
+    for stage in ("semantic", "autoencoder", "latents", "diffusion"):
+        section = getattr(recipe, stage)
+        if isinstance(section, From) and not Path(section.path).expanduser().exists():
+            yield Problem((stage, "from"), f"there is no {section.path}; a run needs it")
+
+
+DOUBTS: tuple[Rule, ...] = (bf16_on_a_cpu, semantic_training_is_used, taken_artifacts_exist)
 
 
 def _aligner(recipe: Recipe, registry: Registry) -> type[Aligner]:

@@ -28,9 +28,13 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_shipped_recipe_is_ok_without_its_data(recipe: str, capsys: Capture) -> None:
     assert main(["check", recipe]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith(f"ok: {find_recipe(recipe)}: '{recipe}', ")
+    text = find_recipe(recipe).read_text(encoding="utf-8")
+    name = yaml.safe_load(text)["name"]
+    assert name.removeprefix("ablation_") == recipe.removeprefix("ablations/")
+    assert out.startswith(f"ok: {find_recipe(recipe)}: '{name}', ")
     assert out.count("\n") == 1
-    assert err == ""
+    taken = text.count("\nautoencoder: {from: ")  # what is yet to be imported is told, and is no error
+    assert err.count("\n") == err.count("autoencoder.from: there is no artifacts/") == taken
 
 
 def test_check_sums_a_recipe_up(capsys: Capture) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from gaekit.plugins import Registry
+from gaekit.recipe import check_recipe
 from gaekit.recipe.schema import Recipe
 
 Load = Callable[..., Recipe]
@@ -38,7 +40,6 @@ def at(option: str, *others: str) -> tuple[str, ...]:
         (at("runtime.micro_batch=3"), "runtime.micro_batch: 3 does not divide semantic.train.batch = 8"),
         (at("autoencoder.adversary.norm=batch", "runtime.micro_batch=4"), "autoencoder.adversary.norm: batch needs all 8 images at once, and runtime.micro_batch is 4; use group"),
         (at("evaluate.metrics[0].use=judge", "sample=null"), "evaluate.metrics[0].use: metric 'judge' judges samples; add a section `sample:`"),
-        (at("latents={from: /no/such/place}"), "latents.from: there is no /no/such/place"),
         (at("autoencoder.train.init=/no/such/place"), "autoencoder.train.init: there is no /no/such/place"),
     ],
 )  # fmt: skip
@@ -103,3 +104,10 @@ def test_what_is_taken_from_elsewhere_needs_no_teacher(load: Load, base: str, tm
         (section, elsewhere), ("semantic:\n  train: {steps: 10, batch: 8}\n", semantic), overrides=("teacher=null",)
     )
     assert recipe.teacher is None
+
+
+def test_what_is_yet_to_be_imported_is_a_warning(registry: Registry, write: Callable[..., Path]) -> None:
+    checked = check_recipe(write(), registry, overrides=at("latents={from: /no/such/place}"))
+    assert [(w.dotted, w.text) for w in checked.warnings] == [
+        ("latents.from", "there is no /no/such/place; a run needs it")
+    ]

@@ -14,8 +14,8 @@ FOLDER = Path(__file__).parents[2] / "recipes"
 
 def test_every_file_of_the_recipes_folder_is_listed_with_its_first_comment() -> None:
     found = {recipe.name: recipe for recipe in list_recipes()}
-    assert set(found) == {p.stem for p in FOLDER.glob("*.yaml")}
-    assert "quickstart" in found
+    assert set(found) == {p.relative_to(FOLDER).with_suffix("").as_posix() for p in FOLDER.rglob("*.yaml")}
+    assert {"quickstart", "ablations/kl"} <= set(found)
     for recipe in found.values():
         first = recipe.path.read_text(encoding="utf-8").splitlines()[0]
         assert recipe.summary
@@ -24,7 +24,8 @@ def test_every_file_of_the_recipes_folder_is_listed_with_its_first_comment() -> 
 
 def test_a_bare_name_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert find_recipe("quickstart").read_text() == (FOLDER / "quickstart.yaml").read_text()
+    for name in ("quickstart", "ablations/kl"):
+        assert find_recipe(name).read_text() == (FOLDER / f"{name}.yaml").read_text()
 
 
 def test_a_file_is_found_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,5 +58,6 @@ def test_a_copy_is_the_file_and_overwrites_only_when_told(tmp_path: Path, monkey
     copy_recipe("smoke", force=True)
     assert (tmp_path / "smoke.yaml").read_bytes() == original
     assert copy_recipe("smoke", tmp_path / "new" / "other.yaml").read_bytes() == original
+    assert copy_recipe("ablations/kl") == Path("kl.yaml")
     with pytest.raises(GaekitError, match="no shipped recipe is called 'smok' -- did you mean 'smoke'"):
         copy_recipe("smok")
