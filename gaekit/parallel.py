@@ -1,0 +1,124 @@
+"""The processes of one run: which of them this is, and the few things that they do together.
+
+Ranks come from torchrun, by its environment variables. A run of one process has no process group, and everything here
+is then immediate.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gaekit.errors import GaekitError
+
+PATIENCE = timedelta(hours=24)
+"""How long ranks wait for one that works alone. A rank that dies is noticed at once: its connections close."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those of the run. `rank` counts from 0 over all machines, `local_rank` on this one."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    group: Any = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes what there is one of: the view, manifests, checkpoints."""
+        return self.rank == 0
+
+    def rows(self, batch: int) -> tuple[int, int]:
+        """This rank's rows [first, last) of a global batch. Raises GaekitError if the ranks do not divide it."""
+        if batch % self.size:
+            raise GaekitError(
+                f"a batch of {batch} does not divide over {self.size} processes; "
+                f"{batch - batch % self.size or self.size} or {batch - batch % self.size + self.size} would"
+            )
+        part = batch // self.size
+        return self.rank * part, (self.rank + 1) * part
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over ranks, in place, on the tensor's device."""
+        if self.size > 1:
+            dist.all_reduce(value)
+        return value
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over ranks, in place."""
+        return self.sum(value).div_(self.size)
+
+    def any(self, flag: bool) -> bool:
+        """Whether it holds on some rank; every rank learns the same."""
+        return self.most(int(flag)) > 0
+
+    def most(self, value: int) -> int:
+        """The largest over ranks."""
+        if self.size == 1:
+            return value
+        tensor = torch.tensor(value)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.group)
+        return int(tensor)
+
+    def share(self, value: T) -> T:
+        """What rank 0 holds, on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self.group)
+        return box[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, in their order, on every rank."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value, group=self.group)
+        return found
+
+    def wait(self) -> None:
+        """Go on when all ranks are here."""
+        if self.size > 1:
+            dist.barrier(group=self.group)
+
+
+def launched() -> bool:
+    """Whether torchrun (or what sets its variables) started this process."""
+    return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ)
+
+
+@contextmanager
+def join_world(device: torch.device) -> Iterator[World]:
+    """The world of this run, left at the end of the block; one process where torchrun started none."""
+    if not launched() or int(os.environ["WORLD_SIZE"]) == 1:
+        yield World()
+        return
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        yield World(dist.get_rank(), dist.get_world_size(), local_rank, group)
+    finally:
+        dist.destroy_process_group()
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The mean of a tensor over the ranks of the run, detached; the tensor itself where there is one process.
+
+    For statistics that a module keeps of what it sees, so that they do not depend on how a batch is split.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return value.detach()
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
