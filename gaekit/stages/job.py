@@ -14,6 +14,7 @@ from gaekit.api import Aligner, Dataset, Teacher, Tracker
 from gaekit.data.images import Images
 from gaekit.errors import GaekitError
 from gaekit.nn.attention import AttentionProbe, set_attention
+from gaekit.parallel import World
 from gaekit.plugins import Registry, build
 from gaekit.recipe.schema import Autoencoder as AutoencoderSection
 from gaekit.recipe.schema import Recipe
@@ -39,6 +40,7 @@ class Job:
     store: Path
     device: torch.device
     reporter: Reporter
+    world: World = World()
     caches: list[str] = field(default_factory=list)
     said: set[str] = field(default_factory=set)
 
