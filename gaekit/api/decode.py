@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from errno import EACCES, ELOOP, ENOENT, EPERM
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from gaekit.errors import BadImage, MachineFailed
 
@@ -23,17 +24,17 @@ WHITE = (255, 255, 255)
 RGB = tuple[int, int, int]
 
 
-def decode_image(path: str | Path, background: RGB = WHITE) -> Image:
+def decode_image(path: str | Path, background: RGB = WHITE, *, data: bytes | None = None) -> Image:
     """The image in a file as RGB, upright by its EXIF orientation, its first frame if it is animated.
 
     16-bit grey is divided by 257; transparency is composited on `background`; CMYK, palettes and grey are converted;
-    colour profiles are not applied. Raises BadImage, naming the file, and MachineFailed where not the file but the
-    disk is at fault.
+    colour profiles are not applied. With `data`, those bytes are decoded and `path` only names them. Raises BadImage,
+    naming the file, and MachineFailed where not the file but the disk is at fault.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), Path(path).open("rb") if data is None else io.BytesIO(data) as file:
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata and on sizes: LARGEST decides
-            return _decode(Path(path), background)
+            return _decode(file, path, background)
     except BadImage:
         raise
     except OSError as error:
@@ -50,29 +51,26 @@ def decode_image(path: str | Path, background: RGB = WHITE) -> Image:
         raise BadImage(f"{path}: damaged image: {type(error).__name__}: {error}") from error
 
 
-def _decode(path: Path, background: RGB) -> Image:
+def _decode(file: IO[bytes], path: str | Path, background: RGB) -> Image:
     from PIL import Image, UnidentifiedImageError
 
     Image.init()
     known = [name for name in FORMATS if name in Image.OPEN]
-    with path.open("rb") as file:
-        try:
-            image = Image.open(file, formats=known)
-        except UnidentifiedImageError:
-            raise BadImage(f"{path}: not an image of a known kind: {_found(path)}") from None
-        except Image.DecompressionBombError:
-            raise BadImage(f"{path}: claims more than {LARGEST} pixels; make it smaller") from None
-        if image.width * image.height > LARGEST:
-            raise BadImage(
-                f"{path}: claims {image.width} x {image.height} pixels, more than {LARGEST}; make it smaller"
-            )
-        image.load()
-        return _to_rgb(_upright(image), path, background)
+    try:
+        image = Image.open(file, formats=known)
+    except UnidentifiedImageError:
+        raise BadImage(f"{path}: not an image of a known kind: {_found(file)}") from None
+    except Image.DecompressionBombError:
+        raise BadImage(f"{path}: claims more than {LARGEST} pixels; make it smaller") from None
+    if image.width * image.height > LARGEST:
+        raise BadImage(f"{path}: claims {image.width} x {image.height} pixels, more than {LARGEST}; make it smaller")
+    image.load()
+    return _to_rgb(_upright(image), path, background)
 
 
-def _found(path: Path) -> str:
-    with path.open("rb") as file:
-        head = file.read(24)
+def _found(file: IO[bytes]) -> str:
+    file.seek(0)
+    head = file.read(24)
     if not head:
         return "the file is empty"
     text = head.decode("utf-8", errors="replace").rstrip("\ufffd")  # the cut may go through a letter
@@ -95,7 +93,7 @@ def _upright(image: Image) -> Image:
     return image.transpose(turns[orientation]) if orientation in turns else image
 
 
-def _to_rgb(image: Image, path: Path, background: RGB) -> Image:
+def _to_rgb(image: Image, path: str | Path, background: RGB) -> Image:
     from PIL import Image as pillow
 
     if image.mode.startswith("I") or image.mode == "F":
@@ -117,7 +115,7 @@ def _with_alpha(image: Image) -> Image:
     return image.convert("RGBA")
 
 
-def _grey_from_numbers(image: Image, path: Path) -> Image:
+def _grey_from_numbers(image: Image, path: str | Path) -> Image:
     import numpy as np
     from PIL import Image as pillow
 

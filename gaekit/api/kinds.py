@@ -203,7 +203,12 @@ class Sampler(Component, ABC):
 
 
 class ImageSource(Protocol):
-    """One split: decoded originals in RGB, before any crop, with their labels."""
+    """One split: decoded originals in RGB, before any crop, with their labels.
+
+    It may also have `labels`, all of them in order, known without decoding, and `order(seed, epoch)`: the indices as
+    an epoch of training visits them, each once, where visiting them at random is slow. That order must depend on its
+    arguments and the data alone, so that any step can be the first.
+    """
 
     def __len__(self) -> int: ...
 

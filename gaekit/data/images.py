@@ -103,14 +103,16 @@ class Images:
     def training(
         self, seed: int, batch: int, *, start: int = 0, flip: bool, first: int = 0, last: int | None = None
     ) -> Iterator[ImageBatch]:
-        """Endless batches from step `start` on, random order, half of them mirrored if `flip`; the k-th depends on
-        seed, k and the data alone. `batch` is the global batch, of which a rank takes the rows [first, last).
+        """Endless batches from step `start` on, in random order or in that of the source (`order`), half of them
+        mirrored if `flip`; the k-th depends on seed, k and the data alone. `batch` is the global batch, of which a
+        rank takes the rows [first, last).
 
         Raises DataError if there is no image; BadImage by the policy; MachineFailed if a worker dies.
         """
         if not len(self):
             raise DataError("there is no image to train on")
-        order = TrainingOrder(len(self), batch, seed, flip=flip)
+        epoch_order = getattr(self.source, "order", None)
+        order = TrainingOrder(len(self), batch, seed, flip=flip, epoch_order=epoch_order)
         rows = (order.batch(step, first, last) for step in itertools.count(start))
         visits = ((indices.tolist(), flips.tolist()) for indices, flips in rows)
         yield from self._batches(visits, stand_in=True, workers=self.workers)

@@ -7,13 +7,18 @@ k-th batch of B covers the positions [k * B, (k + 1) * B), across the borders of
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gaekit.errors import PluginError
+
 Indices = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+EpochOrder = Callable[[int, int], Indices]
+"""(seed, epoch) -> the order of that epoch, for data that is better not visited at random."""
 
 
 def split_mix(state: int, index: NDArray[Any]) -> NDArray[np.uint64]:
@@ -44,12 +49,16 @@ def flipped(seed: int, epoch: int, index: Indices) -> Flags:
 
 class TrainingOrder:
     """The endless sequence of batches over n items. Any batch is found without those before it, in O(n log n), and
-    those after it in O(batch); one epoch's permutation is held, 8 bytes an item."""
+    those after it in O(batch); one epoch's permutation is held, 8 bytes an item.
 
-    def __init__(self, n: int, batch: int, seed: int, *, flip: bool = False):
+    `epoch_order` replaces `permutation`; PluginError is raised at an epoch where it does not visit each item once.
+    """
+
+    def __init__(self, n: int, batch: int, seed: int, *, flip: bool = False, epoch_order: EpochOrder | None = None):
         if n < 1 or batch < 1:
             raise ValueError(f"an order needs at least one item and a batch of at least one, not {n} and {batch}")
         self.n, self.size, self.seed, self.flip = n, batch, seed, flip
+        self.epoch_order = epoch_order
         self._epoch = -1
         self._permutation: Indices = np.empty(0, dtype=np.int64)
 
@@ -75,6 +84,14 @@ class TrainingOrder:
 
     def _permuted(self, epoch: int) -> Indices:
         if epoch != self._epoch:
-            self._permutation = permutation(self.seed, epoch, self.n)
+            self._permutation = self._order_of(epoch)
             self._epoch = epoch
         return self._permutation
+
+    def _order_of(self, epoch: int) -> Indices:
+        if self.epoch_order is None:
+            return permutation(self.seed, epoch, self.n)
+        order = np.asarray(self.epoch_order(self.seed, epoch), dtype=np.int64)
+        if not np.array_equal(np.sort(order), np.arange(self.n)):
+            raise PluginError(f"the data set's order({self.seed}, {epoch}) does not visit each of {self.n} images once")
+        return order

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gaekit.data.order import TrainingOrder, flipped, permutation, split_mix
+from gaekit.errors import PluginError
 
 
 def test_split_mix_gives_the_published_numbers_of_seed_1234567() -> None:
@@ -100,3 +101,22 @@ def test_an_order_of_nothing_is_refused(n: int, batch: int) -> None:
 def test_rows_outside_the_batch_are_refused(step: int, first: int, last: int) -> None:
     with pytest.raises(ValueError, match="rows"):
         TrainingOrder(10, 4, 0).batch(step, first, last)
+
+
+def test_an_order_of_the_sources_own_is_laid_end_to_end_and_cut_for_ranks() -> None:
+    def rotated(seed: int, epoch: int) -> np.ndarray:
+        return np.roll(np.arange(7), seed + epoch)
+
+    stream = np.concatenate([rotated(2, epoch) for epoch in range(4)])
+    for step in (5, 0, 3):
+        indices, _ = TrainingOrder(7, 4, 2, epoch_order=rotated).batch(step)
+        assert indices.tolist() == stream[step * 4 : step * 4 + 4].tolist()
+        halves = [TrainingOrder(7, 4, 2, epoch_order=rotated).batch(step, *rows)[0] for rows in ((0, 2), (2, 4))]
+        assert np.concatenate(halves).tolist() == indices.tolist()
+
+
+@pytest.mark.parametrize("wrong", [[0, 1, 1], [0, 1], [0, 1, 3], [0, 1, 2, 2]])
+def test_an_order_that_visits_an_item_twice_or_never_is_refused(wrong: list[int]) -> None:
+    order = TrainingOrder(3, 2, 0, epoch_order=lambda seed, epoch: np.array(wrong))
+    with pytest.raises(PluginError, match=r"order\(0, 0\) does not visit each of 3 images once"):
+        order.batch(0)
