@@ -55,18 +55,21 @@ class LatentCache:
     def __len__(self) -> int:
         return len(self.reader)
 
-    def training(self, seed: int, batch: int, start: int) -> Iterator[LatentBatch]:
+    def training(
+        self, seed: int, batch: int, start: int, *, first: int = 0, last: int | None = None
+    ) -> Iterator[LatentBatch]:
         """Endless batches from step `start` on; the k-th depends on (seed, k) alone, and so does the posterior's
-        sample."""
+        sample. `batch` is the global batch, of which a rank takes the rows [first, last)."""
         order = TrainingOrder(len(self), batch, seed, flip=self.has_mirror)
         step = start
         while True:
-            visited, mirrored = order.batch(step)
+            visited, mirrored = order.batch(step, first, last)
             indices = torch.from_numpy(visited)
             latent = self._rows(indices, torch.from_numpy(mirrored))
             if self.stores_moments:
                 mean, std = latent.chunk(2, dim=1)
-                latent = mean + std * torch.randn(mean.shape, generator=generator_for(seed, "posterior", step))
+                noise = torch.randn(batch, *mean.shape[1:], generator=generator_for(seed, "posterior", step))
+                latent = mean + std * noise[first:last]
             labels = self.reader.rows(LABEL, indices)
             yield LatentBatch(self.statistics.standardise(latent), labels)
             step += 1

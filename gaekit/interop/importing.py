@@ -57,7 +57,7 @@ def import_file(name: str, file: Path, out: Path, options: Options, registry: Re
         return _denoiser(found, source, artifact, options, registry, names, facts)
     if found.stage == "semantic":
         aligner = _told(source, name, lambda: read_semantic(source.state, options, registry))
-        save_aligner(artifact, aligner, facts)
+        save_aligner(artifact, aligner, aligner.state_dict(), facts)
         sizes = f"features {aligner.feature_dim}, latent_dim {aligner.latent_dim}, grid {aligner.grid}"
         return Imported(artifact, found.stage, [_described(aligner, aligner.config), sizes])
     read = read_gae if name == "gae" else read_ldm_vae
@@ -85,7 +85,7 @@ def _denoiser(
     statistics = statistics_of(options, spec.channels)
     null_row = len(source.state[TABLE]) == len(spec.classes) + 1
     facts["imported"]["null_row"] = null_row
-    save_denoiser(artifact, network, spec, statistics, {}, facts)
+    save_denoiser(artifact, network.state_dict(), spec, statistics, {}, facts)
     lines = [
         _described(network, spec.denoiser),
         f"latents {spec.channels} x {spec.grid} x {spec.grid}, {len(spec.classes)} classes, predicts "

@@ -73,11 +73,18 @@ class Semantic(Section):
 
 
 class Weights(Section):
-    """Weights of the autoencoder's reconstruction terms."""
+    """Weights of the autoencoder's reconstruction terms, each a mean over pixels or images.
+
+    With `log_variance` s their weighted sum r becomes r exp(-s) + s, s one number learned with the autoencoder: it
+    settles at log r (arXiv 2112.10752's code, there summed over an image's values, here per value).
+    """
 
     l1: NonNegativeFloat = Field(default=1.0, description="of the mean absolute error")
     l2: NonNegativeFloat = neutral(0.0, description="of the mean squared error")
     perceptual: NonNegativeFloat = Field(default=1.0, description="of the perceptual distance, where there is one")
+    log_variance: float | None = neutral(
+        None, description="start of a learned s that makes the weighted sum r of these terms r exp(-s) + s; null: r"
+    )
 
 
 class Adversary(Section):
@@ -143,20 +150,27 @@ class Diffusion(Section):
     train: Train = Field(description="how it is trained")
 
 
+class Weak(Section):
+    """A denoiser to be guided away from, in place of the null class: autoguidance (arXiv 2406.02507)."""
+
+    path: str = Field(alias="from", description="run, folder or file of a weaker denoiser of the same latents")
+
+
 class Guidance(Section):
-    """Classifier-free guidance: out = null + scale * (conditional - null), for t in [start, end)."""
+    """Guidance: out = weak + scale * (strong - weak), for t in [start, end); weak is the null class, or `weak`."""
 
     scale: NonNegativeFloat = Field(default=1.0, description="1 is no guidance, more guides harder")
     start: Fraction = Field(default=0.0, description="guided from this time on; t = 0 is noise")
     end: Fraction = Field(default=1.0, description="guided until this time; t = 1 is data")
     channels: Literal["all", "first3"] = Field(default="all", description="first3: as DiT and SiT did")
+    weak: Weak | None = neutral(None, description="autoguidance by a weaker denoiser; null is the null class")
 
 
 class Sample(Section):
     """Generating images."""
 
     sampler: Annotated[ComponentConfig, Slot("sampler")] = Field(description="the solver from noise to data")
-    guidance: Guidance = Field(default=Guidance(), description="classifier-free guidance")
+    guidance: Guidance = Field(default=Guidance(), description="classifier-free, or by a weaker denoiser")
     count: PositiveInt = Field(description="how many images")
     labels: Literal["balanced", "random"] = Field(default="balanced", description="balanced: each class as often")
     batch: PositiveInt = Field(default=64, description="images a chunk; decides the last bit of the result")
@@ -181,14 +195,27 @@ class Runtime(Section):
     attention: Literal["auto", "xformers", "sdpa", "math"] = Field(
         default="auto", description="backend; auto takes the fastest that works here"
     )
-    compile: bool = Field(default=False, description="torch.compile the networks")
+    compile: bool = Field(default=False, description="torch.compile the networks, their repeated blocks one by one")
+    checkpointing: bool = Field(
+        default=False, description="recompute blocks in the backward pass: less memory, more time, the same numbers"
+    )
     micro_batch: PositiveInt | None = Field(
         default=None, description="images a forward pass, gradients accumulate to the batch; null is the whole batch"
+    )
+    strategy: Literal["ddp", "fsdp"] = Field(
+        default="ddp", description="over several processes: each holds all weights, or a shard of them (FSDP2)"
+    )
+    ema_offload: bool = Field(default=False, description="keep averaged weights in the CPU's memory")
+    diverging: PositiveFloat | None = Field(
+        default=1000.0, description="end a training whose loss stays above so many times its first; null never does"
     )
     log_every: PositiveInt = Field(default=50, description="steps between logged scalars")
     images_every: PositiveInt | None = Field(default=None, description="steps between pictures; null is every save")
     save_every: PositiveInt = Field(default=1000, description="steps between checkpoints")
     keep: PositiveInt = Field(default=2, description="checkpoints kept a stage")
+    keep_every: PositiveInt | None = Field(
+        default=None, description="checkpoints at multiples of so many steps are kept for good; null keeps none"
+    )
     cache_gb: NonNegativeFloat = Field(default=4.0, description="keep teacher features and images up to this size")
     trackers: Annotated[tuple[ComponentConfig, ...], Slot("tracker")] = Field(
         default=(ComponentConfig(use="tensorboard"),), description="where scalars and pictures go"

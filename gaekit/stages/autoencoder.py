@@ -3,6 +3,7 @@ step on."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ from torch import Tensor, nn
 
 from gaekit.api import Aligner, Latent, NoiseSampler, Perceptual
 from gaekit.data.images import ImageBatch, Images
-from gaekit.nn.adversary import PatchGAN
+from gaekit.nn.adversary import PatchGAN, Reduce, adaptive_weight
 from gaekit.plugins import build
 from gaekit.recipe.schema import Autoencoder as Section
 from gaekit.recipe.schema import Recipe
-from gaekit.stages.adversary import AdversarialPlay
+from gaekit.stages.adversary import AdversarialPlay, reconstruction
 from gaekit.stages.features import features_for
 from gaekit.stages.job import Job
 from gaekit.store.artifact import load_into, open_artifact, resolve
@@ -30,6 +31,8 @@ NEEDS = ("semantic",)
 ARTIFACT = "autoencoder.safetensors"
 READS_DATA = True
 SHOWN = 8
+ALIGNMENT_LIMIT = 1e8
+"""The largest factor of adaptive alignment terms, VA-VAE's."""
 
 
 def parts(recipe: Recipe) -> dict[str, Any]:
@@ -45,30 +48,61 @@ def parts(recipe: Recipe) -> dict[str, Any]:
 
 
 class Objective(nn.Module):
-    """The autoencoder's losses; holds the aligner, which trains with the autoencoder unless it was fitted before."""
+    """The autoencoder's losses; holds the aligner, which trains with the autoencoder unless it was fitted before.
 
-    def __init__(self, section: Section, aligner: Aligner, perceptual: Perceptual | None, noise: NoiseSampler):
+    The reconstruction r is the weighted sum of l1, l2 and perceptual, each a mean over the batch and over pixels. With
+    `log_variance` s, a scalar that trains with the autoencoder, it enters as r exp(-s) + s. LDM (arXiv 2112.10752)
+    sums the same over the N values of an image: N times this, so constant weights of other terms are N times as strong
+    here. Adaptive weights compare with the gradient of r exp(-s), which is LDM's up to N. `reduce` is handed to them.
+    """
+
+    def __init__(
+        self,
+        section: Section,
+        aligner: Aligner,
+        perceptual: Perceptual | None,
+        noise: NoiseSampler,
+        reduce: Reduce | None = None,
+    ):
         super().__init__()
         self.aligner = aligner
         self._frozen = (perceptual,)  # in a tuple: not a submodule, not trained, not saved
-        self.noise, self.weights = noise, section.weights
+        self.noise, self.weights, self.reduce = noise, section.weights, reduce
+        start = section.weights.log_variance
+        self.log_variance = None if start is None else nn.Parameter(torch.tensor(start))
 
     def forward(self, model: Autoencoder, image: Tensor, feature: Tensor | None, step: Step) -> tuple[Tensor, Losses]:
         """-> (the reconstruction under noise, the terms without the adversary's)."""
         hidden, latent = model.encode(image)
-        fake = model.decode(self.noise.perturb(latent, step.draws("noise")))
-        return fake.float(), {**self._pixels(fake.float(), image), **self._latent(hidden, latent, feature)}
+        fake = model.decode(self.noise.perturb(latent, step.draws("noise"))).float()
+        terms = {**self.reconstruction(fake, image), **self._latent(hidden, latent, feature)}
+        return fake, self._balanced(terms, model)
 
-    def _pixels(self, fake: Tensor, image: Tensor) -> Losses:
-        terms: Losses = {}
+    def reconstruction(self, fake: Tensor, image: Tensor) -> Losses:
+        """`l1`, `l2` and `perceptual` where they have a weight, and `log_variance` where it is learned."""
+        weights, terms = self.weights, Losses()
+        precision = 1.0 if self.log_variance is None else torch.exp(-self.log_variance)
         (perceptual,) = self._frozen
-        if self.weights.l1:
-            terms["l1"] = Loss((fake - image).abs().mean(), self.weights.l1)
-        if self.weights.l2:
-            terms["l2"] = Loss((fake - image).square().mean(), self.weights.l2)
-        if perceptual is not None and self.weights.perceptual:
-            terms["perceptual"] = Loss(perceptual(fake, image).mean(), self.weights.perceptual)
+        if weights.l1:
+            terms["l1"] = Loss((fake - image).abs().mean(), weights.l1 * precision)
+        if weights.l2:
+            terms["l2"] = Loss((fake - image).square().mean(), weights.l2 * precision)
+        if perceptual is not None and weights.perceptual:
+            terms["perceptual"] = Loss(perceptual(fake, image).mean(), weights.perceptual * precision)
+        if self.log_variance is not None:
+            terms["log_variance"] = Loss(self.log_variance)
         return terms
+
+    def _balanced(self, terms: Losses, model: Autoencoder) -> Losses:
+        """Adaptive terms times the factor that they share (`Loss.adaptive`; VA-VAE, arXiv 2501.01423, eq. 6-7)."""
+        adaptive = {name: term for name, term in terms.items() if term.adaptive}
+        if not adaptive:
+            return terms
+        total = torch.stack([term.value for term in adaptive.values()]).sum()
+        factor = adaptive_weight(
+            reconstruction(terms), total, model.encoder.last_layer, limit=ALIGNMENT_LIMIT, reduce=self.reduce
+        )
+        return terms | {name: replace(term, weight=term.weight * factor) for name, term in adaptive.items()}
 
     def _latent(self, hidden: Tensor, latent: Latent, feature: Tensor | None) -> Losses:
         terms: Losses = {} if latent.penalty is None else {"penalty": latent.penalty}
@@ -95,7 +129,9 @@ def run(job: Job) -> dict[str, Any]:
 
     with Training(train, modules, job.host, paces) as training:
         for step, batch in training.steps(
-            lambda k: images.training(job.recipe.seed, train.batch, start=k, flip=section.flip)
+            lambda k, first, last: images.training(
+                job.recipe.seed, train.batch, start=k, flip=section.flip, first=first, last=last
+            )
         ):
             feature = features.of(batch) if features else None
             with training.autocast():

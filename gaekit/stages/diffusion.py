@@ -16,7 +16,7 @@ from gaekit.flow.objective import drop_labels, flow_matching
 from gaekit.flow.path import Path as FlowPath
 from gaekit.flow.processes import get_process
 from gaekit.plugins import build
-from gaekit.recipe.schema import Diffusion, Recipe
+from gaekit.recipe.schema import Diffusion, Guidance, Recipe
 from gaekit.stages.generate import ImageGenerator, preview_labels
 from gaekit.stages.job import Job
 from gaekit.store.artifact import load_into, open_artifact, resolve
@@ -55,19 +55,22 @@ def run(job: Job) -> dict[str, Any]:
     times = build(TimeSampler, section.times, job.registry, dimension=spec.channels * spec.grid**2)
 
     with Training(section.train, {"denoiser": denoiser}, job.host) as training:
-        for step, batch in training.steps(lambda k: cache.training(seed, section.train.batch, start=k)):
+        for step, batch in training.steps(
+            lambda k, first, last: cache.training(seed, section.train.batch, k, first=first, last=last)
+        ):
             t = times.times(step.draws("time"))
             noise = step.draws("noise").normal(*batch.latent_BDHW.shape[1:])
             label = drop_labels(batch.label_B, null, section.label_dropout, step.draws("label").uniform())
             with training.autocast():
-                losses = losses_of(denoiser, t, batch.latent_BDHW, label, noise)
+                losses = losses_of(training["denoiser"], t, batch.latent_BDHW, label, noise)
             training.update("denoiser", losses)
             if preview and step.pictures and step.final:
-                training.pictures({"samples": preview(training.averaged("denoiser") or denoiser.state_dict())})
+                training.pictures({"samples": preview(training.averaged("denoiser") or training.weights("denoiser"))})
         ema = training.averaged("denoiser")
-    save_denoiser(
-        job.room.out / ARTIFACT, denoiser, spec, cache.statistics, ema, {"seed": seed, "steps": section.train.steps}
-    )
+        weights = training.weights("denoiser")
+    if job.world.leads:
+        facts = {"seed": seed, "steps": section.train.steps}
+        save_denoiser(job.room.out / ARTIFACT, weights, spec, cache.statistics, ema, facts)
     return {"steps": section.train.steps, "seconds": training.seconds, "skipped_steps": training.skipped}
 
 
@@ -91,7 +94,10 @@ def _preview_maker(job: Job, spec: DenoiserSpec, cache: LatentCache) -> Callable
     network = spec.build(job.registry).eval().requires_grad_(False)
     denoiser = LoadedDenoiser(network, spec, cache.statistics)
     autoencoder = load_autoencoder(job.inputs["autoencoder"], job.registry)
-    generator = ImageGenerator(job, autoencoder, denoiser, job.recipe.sample.guidance, compiled=False)
+    guidance = job.recipe.sample.guidance
+    if guidance.weak is not None:  # made for sampling: a preview shows the denoiser alone
+        guidance = Guidance()
+    generator = ImageGenerator(job, autoencoder, denoiser, guidance, compiled=False)
     labels = preview_labels(len(spec.classes))
 
     def preview(weights: Mapping[str, Tensor]) -> Tensor:

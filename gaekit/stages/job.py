@@ -14,6 +14,7 @@ from gaekit.api import Aligner, Dataset, Teacher, Tracker
 from gaekit.data.images import Images
 from gaekit.errors import GaekitError
 from gaekit.nn.attention import AttentionProbe, set_attention
+from gaekit.nn.regions import compile_regions, set_checkpointing
 from gaekit.parallel import World
 from gaekit.plugins import Registry, build
 from gaekit.recipe.schema import Autoencoder as AutoencoderSection
@@ -40,7 +41,7 @@ class Job:
     store: Path
     device: torch.device
     reporter: Reporter
-    world: World = World()
+    world: World = field(default_factory=World)
     caches: list[str] = field(default_factory=list)
     said: set[str] = field(default_factory=set)
 
@@ -63,13 +64,12 @@ class Job:
     @property
     def host(self) -> Host:
         """Where a training of this stage lives."""
-        return Host(
-            self.stage, self.recipe.seed, self.room, self.recipe.runtime, self.device, self.reporter, self._trackers
-        )
+        runtime, seed = self.recipe.runtime, self.recipe.seed
+        return Host(self.stage, seed, self.room, runtime, self.device, self.reporter, self._trackers, self.world)
 
     def _trackers(self, purge_step: int) -> Trackers:
         folder = self.room.tensorboard
-        configs = self.recipe.runtime.trackers
+        configs = self.recipe.runtime.trackers if self.world.leads else ()
         made = [build(Tracker, c, self.registry, folder=folder, purge_step=purge_step) for c in configs]
         return Trackers(made)
 
@@ -84,18 +84,27 @@ class Job:
         torch.manual_seed(seed_for(self.recipe.seed, self.stage, purpose))
 
     def prepare(self, module: nn.Module, precision: str = "float32", *, compiled: bool = True) -> None:
-        """Move a network to the device, choose its attention, compile it if the recipe says so and `compiled` allows.
+        """Move a network to the device and choose its attention; recompute and compile its blocks if the recipe says so.
 
-        `precision` is the section's: the attention is probed in the type that it will run in.
+        `precision` is the section's: the attention is probed in the type that it will run in. `compiled=False` compiles
+        nothing. What trains and has no blocks to recompute is named.
         """
         module.to(self.device)
         dtype = torch.bfloat16 if resolve_precision(precision, self.device) == "bf16" else torch.float32
         choice = set_attention(module, self.recipe.runtime.attention, self.device, self.probe, dtype)
-        if choice and str(choice) not in self.said:
-            self.said.add(str(choice))
-            self.reporter.say(f"  {choice}")
+        if choice:
+            self._say_once(str(choice))
+        trains = any(p.requires_grad for p in module.parameters())
+        if self.recipe.runtime.checkpointing and trains and not set_checkpointing(module):
+            name = type(module).__name__
+            self._say_once(f"runtime.checkpointing: {name} has no blocks to recompute, it keeps its activations")
         if compiled and self.recipe.runtime.compile:
-            module.compile()
+            compile_regions(module)
+
+    def _say_once(self, line: str) -> None:
+        if line not in self.said:
+            self.said.add(line)
+            self.reporter.say(f"  {line}")
 
     @cached_property
     def probe(self) -> AttentionProbe:

@@ -3,9 +3,12 @@ fitted."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from gaekit.api import Aligner
+from torch import Tensor, nn
+
+from gaekit.api import Aligner, Losses
 from gaekit.errors import GaekitError
 from gaekit.recipe.schema import Autoencoder, Recipe, Semantic
 from gaekit.stages.features import features_for
@@ -46,9 +49,28 @@ def run(job: Job) -> dict[str, Any]:
         section = job.recipe.semantic
         images = job.images("train")
         limit = section.images if isinstance(section, Semantic) else None
-        aligner.fit_closed(features_for(job, images, job.autoencoder_section.flip).batches(images, limit, job.device))
-    save_aligner(job.room.out / ARTIFACT, aligner, {"fit": aligner.fit})
+        features = features_for(job, images, job.autoencoder_section.flip)
+        if job.world.leads:
+            aligner.fit_closed(features.batches(images, limit, job.device))
+    if aligner.fit != "train" and job.world.leads:
+        _save(job, aligner, aligner.state_dict())
     return record
+
+
+def _save(job: Job, aligner: Aligner, weights: Mapping[str, Tensor]) -> None:
+    save_aligner(job.room.out / ARTIFACT, aligner, weights, {"fit": aligner.fit})
+
+
+class Fitting(nn.Module):
+    """An aligner as a network whose output are its fitting losses."""
+
+    def __init__(self, aligner: Aligner):
+        super().__init__()
+        self.aligner = aligner
+
+    def forward(self, feature_BFHW: Tensor) -> Losses:
+        """The losses of these features."""
+        return self.aligner.fit_losses(feature_BFHW)
 
 
 def _train(job: Job, aligner: Aligner) -> dict[str, Any]:
@@ -58,14 +80,17 @@ def _train(job: Job, aligner: Aligner) -> dict[str, Any]:
     flip, images, train = job.autoencoder_section.flip, job.images("train"), section.train
     features = features_for(job, images, flip)
 
-    with Training(train, {"aligner": aligner}, job.host) as training:
+    with Training(train, {"aligner": Fitting(aligner)}, job.host) as training:
         for _, batch in training.steps(
-            lambda start: images.training(job.recipe.seed, train.batch, start=start, flip=flip)
+            lambda k, first, last: images.training(
+                job.recipe.seed, train.batch, start=k, flip=flip, first=first, last=last
+            )
         ):
             feature = features.of(batch)
             with training.autocast():
-                losses = aligner.fit_losses(feature)
+                losses = training["aligner"](feature)
             training.update("aligner", losses)
-        if averaged := training.averaged("aligner"):
-            aligner.load_state_dict(averaged)
+        fitted = training.averaged("aligner") or training.weights("aligner")
+    if job.world.leads:
+        _save(job, aligner, {name.removeprefix("aligner."): value for name, value in fitted.items()})
     return {"steps": train.steps, "seconds": training.seconds, "skipped_steps": training.skipped}

@@ -162,7 +162,7 @@ class LoadedDenoiser:
 
 def save_denoiser(
     path: Path,
-    network: Denoiser,
+    weights: Mapping[str, Tensor],
     spec: DenoiserSpec,
     statistics: Statistics,
     ema: Mapping[str, Tensor],
@@ -170,7 +170,7 @@ def save_denoiser(
 ) -> None:
     """Write a denoiser's artifact, with the statistics of its latents."""
     groups = {
-        "weights": network.state_dict(),
+        "weights": weights,
         "ema": ema,
         "statistics": {"mean": statistics.mean_D, "std": statistics.std_D},
     }
@@ -190,11 +190,11 @@ def load_denoiser(path: Path, registry: Registry, *, ema: bool = True) -> Loaded
     return LoadedDenoiser(network.eval().requires_grad_(False), spec, Statistics(found["mean"], found["std"]))
 
 
-def save_aligner(path: Path, aligner: Aligner, facts: Mapping[str, Any]) -> None:
+def save_aligner(path: Path, aligner: Aligner, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write what an aligner learnt in the semantic stage."""
     sizes = {"feature_dim": aligner.feature_dim, "latent_dim": aligner.latent_dim, "grid": aligner.grid}
     config = {"aligner": aligner.config.model_dump(mode="json"), **sizes, **facts}
-    save_artifact(path, "aligner", config, {"weights": aligner.state_dict()})
+    save_artifact(path, "aligner", config, {"weights": weights})
 
 
 def load_aligner(path: Path, aligner: Aligner) -> None:

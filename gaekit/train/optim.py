@@ -10,6 +10,7 @@ from torch import nn
 
 from gaekit.errors import ArtifactError, GaekitError
 from gaekit.recipe.schema import Train
+from gaekit.train.strategy import like
 
 
 def steps_of(value: int | float, total: int) -> int:
@@ -57,6 +58,11 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> di
     }
 
 
+def _placed(value: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
+    """State of a parameter's shape lies where the parameter lies; a count of steps lies whole on its device."""
+    return like(value, parameter) if value.ndim else value.to(parameter.device)
+
+
 def load_optimizer(optimizer: torch.optim.Optimizer, module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Inverse of `optimizer_tensors`. Raises ArtifactError if a name belongs to no parameter."""
     left = dict(tensors)
@@ -65,6 +71,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, module: nn.Module, tensors:
             continue
         keys = [k for k in left if k.startswith(f"{name}.") and "." not in k[len(name) + 1 :]]
         if keys:
-            optimizer.state[parameter] = {k[len(name) + 1 :]: left.pop(k).to(parameter.device) for k in keys}
+            optimizer.state[parameter] = {k[len(name) + 1 :]: _placed(left.pop(k), parameter) for k in keys}
     if left:
         raise ArtifactError(f"optimizer state of unknown parameters: {', '.join(sorted(left)[:5])}")

@@ -2,12 +2,13 @@
 
 with Training(settings, {"denoiser": denoiser}, host) as training:
     for step, batch in training.steps(stream):
-        training.update("denoiser", losses)
+        training.update("denoiser", losses_of(training["denoiser"], batch))
 """
 
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -16,17 +17,21 @@ from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from gaekit.errors import GaekitError, Interrupted, Preempted, RunFailed
+from gaekit.parallel import World
 from gaekit.recipe.schema import Runtime, Train
 from gaekit.seeds import generator_for, seed_for
 from gaekit.store.room import Room
 from gaekit.train.checkpoint import Checkpoints
 from gaekit.train.draws import BatchDraws
 from gaekit.train.ema import EMA
+from gaekit.train.guards import Divergence, guilty_terms, mean_of_scalars
 from gaekit.train.optim import learning_rate, load_optimizer, make_optimizer, optimizer_tensors
 from gaekit.train.progress import Reporter
 from gaekit.train.signals import StopRequest, stop_request
+from gaekit.train.strategy import load_whole, spread, synchronise, total_norm, whole
 from gaekit.train.track import Meter, Trackers
 from gaekit.values import Draws, Losses
 
@@ -62,23 +67,23 @@ class Host:
     device: torch.device
     reporter: Reporter
     trackers: Callable[[int], Trackers]
+    world: World = field(default_factory=World)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One micro-batch of step `index` (from 0): rows `first` to `last` of the global batch."""
+    """One micro-batch of step `index` (from 0): rows `first` to `last` of the global batch.
+
+    `final`: whether it is this rank's last of the step, at which optimizers step.
+    """
 
     index: int
     first: int
     last: int
     batch: int
+    final: bool
     pictures: bool
     host: Host
-
-    @property
-    def final(self) -> bool:
-        """Whether this is the step's last micro-batch, at which optimizers step."""
-        return self.last == self.batch
 
     def draws(self, name: str) -> Draws:
         """Randomness for this step under a name: f(seed, stage, step, name), rows as given."""
@@ -88,9 +93,10 @@ class Step:
 
 @dataclass
 class Learner:
-    """A module with its optimizer, its average, and how its last steps went."""
+    """A module, what is called in its place over several ranks, its optimizer, its average, how its last steps went."""
 
     module: nn.Module
+    net: nn.Module
     optimizer: torch.optim.AdamW
     peak: float
     ema: EMA | None = None
@@ -128,8 +134,12 @@ class Training:
         self.skipped = 0
         self.precision = resolve_precision(self.settings.precision, self.host.device)
         self.learners = {name: self._learner(name, module) for name, module in self.modules.items()}
-        self.checkpoints = Checkpoints(self.host.room.checkpoints, self.host.runtime.keep)
+        runtime = self.host.runtime
+        self.checkpoints = Checkpoints(
+            self.host.room.checkpoints, runtime.keep, runtime.keep_every, say=self.host.reporter.say
+        )
         self.meter = Meter()
+        self.divergence = Divergence(self.host.runtime.diverging)
         self._images: dict[str, Tensor] = {}
         self._shown: dict[str, float] = {}
         self._step: Step | None = None
@@ -137,10 +147,16 @@ class Training:
 
     def _learner(self, name: str, module: nn.Module) -> Learner:
         pace = self.paces.get(name, Pace())
+        net = spread(module, self.host.world, self.host.runtime.strategy)
         peak = pace.lr or self.settings.lr
         optimizer = make_optimizer(module, self.settings, peak, pace.betas or self.settings.betas, name)
         averaged = self.settings.ema is not None and pace.averaged
-        return Learner(module, optimizer, peak, EMA(module, self.settings.ema or 0.0) if averaged else None)
+        ema = EMA(module, self.settings.ema or 0.0, offload=self.host.runtime.ema_offload) if averaged else None
+        return Learner(module, net, optimizer, peak, ema)
+
+    def __getitem__(self, name: str) -> nn.Module:
+        """The module as its losses must call it: over several ranks, what averages their gradients."""
+        return self.learners[name].net
 
     def __enter__(self) -> Training:
         self._trackers = self.host.trackers(self.at)
@@ -148,35 +164,45 @@ class Training:
 
     def __exit__(self, *_: object) -> None:
         self._trackers.close()
+        self.checkpoints.close()
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of forward passes."""
         return autocast(self.precision, self.host.device)
 
     def averaged(self, name: str) -> dict[str, Tensor]:
-        """The averaged weights of a module; {} where none are kept."""
+        """The averaged weights of a module; {} where none are kept. Every rank must call it."""
         ema = self.learners[name].ema
-        return ema.tensors if ema else {}
+        return {key: whole(value) for key, value in ema.tensors.items()} if ema else {}
 
-    def steps(self, stream: Callable[[int], Iterable[B]]) -> Iterator[tuple[Step, B]]:
-        """Micro-batches with their step, to the last step; `stream(k)` yields global batches from step k on.
+    def weights(self, name: str) -> dict[str, Tensor]:
+        """The present weights of a module. Every rank must call it."""
+        return {key: whole(value) for key, value in self.learners[name].module.state_dict().items()}
 
-        Raises Interrupted or Preempted after saving, between two steps.
+    def steps(self, stream: Callable[[int, int, int], Iterable[B]]) -> Iterator[tuple[Step, B]]:
+        """Micro-batches with their step, to the last step; `stream(k, first, last)` yields the rows [first, last) of
+        the global batches from step k on.
+
+        Raises Interrupted or Preempted after saving, between two steps; every rank at the same one. GaekitError if the
+        batch does not divide.
         """
         total, batch = self.settings.steps, self.settings.batch
-        micro = min(self.host.runtime.micro_batch or batch, batch)
+        begin, end = self.host.world.rows(batch)
+        micro = self._micro_batch(end - begin)
         if self.at >= total:
             return
-        batches = iter(stream(self.at))
+        batches = iter(stream(self.at, begin, end))
         with stop_request() as stop, self.host.reporter.bar(self.host.stage, total, self.at) as bar:
             while self.at < total:
                 start = time.perf_counter()
-                torch.manual_seed(seed_for(self.host.seed, self.host.stage, self.at, "network"))
-                whole = next(batches)
-                for first in range(0, batch, micro):
-                    last = min(first + micro, batch)
-                    self._step = Step(self.at, first, last, batch, self._pictures_due(), self.host)
-                    yield self._step, whole.part(first, last).to(self.host.device)
+                torch.manual_seed(seed_for(self.host.seed, self.host.stage, self.at, self._network_purpose))
+                rows = next(batches)
+                for first in range(begin, end, micro):
+                    last = first + micro
+                    self._step = Step(self.at, first, last, batch, last == end, self._pictures_due(), self.host)
+                    for learner in self.learners.values():
+                        synchronise(learner.net, self._step.final)
+                    yield self._step, rows.part(first - begin, last - begin).to(self.host.device)
                 self.seconds += time.perf_counter() - start
                 self._end_step(time.perf_counter() - start)
                 bar.advance(per=batch, numbers=self._shown)
@@ -190,9 +216,10 @@ class Training:
         step, learner = self._step, self.learners[name]
         if step is None:
             raise GaekitError("update() belongs inside the loop over steps()")
-        share = (step.last - step.first) / step.batch
+        share = self.host.world.size * (step.last - step.first) / step.batch  # gradients are averaged over ranks
         total = torch.stack([loss.weighted.float() for loss in losses.values()]).sum()
-        torch.autograd.backward(total * share, inputs=learner.parameters)
+        sharded = any(isinstance(p, DTensor) for p in learner.parameters)
+        torch.autograd.backward(total * share, inputs=None if sharded else learner.parameters)
         for term, loss in losses.items():
             self.meter.add(f"loss/{term}", loss.value)
             self.meter.add(f"weighted/{term}", loss.weighted)
@@ -208,8 +235,9 @@ class Training:
         so."""
         self._images.update(images)
 
-    def save(self) -> None:
-        """Write a checkpoint of the present step."""
+    def save(self, *, required: bool = False) -> None:
+        """Have a checkpoint of the present step written; a required one is on disk afterwards. Every rank must call
+        it."""
         groups: dict[str, dict[str, Tensor]] = {"weights": {}, "ema": {}, "optimizer": {}}
         for name, learner in self.learners.items():
             parts = {
@@ -218,14 +246,23 @@ class Training:
                 "optimizer": optimizer_tensors(learner.optimizer, learner.module),
             }
             for group, tensors in parts.items():
-                groups[group].update({f"{name}/{key}": value for key, value in tensors.items()})
+                groups[group].update({f"{name}/{key}": self._saved(value) for key, value in tensors.items()})
         state = {"precision": self.precision, "seconds": self.seconds, "skipped": self.skipped}
-        self.checkpoints.save(self.at, state, groups)
+        state |= {"divergence": self.divergence.state}
+        if self.host.world.leads:
+            self.checkpoints.save(self.at, state, groups, required=required)
+
+    def _saved(self, value: Tensor) -> Tensor:
+        """The whole tensor; sharded ones go to the CPU one by one, so that no device holds all of them."""
+        return whole(value).cpu() if isinstance(value, DTensor) else value
 
     def _resume(self) -> None:
-        saved = self.checkpoints.latest(self.settings.steps)
-        if saved is None:
+        world = self.host.world
+        saved = self.checkpoints.latest(self.settings.steps) if world.leads else None
+        step = world.share(saved.step if saved else None)
+        if step is None:
             return
+        saved = saved or self.checkpoints.load(step)
         if saved.state["precision"] != self.precision:
             raise GaekitError(
                 f"{self.host.room.path}: trained in {saved.state['precision']} so far, "
@@ -234,16 +271,19 @@ class Training:
             )
         for name, learner in self.learners.items():
             groups = {group: _under(name, tensors) for group, tensors in saved.groups.items()}
-            learner.module.load_state_dict(groups["weights"])
+            load_whole(learner.module, groups["weights"])
             load_optimizer(learner.optimizer, learner.module, groups["optimizer"])
             if learner.ema:
                 learner.ema.load(groups["ema"])
         self.at, self.seconds, self.skipped = saved.step, saved.state["seconds"], saved.state["skipped"]
+        self.divergence.state = saved.state.get("divergence", {})
 
     def _apply(self, name: str, learner: Learner, losses: Losses) -> None:
         for group in learner.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, learner.peak, self.at)
-        norm = float(nn.utils.clip_grad_norm_(learner.parameters, self.settings.clip or math.inf))
+        if self.host.world.size > 1 and not learner.optimizer.state:
+            _all_take_part(name, learner.module)
+        norm = float(total_norm(learner.parameters, self.settings.clip or math.inf))
         if math.isfinite(norm):
             learner.optimizer.step()
             if learner.ema:
@@ -259,8 +299,7 @@ class Training:
         where = f"{self.host.stage}: step {self.at + 1}"
         if learner.bad:
             self.skipped += 1
-            terms = [term for term, loss in losses.items() if not bool(torch.isfinite(loss.weighted))]
-            what = f"loss term {', '.join(terms)} is" if terms else "every loss term is finite, the gradient is"
+            what = guilty_terms(losses, self.host.world)
             self.host.reporter.say(f"{where}: {what} not finite for {name}; the step is skipped")
             if learner.bad >= BAD_STEPS_ALLOWED:
                 raise RunFailed(
@@ -274,6 +313,26 @@ class Training:
                 "nothing is learnt any more"
             )
 
+    def _micro_batch(self, rows: int) -> int:
+        """Rows a forward pass; says how the batch is made up where there is more than one."""
+        micro = min(self.host.runtime.micro_batch or rows, rows)
+        if rows % micro:
+            raise GaekitError(
+                f"runtime.micro_batch: {micro} does not divide the {rows} images of each process "
+                f"({self.host.stage}.train.batch = {self.settings.batch} over {self.host.world.size})"
+            )
+        if rows < self.settings.batch or micro < rows:
+            ranks, passes = self.host.world.size, rows // micro
+            self.host.reporter.say(
+                f"  global batch {self.settings.batch} = {ranks} processes x {passes} passes x {micro} images"
+            )
+        return micro
+
+    @property
+    def _network_purpose(self) -> str:
+        rank = self.host.world.rank
+        return f"network {rank}" if rank else "network"
+
     def _pictures_due(self) -> bool:
         every = self.host.runtime.images_every or self.host.runtime.save_every
         return (self.at + 1) % every == 0 or self.at + 1 == self.settings.steps
@@ -283,18 +342,24 @@ class Training:
         runtime, last = self.host.runtime, self.at == self.settings.steps
         self.meter.add("train/images_per_second", self.settings.batch / seconds)
         if self.at % runtime.log_every == 0 or last or self._images:
-            scalars = self.meter.take()
+            scalars = mean_of_scalars(self.meter.take(), self.host.world)
+            self.divergence.look(scalars, f"{self.host.stage}: step {self.at}", str(self.host.room.checkpoints))
             self._shown = {"loss": sum(v for k, v in scalars.items() if k.startswith("weighted/"))}
             self._trackers.log(self.at, scalars, self._images)
             self._images = {}
-        if self.at % runtime.save_every == 0 or last:
-            self.save()
+        streak = any(learner.bad for learner in self.learners.values())
+        if (self.at % runtime.save_every == 0 and not streak) or last:
+            self.save(required=last)
 
     def _leave_if(self, stop: StopRequest) -> None:
-        if not stop or self.at >= self.settings.steps:
+        if self.at >= self.settings.steps:
             return
-        self.save()
-        error = Interrupted if stop.signal and stop.signal.name == "SIGINT" else Preempted
+        number = self.host.world.most(int(stop.signal or 0))
+        if not number:
+            return
+        self.save(required=True)
+        self.host.world.wait()
+        error = Interrupted if number == signal.SIGINT else Preempted
         raise error(
             f"{self.host.stage}: stopped and saved at step {self.at} of {self.settings.steps}; "
             "the same command goes on from there"
@@ -311,6 +376,15 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     """torch's autocast for a resolved precision."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def _all_take_part(name: str, module: nn.Module) -> None:
+    idle = [key for key, p in module.named_parameters() if p.requires_grad and p.grad is None]
+    if idle:
+        raise GaekitError(
+            f"{name}: {len(idle)} parameters take no part in its losses ({', '.join(idle[:5])}); over several "
+            "processes each that requires a gradient must get one: freeze them, or use them"
+        )
 
 
 def _under(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -34,9 +34,10 @@ class Points:
         return len(self.x)
 
 
-def points(start: int) -> Iterator[Points]:
+def points(start: int, first: int, last: int) -> Iterator[Points]:
     while True:
-        yield Points(torch.randn(8, 4, generator=torch.Generator().manual_seed(start)) * 0.5 + 1)
+        whole = torch.randn(8, 4, generator=torch.Generator().manual_seed(start)) * 0.5 + 1
+        yield Points(whole[first:last])
         start += 1
 
 
@@ -54,12 +55,14 @@ def networks() -> dict[str, nn.Module]:
 
 def train(folder: Path, total: int = 20, stop: int | None = None, **options: object) -> Training:
     settings = Train(steps=total, batch=8, lr=1e-2, schedule="constant", warmup=3, ema=0.9)
-    where = host(folder, **{k: v for k, v in options.items() if k in ("micro_batch", "save_every", "keep")})  # type: ignore[arg-type]
+    where = host(
+        folder, **{k: v for k, v in options.items() if k in ("micro_batch", "save_every", "keep", "ema_offload")}
+    )  # type: ignore[arg-type]
     training = Training(
         settings, options.get("networks") or networks(), where, {"critic": Pace(lr=5e-3, averaged=False)}
     )  # type: ignore[arg-type]
     with training:
-        generator, critic = training.modules["generator"], training.modules["critic"]
+        generator, critic = training["generator"], training["critic"]
         for step, batch in training.steps(points):
             t = step.draws("time").uniform()[:, None]
             noise = step.draws("noise").normal(4)
@@ -146,7 +149,7 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch(tmp_path: Path) -> 
     torch.set_default_dtype(torch.float64)
     try:
         whole = train(tmp_path / "whole", total=1, networks=without_dropout())
-        split = train(tmp_path / "split", total=1, networks=without_dropout(), micro_batch=3)
+        split = train(tmp_path / "split", total=1, networks=without_dropout(), micro_batch=2)
     finally:
         torch.set_default_dtype(torch.float32)
     for name, value in whole.modules["generator"].state_dict().items():
@@ -187,3 +190,35 @@ def test_resuming_in_another_precision_is_refused(tmp_path: Path) -> None:
     train(tmp_path, stop=7)
     with pytest.raises(GaekitError, match="trained in float32 so far, would go on in bf16"):
         Training(Train(steps=20, batch=8, precision="bf16"), networks(), host(tmp_path))
+
+
+def test_a_micro_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(GaekitError, match=r"micro_batch: 3 does not divide the 8 images"):
+        train(tmp_path, micro_batch=3)
+
+
+def test_while_gradients_are_not_finite_no_checkpoint_is_written(tmp_path: Path) -> None:
+    training = Training(Train(steps=20, batch=8), networks(), host(tmp_path, save_every=1))
+    with training, pytest.raises(RunFailed, match="not finite"):
+        for step, batch in training.steps(points):
+            out = training["generator"](torch.cat([batch.x, batch.x[:, :1]], 1))
+            bad = float("nan") if step.index >= 4 else 1.0
+            training.update("generator", {"flow": Loss(out.square().mean() * bad)})
+    assert training.checkpoints.steps() == [3, 4]
+
+
+def test_a_loss_that_grows_without_end_ends_the_run(tmp_path: Path) -> None:
+    settings = Train(steps=1000, batch=8, lr=1.0, clip=None)
+    where = host(tmp_path, log_every=5, diverging=10)
+    with Training(settings, networks(), where) as training:
+        with pytest.raises(RunFailed, match=r"the loss diverges: .* mostly by away"):
+            for _, batch in training.steps(points):
+                out = training["generator"](torch.cat([batch.x, batch.x[:, :1]], 1))
+                training.update("generator", {"away": Loss(-out.square().mean()), "small": Loss(out.mean() * 0)})
+        assert training.at < 1000
+
+
+def test_averages_kept_on_the_cpu_are_the_same(tmp_path: Path) -> None:
+    here, there = train(tmp_path / "here"), train(tmp_path / "there", ema_offload=True)
+    assert here.averaged("generator")
+    assert_same(here, there)

@@ -1,0 +1,79 @@
+"""How a network trains over several ranks: DistributedDataParallel, or FSDP2's sharded parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from gaekit.parallel import World
+
+Strategy = Literal["ddp", "fsdp"]
+OTHER_ENTRANCES = ("losses", "target", "fit_losses")
+"""Methods beside `forward` by which an aligner is called with its parameters gathered."""
+
+
+def spread(module: nn.Module, world: World, strategy: Strategy) -> nn.Module:
+    """What to call in place of `module` so that gradients are averaged over ranks: the module itself for one process.
+
+    ddp wraps it. fsdp shards its parameters in place, a block of a ModuleList at a time, then what is left; call it
+    before an optimizer takes the parameters. A module whose parts are called one by one names them: `trained_parts()`.
+    """
+    if world.size == 1:
+        return module
+    if strategy == "ddp":
+        # Buffers are equal anyway: what updates them takes the mean over ranks itself.
+        return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+    _shard(module)
+    return module
+
+
+def _shard(module: nn.Module) -> None:
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    for part in getattr(module, "trained_parts", lambda: [module])():
+        for blocks in [child for child in part.modules() if isinstance(child, nn.ModuleList)]:
+            for block in blocks:
+                if any(p.requires_grad for p in block.parameters()):
+                    fully_shard(block)
+        fully_shard(part)
+        for name in OTHER_ENTRANCES:
+            if hasattr(part, name):
+                register_fsdp_forward_method(part, name)
+
+
+def synchronise(net: nn.Module, final: bool) -> None:
+    """Average gradients in the next backward pass, or only gather them up; call it before the forward pass."""
+    if isinstance(net, nn.parallel.DistributedDataParallel):
+        net.require_backward_grad_sync = final
+        return
+    from torch.distributed.fsdp import FSDPModule
+
+    for part in net.modules():
+        if isinstance(part, FSDPModule):
+            part.set_requires_gradient_sync(final, recurse=False)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor as one process would hold it. For a sharded one every rank must call it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(value: Tensor, own: Tensor) -> Tensor:
+    """A whole tensor on the device of `own`, sharded as `own` is."""
+    value = value.to(own.device)
+    return distribute_tensor(value, own.device_mesh, own.placements) if isinstance(own, DTensor) else value
+
+
+def load_whole(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """`load_state_dict` from whole tensors, whatever the module's own are."""
+    own = module.state_dict()
+    module.load_state_dict({name: like(value, own[name]) if name in own else value for name, value in tensors.items()})
+
+
+def total_norm(parameters: list[nn.Parameter], limit: float) -> Tensor:
+    """Clip gradients to a total norm of at most `limit`; -> the norm before."""
+    return whole(cast(torch.Tensor, nn.utils.clip_grad_norm_(parameters, limit)))
