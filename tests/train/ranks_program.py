@@ -1,0 +1,102 @@
+"""A small game of two networks, trained by as many processes as torchrun starts: `python ranks_program.py JOBS...`.
+
+A job is FOLDER:STRATEGY:STEPS. Each leaves its weights, averages and losses in FOLDER/result.safetensors.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gaekit.parallel import World, join_world
+from gaekit.recipe.schema import Runtime, Train
+from gaekit.store.room import Room
+from gaekit.train.progress import Reporter
+from gaekit.train.track import Trackers
+from gaekit.train.training import Host, Pace, Training
+from gaekit.values import Loss
+
+
+@dataclass
+class Points:
+    x: Tensor
+
+    def part(self, first: int, last: int) -> Points:
+        return Points(self.x[first:last])
+
+    def to(self, device: torch.device) -> Points:
+        return self
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+def points(start: int, first: int, last: int) -> Iterator[Points]:
+    while True:
+        whole = torch.randn(12, 4, generator=torch.Generator().manual_seed(start)).double() * 0.5 + 1
+        yield Points(whole[first:last])
+        start += 1
+
+
+class Blocks(nn.Module):
+    """Repeated blocks, so that FSDP has something to shard one by one."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(inputs, inputs), nn.SiLU()) for _ in range(2))
+        self.out = nn.Linear(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = x + block(x)
+        return self.out(x)  # type: ignore[no-any-return]
+
+
+def train(folder: Path, strategy: str, steps: int, world: World) -> None:
+    torch.manual_seed(0)
+    networks = {"generator": Blocks(5, 4).double(), "critic": Blocks(4, 1).double()}
+    runtime = Runtime(trackers=(), save_every=7, log_every=1, micro_batch=3, strategy=strategy)  # type: ignore[arg-type]
+    logged: list[Tensor] = []
+
+    class Log(Trackers):
+        def log(self, step: int, scalars: dict[str, float], images: dict[str, Tensor]) -> None:
+            terms = sorted(name for name in scalars if name.startswith(("loss/", "train/grad")))
+            logged.append(torch.tensor([scalars[name] for name in terms], dtype=torch.float64))
+
+    reporter = Reporter(Console(quiet=True))
+    host = Host("t", 7, Room(folder), runtime, torch.device("cpu"), reporter, lambda step: Log([]), world)
+    settings = Train(steps=steps, batch=12, lr=1e-2, warmup=3, ema=0.9)
+    with Training(settings, networks, host, {"critic": Pace(lr=5e-3, averaged=False)}) as training:
+        for step, batch in training.steps(points):
+            t = step.draws("time").uniform()[:, None].double()
+            noise = step.draws("noise").normal(4).double()
+            fake = training["generator"](torch.cat([(1 - t) * noise + t * batch.x, t], 1))
+            terms = {"flow": Loss((fake - batch.x + noise).square().mean())}
+            if strategy == "ddp":  # a sharded critic has no bare weights for the generator's pass
+                terms["adversary"] = Loss(-networks["critic"](fake).mean(), 0.01)
+            training.update("generator", terms)
+            judged = torch.relu(1 - training["critic"](batch.x)) + torch.relu(1 + training["critic"](fake.detach()))
+            training.update("critic", {"hinge": Loss(judged.mean())})
+        found = {f"{name}/{k}": v for name in networks for k, v in training.weights(name).items()}
+        found |= {f"ema/{k}": v for k, v in training.averaged("generator").items()}
+    if world.leads:
+        found["losses"] = torch.stack(logged)
+        save_file({name: value.contiguous() for name, value in found.items()}, folder / "result.safetensors")
+
+
+def main(jobs: list[str]) -> None:
+    with join_world(torch.device("cpu")) as world:
+        for job in jobs:
+            folder, strategy, steps = job.rsplit(":", 2)
+            train(Path(folder), strategy, int(steps), world)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
