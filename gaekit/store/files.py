@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,15 +34,33 @@ def sha256_json(value: Any) -> str:
 def atomic(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; on leaving it is flushed to disk and renamed. Raises MachineFailed if the
     disk is full."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with disk_full_is_named(path):
+    with disk_full_is_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
             yield part
             sync(part)
             os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether it says that the disk, or what this user may have of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def full_disk(path: Path) -> OSError:
+    """What writing to a full disk would raise."""
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def free_space(path: Path) -> int:
+    """Bytes that this user may still write where `path` is or will be."""
+    there = path.absolute()
+    while not there.exists():
+        there = there.parent
+    return shutil.disk_usage(there).free
 
 
 @contextmanager
@@ -50,7 +69,7 @@ def disk_full_is_named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(error):
             raise MachineFailed(f"{path}: the disk is full; free some space and run the same command again") from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise MachineFailed(

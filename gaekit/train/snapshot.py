@@ -1,0 +1,77 @@
+"""Tensors copied aside into CPU memory, laid out as a safetensors file: writing them needs neither the tensors nor
+torch, and holds no lock of Python's while bytes are hashed and written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+BLOCK = 4 << 20
+DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.complex64: "C64", torch.bool: "BOOL",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8",
+}  # fmt: skip
+"""What safetensors calls each type (https://github.com/huggingface/safetensors, "Format")."""
+
+
+class Snapshot:
+    """One file's tensors as they were at `take`. The memory is kept for the next one of the same size."""
+
+    def __init__(self) -> None:
+        self._header, self._buffer, self._pinned = b"", torch.empty(0, dtype=torch.uint8), False
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return len(self._header) + self._buffer.numel()
+
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy named tensors, from whatever device; when this returns they may change. Raises ValueError for a type
+        that safetensors has no name for."""
+        # The widest types first: each tensor then starts at a multiple of its element's size.
+        order = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+        header, end = {}, 0
+        for name, tensor in order:
+            if tensor.dtype not in DTYPES:
+                raise ValueError(f"{name}: a tensor of {tensor.dtype} cannot be saved")
+            start, end = end, end + tensor.numel() * tensor.element_size()
+            header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        self._header = _encoded(header)
+        self._reserve(end, pinned=any(tensor.is_cuda for _, tensor in order))
+        for name, tensor in order:
+            start, end = header[name]["data_offsets"]
+            place = self._buffer[start:end].view(tensor.dtype).view(tensor.shape)
+            place.copy_(tensor.detach(), non_blocking=True)
+        for device in {tensor.device for _, tensor in order if tensor.is_cuda}:
+            torch.cuda.synchronize(device)
+
+    def write(self, path: Path) -> str:
+        """Write the file, flushed to disk, and return its sha256. Raises OSError."""
+        digest, data = hashlib.sha256(), memoryview(self._buffer.numpy())
+        with path.open("wb") as file:
+            for block in (self._header, *(data[i : i + BLOCK] for i in range(0, len(data), BLOCK))):
+                file.write(block)
+                digest.update(block)
+            file.flush()
+            os.fsync(file.fileno())
+        return digest.hexdigest()
+
+    def _reserve(self, size: int, *, pinned: bool) -> None:
+        if self._buffer.numel() != size or self._pinned != pinned:
+            self._buffer = torch.empty(0, dtype=torch.uint8)  # the old goes before the new comes
+            self._buffer, self._pinned = torch.empty(size, dtype=torch.uint8, pin_memory=pinned), pinned
+
+
+def _encoded(header: Mapping[str, object]) -> bytes:
+    """Length (8 bytes, little-endian) and JSON, filled up with spaces to a multiple of 8 bytes."""
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
