@@ -79,6 +79,14 @@ class MachineFailed(GaekitError):
     exit_code = 4
 
 
+class ToldElsewhere(GaekitError):
+    """What another process of this run failed with and reports itself: this one ends with the same code, in silence."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class Interrupted(GaekitError):
     """Stopped by Ctrl-C after saving; the same command goes on (exit 130)."""
 

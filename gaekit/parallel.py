@@ -7,7 +7,7 @@ is then immediate.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gaekit.errors import GaekitError
+from gaekit.errors import GaekitError, ToldElsewhere
 
 PATIENCE = timedelta(hours=24)
 """How long ranks wait for one that works alone. A rank that dies is noticed at once: its connections close."""
@@ -85,6 +85,29 @@ class World:
         found: list[Any] = [None] * self.size
         dist.all_gather_object(found, value, group=self.group)
         return found
+
+    def lead(self, action: Callable[[], T]) -> T:
+        """What `action` gives on rank 0, which alone runs it, on every rank. A GaekitError ends all of them, told
+        once."""
+        outcome: Any = None
+        error: GaekitError | None = None
+        if self.leads:
+            try:
+                outcome = action()
+            except GaekitError as found:
+                error = found
+        outcome, failure = self.share((outcome, (str(error), error.exit_code) if error else None))
+        if error is not None:
+            raise error
+        if failure is not None:
+            raise ToldElsewhere(*failure)
+        return outcome  # type: ignore[no-any-return]
+
+    def in_turn(self, action: Callable[[], T]) -> T:
+        """Each rank's own result of `action`; rank 0 goes first, and a GaekitError there ends every rank, told once."""
+        mine: list[T] = []
+        self.lead(lambda: mine.append(action()))
+        return mine[0] if mine else action()
 
     def wait(self) -> None:
         """Go on when all ranks are here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -42,12 +43,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     `arguments` are those of the process by default. `--debug`, anywhere, shows the traceback of the former too.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    from gaekit.cli.launch import leave_code, lost_peer
+
+    try:
+        code = _main(list(sys.argv[1:] if arguments is None else arguments))
+    except RuntimeError as error:
+        if not lost_peer(error):
+            raise
+        print(f"rank {os.environ['RANK']}: lost another process of this run; its message tells why", file=sys.stderr)
+        return 4
+    leave_code(code)
+    return code
+
+
+def _main(given: list[str]) -> int:
     debug = "--debug" in given
-    from gaekit.errors import GaekitError
+    from gaekit.errors import GaekitError, ToldElsewhere
 
     try:
         _run([argument for argument in given if argument != "--debug"])
+    except ToldElsewhere as error:
+        return error.exit_code
     except GaekitError as error:
         from gaekit.cli.output import print_error
 

@@ -21,8 +21,13 @@ def run(
     out: OUT = Path("runs"),
     until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
     redo: Annotated[str | None, typer.Option(help="Run this stage and all after it again, cached or not.")] = None,
+    nproc: Annotated[
+        int | None, typer.Option(min=1, help="Processes on this machine, one a GPU, started by torchrun.")
+    ] = None,
 ) -> None:
     """Run a recipe: every stage that is not done yet, in order. The same command goes on after a stop."""
+    if nproc is not None:
+        _launch(nproc)
     from gaekit.pipeline.run import run_recipe
     from gaekit.plugins import load_plugins
     from gaekit.recipe import load_recipe
@@ -30,6 +35,29 @@ def run(
     registry = load_plugins()
     loaded = load_recipe(recipe, registry, overrides=set_ or (), name=name)
     run_recipe(loaded, registry, out=out, until=until, redo=redo)
+
+
+def _launch(nproc: int) -> None:
+    """Start this command again in so many processes and end with their code."""
+    import os
+    import sys
+
+    from gaekit.cli.launch import launch
+    from gaekit.errors import GaekitError
+
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise GaekitError("--nproc starts torchrun itself; leave it out of a command that torchrun starts")
+    raise typer.Exit(launch(nproc, without_nproc(sys.argv[1:])))
+
+
+def without_nproc(arguments: list[str]) -> list[str]:
+    """The arguments without `--nproc N` or `--nproc=N`."""
+    kept, skip = [], False
+    for argument in arguments:
+        if not skip and argument != "--nproc" and not argument.startswith("--nproc="):
+            kept.append(argument)
+        skip = argument == "--nproc"
+    return kept
 
 
 def plan(

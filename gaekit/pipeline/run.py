@@ -7,21 +7,25 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from gaekit.errors import GaekitError
+from gaekit.parallel import World, join_world
 from gaekit.pipeline.plan import Plan, StagePlan, make_plan
 from gaekit.pipeline.view import STORE, View
 from gaekit.plugins import Registry
 from gaekit.recipe import to_yaml
 from gaekit.recipe.schema import Recipe
 from gaekit.stages.job import Job
+from gaekit.store.room import Room
 from gaekit.train.progress import Reporter
 
 PACKAGES = ("gaekit", "torch", "timm", "open_clip_torch", "xformers", "safetensors", "numpy", "pillow", "scikit-learn")
@@ -40,50 +44,72 @@ def run_recipe(
 
     `until` ends after that stage, `redo` runs that stage and all after it again. Raises GaekitError and its kin.
     """
-    reporter = reporter or Reporter()
-    device = choose_device(recipe.runtime.device)
-    if recipe.runtime.threads:
-        torch.set_num_threads(recipe.runtime.threads)
-    store = out / STORE
-    plan = make_plan(recipe, registry, store, until=until, need_data=True)
-    _check_stage_names(plan, until=until, redo=redo)
-    view, record = View(out / recipe.name), _new_record(recipe, plan, registry, device)
-    view.open(record, to_yaml(recipe))
-    redoing = False
-    for position, stage in enumerate(plan.stages, 1):
-        redoing = redoing or stage.name == redo
-        title = f"[{position}/{len(plan.stages)}] {stage.name}"
-        _run_stage(stage, title, redoing, Job(
-            stage.name, recipe, registry, stage.room, stage.inputs, store, device, reporter,  # type: ignore[arg-type]
-        ), view, record)  # fmt: skip
-    record["finished"] = _now()
-    view.write(record)
-    reporter.say(f"done: {view.path}")
-    return view
+    with join_world(choose_device(recipe.runtime.device)) as world:
+        device = device_of_rank(recipe.runtime.device, world)
+        reporter = (reporter or Reporter()) if world.leads else Reporter(Console(quiet=True))
+        if world.size > 1:
+            reporter.say(f"{world.size} processes, {recipe.runtime.strategy}, {device.type}")
+        if recipe.runtime.threads:
+            torch.set_num_threads(recipe.runtime.threads)
+        store = out / STORE
+        plan = world.in_turn(lambda: make_plan(recipe, registry, store, until=until, need_data=True))
+        world.in_turn(lambda: _check_stage_names(plan, until=until, redo=redo))
+        view, record = View(out / recipe.name), _new_record(recipe, plan, registry, device, world)
+        world.lead(lambda: view.open(record, to_yaml(recipe)))
+        redoing = False
+        for position, stage in enumerate(plan.stages, 1):
+            redoing = redoing or stage.name == redo
+            title = f"[{position}/{len(plan.stages)}] {stage.name}"
+            job = Job(stage.name, recipe, registry, stage.room, stage.inputs, store, device, reporter, world)  # type: ignore[arg-type]
+            _run_stage(stage, title, redoing, job, view, record)
+        record["finished"] = _now()
+        world.lead(lambda: view.write(record))
+        reporter.say(f"done: {view.path}")
+        return view
 
 
 def _run_stage(stage: StagePlan, title: str, redo: bool, job: Job, view: View, record: dict[str, Any]) -> None:
-    entry, start, room = record["stages"][stage.name], time.monotonic(), stage.room
+    entry, start, room, world = record["stages"][stage.name], time.monotonic(), stage.room, job.world
     if room is None:
         job.reporter.say(f"{title}: taken from {stage.artifact}")
         return
-    with room.lock():
-        done = room.done()
-        if redo and done is not None:
-            _empty(room.path)
-            done = None
+    with _held(room, world):
+        done = world.lead(lambda: _done(room, redo))
         if done is not None:
             entry.update(status="cached", record=done, caches=done["caches"])
             job.reporter.say(f"{title}: cached")
         else:
             job.reporter.say(f"{title}: {'resuming' if stage.status == 'resume' and not redo else 'running'}")
-            room.describe({"fingerprint": stage.fingerprint, **stage.facts})
-            view.write(record)
+            room_facts = {"fingerprint": stage.fingerprint, **stage.facts}
+            world.lead(lambda: _begin(room, room_facts, view, record))
             result = {**stage.stage.run(job), "caches": job.caches}
-            room.finish(result)
+            world.wait()
+            world.lead(lambda: room.finish(result))
             entry.update(status="done", record=result, caches=job.caches)
             job.reporter.say(f"{title}: done in {time.monotonic() - start:.1f} s")
+    world.lead(lambda: view.write(record))
+
+
+@contextmanager
+def _held(room: Room, world: World) -> Iterator[None]:
+    """The room's lock, held by rank 0 for all."""
+    with ExitStack() as stack:
+        world.lead(lambda: stack.enter_context(room.lock()))
+        yield
+
+
+def _begin(room: Room, facts: dict[str, Any], view: View, record: dict[str, Any]) -> None:
+    room.describe(facts)
     view.write(record)
+
+
+def _done(room: Room, redo: bool) -> dict[str, Any] | None:
+    """The record of a finished stage; with `redo` the room is emptied instead."""
+    done = room.done()
+    if redo and done is not None:
+        _empty(room.path)
+        return None
+    return done
 
 
 def _empty(path: Path) -> None:
@@ -115,13 +141,30 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
-def _new_record(recipe: Recipe, plan: Plan, registry: Registry, device: torch.device) -> dict[str, Any]:
+def device_of_rank(wanted: str, world: World) -> torch.device:
+    """The device of this process: over several, the CUDA device of its number on this machine."""
+    device = choose_device(wanted)
+    if world.size == 1 or device.type != "cuda":
+        return device
+    if device.index is not None:
+        raise GaekitError(f"runtime.device: '{wanted}' is one device for {world.size} processes; use auto or cuda")
+    if world.local_rank >= torch.cuda.device_count():
+        raise GaekitError(
+            f"process {world.local_rank} of this machine has no CUDA device, there are {torch.cuda.device_count()}; "
+            "start as many processes as there are devices"
+        )
+    torch.cuda.set_device(world.local_rank)
+    return torch.device("cuda", world.local_rank)
+
+
+def _new_record(recipe: Recipe, plan: Plan, registry: Registry, device: torch.device, world: World) -> dict[str, Any]:
     return {
         "name": recipe.name,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "started": _now(),
         "finished": None,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "processes": world.size,
         "python": platform.python_version(),
         "packages": package_versions(PACKAGES),
         "plugins": sorted({f"{p.distribution} {p.version}" for p in registry.plugins if not p.error}),
@@ -143,7 +186,9 @@ def _entry(stage: StagePlan, recipe: Recipe) -> dict[str, Any]:
     room = f"{STORE}/{stage.name}/{stage.room.path.name}"
     artifact = os.path.join("..", room, stage.room.tag, stage.artifact.name)
     status = "cached" if stage.status == "cached" else "pending"
-    return {"status": status, "identity": identity, "artifact": artifact, "room": room, "tag": stage.room.tag}
+    taken = {name: str(stage.inputs[name].resolve()) for name in stage.facts.get("taken", ())}
+    entry = {"status": status, "identity": identity, "artifact": artifact, "room": room, "tag": stage.room.tag}
+    return entry | ({"taken": taken} if taken else {})
 
 
 def package_versions(names: Sequence[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Literal, cast
 
@@ -25,10 +26,17 @@ def spread(module: nn.Module, world: World, strategy: Strategy) -> nn.Module:
     if world.size == 1:
         return module
     if strategy == "ddp":
-        # Buffers are equal anyway: what updates them takes the mean over ranks itself.
-        return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return _replicated(module)
     _shard(module)
     return module
+
+
+def _replicated(module: nn.Module) -> nn.Module:
+    ddp = nn.parallel.DistributedDataParallel
+    # Buffers are equal anyway: what updates them takes the mean over ranks itself. The option has had two names.
+    names = inspect.signature(ddp.__init__).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+    return ddp(module, gradient_as_bucket_view=True, **{buffers: False})  # type: ignore[arg-type]
 
 
 def _shard(module: nn.Module) -> None:

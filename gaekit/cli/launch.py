@@ -1,0 +1,71 @@
+"""`gaekit run --nproc N`: start torchrun on this machine, pass signals on, and end with the exit code of the ranks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+EXIT_CODES = "GAEKIT_EXIT_CODES"
+"""Names the folder in which each rank leaves the code that it ends with."""
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+LOST_PEER = 4
+
+
+def launch(nproc: int, arguments: Sequence[str]) -> int:
+    """Run `gaekit ARGUMENTS` in `nproc` processes under torchrun; the exit code is that of the rank that ended first,
+    or 4 if one was killed."""
+    with tempfile.TemporaryDirectory(prefix="gaekit-") as folder:
+        environment = {
+            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc)),
+            **os.environ,
+            EXIT_CODES: folder,
+            "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
+        }
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"]
+        # In a session of its own: Ctrl-C must reach the ranks once, through torchrun, not twice.
+        torchrun = subprocess.Popen([*command, "-m", "gaekit", *arguments], env=environment, start_new_session=True)
+        with _passing_on(torchrun):
+            failed = torchrun.wait() != 0
+        return _code_of_ranks(Path(folder)) if failed else 0
+
+
+@contextmanager
+def _passing_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    def pass_on(number: int, frame: object) -> None:
+        if process.poll() is None:
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if process.poll() is None:
+            process.terminate()
+
+
+def _code_of_ranks(folder: Path) -> int:
+    """The code of the rank that failed first by its own doing."""
+    ended = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns)
+    codes = [int(file.read_text()) for file in ended]
+    return next((code for code in codes if code != 0), LOST_PEER)
+
+
+def leave_code(code: int) -> None:
+    """Leave this rank's code for the launcher, if one waits for it."""
+    if folder := os.environ.get(EXIT_CODES):
+        (Path(folder) / f"rank-{os.environ.get('RANK', '0')}").write_text(str(code))
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether an error of torch's only says that another rank has gone."""
+    text = str(error)
+    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "Socket Timeout")
+    return isinstance(error, RuntimeError) and "RANK" in os.environ and any(sign in text for sign in signs)
