@@ -61,7 +61,7 @@ def test_the_example_plugin_installs_as_a_distribution_of_its_own(tmp_path: Path
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*pip, "--disable-pip-version-check", "--target", str(target), str(source)], check=True)
     shown = subprocess.run(
-        [sys.executable, "-m", "gaekit.cli", "plugins", "--json"],
+        [sys.executable, "-m", "gaekit", "plugins", "--json"],
         env={"PYTHONPATH": str(target), "PATH": "", "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
