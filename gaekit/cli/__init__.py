@@ -16,7 +16,7 @@ def make_app() -> typer.Typer:
     inside the function, and a line here."""
     import typer
 
-    from gaekit.cli import images, inspect, interop, options, recipes, run, view
+    from gaekit.cli import checkpoints, images, inspect, interop, options, recipes, run, view
 
     app = typer.Typer(
         no_args_is_help=True, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
@@ -34,6 +34,7 @@ def make_app() -> typer.Typer:
     app.command()(inspect.schema)
     app.add_typer(recipes.make_app(), name="recipes")
     app.add_typer(view.make_store(), name="store")
+    app.add_typer(checkpoints.make_app(), name="checkpoints")
     app.command()(view.pack)
     return app
 
