@@ -133,15 +133,3 @@ def join_world(device: torch.device) -> Iterator[World]:
         yield World(dist.get_rank(), dist.get_world_size(), local_rank, group)
     finally:
         dist.destroy_process_group()
-
-
-def mean_over_ranks(value: Tensor) -> Tensor:
-    """The mean of a tensor over the ranks of the run, detached; the tensor itself where there is one process.
-
-    For statistics that a module keeps of what it sees, so that they do not depend on how a batch is split.
-    """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return value.detach()
-    total = value.detach().clone()
-    dist.all_reduce(total)
-    return total / dist.get_world_size()

@@ -7,13 +7,14 @@ from pydantic import Field
 from torch import Tensor
 
 from gaekit.api import ComponentConfig, Latent, Regularizer
+from gaekit.nn.ranks import pooled_over_ranks
 
 
 class Standardize(Regularizer):
     """Mean 0 and variance 1 for each channel over the data, by running statistics (RAE, arXiv 2510.11690).
 
-    Training updates the statistics from each batch and uses them at once; evaluation uses them as they stand. They are
-    buffers, saved with the model. Meant for a frozen encoder: no gradient flows through them.
+    Training updates the statistics from each batch, over all ranks, and uses them at once; evaluation uses them as
+    they stand. They are buffers, saved with the model. Meant for a frozen encoder: no gradient flows through them.
     """
 
     name = "standardize"
@@ -52,6 +53,7 @@ class Standardize(Regularizer):
         self.batches += 1
         share = (1.0 / self.batches.float()).clamp(min=self.config.momentum or 0.0)
         variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+        mean, variance = pooled_over_ranks(mean, variance)
         gap = mean - self.mean_D
         self.variance_D += share * (variance - self.variance_D) + share * (1 - share) * gap.square()
         self.mean_D += share * gap
