@@ -21,6 +21,9 @@ def sample(
     count: Annotated[int, typer.Option(min=1, help="Images in all.")] = 16,
     seed: Annotated[int | None, typer.Option(min=0, help="Other images; the recipe's seed by default.")] = None,
     scale: Annotated[float | None, typer.Option(min=0, help="Guidance scale; the recipe's by default.")] = None,
+    weak: Annotated[
+        Path | None, typer.Option(help="Guide by a weaker denoiser (autoguidance): another run, a folder or a file.")
+    ] = None,
 ) -> None:
     """Make new images with a finished run; needs no training data."""
     from gaekit.pipeline.export import save_images
@@ -30,8 +33,7 @@ def sample(
     opened = open_run(run, load_plugins())
     wanted = [opened.label(c) for c in class_] if class_ else list(range(max(1, len(opened.classes))))
     labels = [wanted[i % len(wanted)] for i in range(count)]
-    guidance = opened.guidance(scale)
-    images = opened.sample(labels, seed=seed, guidance=guidance)
+    images = opened.sample(labels, seed=seed, guidance=opened.guidance(scale, weak))
     save_images(out, images, labels if opened.classes else None)
     typer.echo(f"{count} images: {out}")
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +17,11 @@ from gaekit.pipeline.run import choose_device
 from gaekit.pipeline.view import RECIPE, View
 from gaekit.plugins import Registry
 from gaekit.recipe import load_recipe
-from gaekit.recipe.schema import Guidance, Recipe, Sample
-from gaekit.stages.generate import ImageGenerator
+from gaekit.recipe.schema import Guidance, Recipe, Sample, Weak
+from gaekit.stages import diffusion
+from gaekit.stages.generate import WEAK, ImageGenerator
 from gaekit.stages.job import Job
+from gaekit.store.artifact import resolve
 from gaekit.store.models import Autoencoder, load_autoencoder, load_denoiser
 from gaekit.store.room import Room
 from gaekit.train.progress import Reporter
@@ -63,21 +66,36 @@ class OpenRun:
             f"class '{wanted}': this run knows {len(self.classes)} classes: {known or 'it is unconditional'}"
         )
 
-    def guidance(self, scale: float | None) -> Guidance | None:
-        """The recipe's guidance at another scale; None for the recipe's own."""
-        if scale is None or self.recipe.sample is None:
-            return None
-        return self.recipe.sample.guidance.model_copy(update={"scale": scale})
+    def guidance(self, scale: float | None = None, weak: Path | None = None) -> Guidance:
+        """The recipe's guidance, or that at another scale or by another weak denoiser (a run, a folder or a file)."""
+        guidance = self._section.guidance
+        changes: dict[str, Any] = {} if scale is None else {"scale": scale}
+        if weak is not None:
+            changes["weak"] = Weak.model_validate({"from": str(weak)})
+        return guidance.model_copy(update=changes)
+
+    def _weak(self, weak: Weak) -> Path:
+        """The artifact of a weak denoiser: as the run found it, or where another is asked for, there."""
+        if weak == self._section.guidance.weak and (known := self.view.taken("sample").get(WEAK)):
+            return known
+        return resolve(Path(weak.path), diffusion.NAME, diffusion.ARTIFACT)
+
+    @property
+    def _section(self) -> Sample:
+        if self.recipe.sample is None:
+            raise GaekitError(f"{self.view.path}: its recipe has no section 'sample'")
+        return self.recipe.sample
 
     def sample(self, labels: Sequence[int], *, seed: int | None = None, guidance: Guidance | None = None) -> Tensor:
         """uint8 images (N, R, R, 3), one a label, by the run's own sampler; the same seed gives the same images."""
-        section = self.recipe.sample
-        if not isinstance(section, Sample):
-            raise GaekitError(f"{self.view.path}: its recipe has no section 'sample'")
+        section = self._section
+        guidance = guidance or section.guidance
         if seed is not None:
             self._job.recipe = self.recipe.model_copy(update={"seed": seed})
+        if guidance.weak is not None and guidance.scale != 1:
+            self._job.inputs[WEAK] = self._weak(guidance.weak)
         denoiser = load_denoiser(self.view.artifact("diffusion"), self.registry, ema=section.ema)
-        generator = ImageGenerator(self._job, self.autoencoder, denoiser, guidance or section.guidance, compiled=False)
+        generator = ImageGenerator(self._job, self.autoencoder, denoiser, guidance, compiled=False)
         made = []
         with self.reporter.bar("samples", len(labels)) as bar:
             for first in range(0, len(labels), section.batch):

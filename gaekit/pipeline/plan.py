@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from gaekit.api import ComponentConfig, Dataset
 from gaekit.errors import DataAbsent
-from gaekit.pipeline.taken import check_taken
+from gaekit.pipeline.taken import check_taken, find_taken
 from gaekit.plugins import Registry, build, nested, slots
 from gaekit.recipe import canonical
 from gaekit.recipe.schema import Adversary, From, Recipe, Train
@@ -113,10 +113,15 @@ def _plan_stage(
         return _plan_taken(stage, section, recipe, need_data)
     before = {p.name: p for p in plan.stages if p.name in _reads(stage)}
     facts, step = _facts(stage, recipe, registry, plan.data, before)
+    taken = find_taken(stage, recipe, needed=need_data)
+    if taken:
+        facts["taken"] = {name: artifact and sha256_file(artifact) for name, artifact in taken.items()}
     fingerprint = sha256_json(facts)
     room = Room(store / stage.NAME / fingerprint[:FINGERPRINT_SHOWN], "" if step is None else f"step-{step}")
     inputs = {name: p.artifact for name, p in before.items()}
-    status = "run" if stage.READS_DATA and plan.data is None else _status(room, step)
+    inputs |= {name: artifact for name, artifact in taken.items() if artifact is not None}
+    status: Status = "run" if stage.READS_DATA and plan.data is None else _status(room, step)
+    status = "absent" if None in taken.values() else status
     return StagePlan(stage, status, fingerprint, facts, room.out / stage.ARTIFACT, room, inputs, step)
 
 

@@ -1,14 +1,17 @@
-"""Whether an artifact that a recipe takes by `{from: PATH}` is of the sizes that the recipe says."""
+"""The artifacts that a recipe takes by `{from: PATH}`: where they are, and whether they are of the recipe's sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from gaekit.errors import ArtifactError
-from gaekit.recipe.schema import Recipe
-from gaekit.store.artifact import open_artifact
+from gaekit.recipe.schema import Diffusion, Recipe
+from gaekit.stages import diffusion
+from gaekit.stages.generate import WEAK_KEY
+from gaekit.store.artifact import open_artifact, resolve
 from gaekit.store.files import read_json
 
 _KINDS = {"semantic": "aligner", "autoencoder": "autoencoder", "diffusion": "denoiser"}
@@ -21,17 +24,47 @@ def check_taken(stage: str, artifact: Path, recipe: Recipe) -> None:
         config: Mapping[str, Any] = open_artifact(artifact, _KINDS[stage]).config
     else:
         config = read_json(artifact if artifact.is_file() else artifact / "manifest.json")
-    wanted = {
+    _refuse_others(f"{stage}.from", artifact, config, _sizes(recipe))
+
+
+def find_taken(stage: ModuleType, recipe: Recipe, *, needed: bool) -> dict[str, Path | None]:
+    """The artifacts that a stage's section names beside its inputs, by the input that each becomes.
+
+    One that is absent is None, or where it is `needed`, an ArtifactError, as is one that does not fit the recipe.
+    """
+    found: dict[str, Path | None] = {}
+    for name, path in stage.taken(recipe).items() if hasattr(stage, "taken") else ():
+        if not needed and not path.expanduser().exists():
+            found[name] = None
+            continue
+        try:
+            artifact = resolve(path, diffusion.NAME, diffusion.ARTIFACT)
+        except ArtifactError as error:
+            raise ArtifactError(f"{WEAK_KEY}: {error}") from error
+        wanted = _sizes(recipe)
+        if isinstance(recipe.diffusion, Diffusion):
+            wanted |= {key: (getattr(recipe.diffusion, key), f"diffusion.{key}") for key in ("path", "betas")}
+        _refuse_others(WEAK_KEY, artifact, open_artifact(artifact, "denoiser").config, wanted)
+        found[name] = artifact
+    return found
+
+
+def _sizes(recipe: Recipe) -> dict[str, tuple[Any, str]]:
+    """What artifacts call the sizes of a recipe: their values, and the recipe's keys."""
+    return {
         "image_size": (recipe.image.size, "image.size"),
         "stride": (recipe.image.stride, "image.stride"),
         "latent_dim": (recipe.latent_dim, "latent_dim"),
         "channels": (recipe.latent_dim, "latent_dim"),
         "grid": (recipe.image.grid, "image.size / image.stride"),
     }
+
+
+def _refuse_others(at: str, artifact: Path, config: Mapping[str, Any], wanted: Mapping[str, tuple[Any, str]]) -> None:
     faults = [
         f"{key} is {value}, and it is made for {config[name]}"
         for name, (value, key) in wanted.items()
         if name in config and config[name] != value
     ]
     if faults:
-        raise ArtifactError(f"{stage}.from: {artifact} does not fit this recipe: {'; '.join(faults)}")
+        raise ArtifactError(f"{at}: {artifact} does not fit this recipe: {'; '.join(faults)}")

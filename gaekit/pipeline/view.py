@@ -55,7 +55,15 @@ class View:
         entry = self.record["stages"].get(stage)
         if entry is None or entry["status"] not in ("done", "cached", "from"):
             raise ArtifactError(f"{self.path}: its stage '{stage}' is not complete; finish the run first")
-        path = Path(entry["artifact"])
+        return self._resolve(entry["artifact"])
+
+    def taken(self, stage: str) -> dict[str, Path]:
+        """The artifacts from elsewhere that a stage reads beside its inputs, such as the weak denoiser of sampling."""
+        entry = self.record["stages"].get(stage, {})
+        return {name: self._resolve(path) for name, path in entry.get("taken", {}).items()}
+
+    def _resolve(self, artifact: str) -> Path:
+        path = Path(artifact)
         return path if path.is_absolute() else Path(os.path.normpath(self.path / path))
 
     def rooms(self) -> Iterator[str]:
@@ -119,6 +127,9 @@ def pack(view: View, destination: Path) -> Path:
             elif source.exists():
                 shutil.copy2(source, folder / extra)
         entry.update(artifact=f"{stage}/{artifact.name}", room=None, tag="")
+        for name, taken in view.taken(stage).items():
+            shutil.copy2(taken, folder / f"{name}{taken.suffix}")
+            entry["taken"][name] = f"{stage}/{name}{taken.suffix}"
     for file in view.path.iterdir():
         if file.suffix in (".png", ".npz", ".json") and file.name != RECORD:
             shutil.copy2(file, destination / file.name)

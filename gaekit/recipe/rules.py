@@ -169,7 +169,7 @@ def guidance_has_a_null_class(recipe: Recipe, registry: Registry) -> Iterator[Pr
     section = recipe.diffusion
     if not recipe.sample or not isinstance(section, Diffusion) or section.label_dropout > 0:
         return
-    if recipe.sample.guidance.scale != 1:
+    if recipe.sample.guidance.scale != 1 and recipe.sample.guidance.weak is None:
         text = "at 0 the null class that guidance needs is never trained; 0.1 is usual, or set sample.guidance.scale: 1"
         yield Problem(("diffusion", "label_dropout"), text)
 
@@ -256,7 +256,24 @@ def taken_artifacts_exist(recipe: Recipe, registry: Registry) -> Iterator[Proble
             yield Problem((stage, "from"), f"there is no {section.path}; a run needs it")
 
 
-DOUBTS: tuple[Rule, ...] = (bf16_on_a_cpu, semantic_training_is_used, taken_artifacts_exist)
+def weak_denoiser_exists_and_acts(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """What guides may yet be trained; at scale 1 it guides nothing."""
+    guidance = recipe.sample.guidance if recipe.sample else None
+    if guidance is None or guidance.weak is None:
+        return
+    at = ("sample", "guidance", "weak")
+    if not Path(guidance.weak.path).expanduser().exists():
+        yield Problem((*at, "from"), f"there is no {guidance.weak.path}; a run needs it")
+    if guidance.scale == 1:
+        yield Problem(at, "is not used: sample.guidance.scale is 1, which is no guidance")
+
+
+DOUBTS: tuple[Rule, ...] = (
+    bf16_on_a_cpu,
+    semantic_training_is_used,
+    taken_artifacts_exist,
+    weak_denoiser_exists_and_acts,
+)
 
 
 def _aligner(recipe: Recipe, registry: Registry) -> type[Aligner]:

@@ -4,12 +4,13 @@ share."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from gaekit.api import Sampler
-from gaekit.errors import GaekitError
+from gaekit.api import Denoiser, Sampler
+from gaekit.errors import ArtifactError, GaekitError
 from gaekit.flow.field import Field
 from gaekit.flow.guidance import Guidance
 from gaekit.flow.processes import get_process
@@ -18,11 +19,15 @@ from gaekit.recipe.schema import Guidance as GuidanceSection
 from gaekit.recipe.schema import Sample
 from gaekit.seeds import generator_for
 from gaekit.stages.job import Job
-from gaekit.store.models import Autoencoder, LoadedDenoiser
+from gaekit.store.models import Autoencoder, LoadedDenoiser, Statistics, load_denoiser
 from gaekit.train.draws import ImageDraws
 from gaekit.train.training import autocast, resolve_precision
 
 MOST_CLASSES_SHOWN = 10
+WEAK, WEAK_KEY = "weak", "sample.guidance.weak.from"
+"""The weak denoiser of autoguidance: its name among a job's inputs, and its key in recipes."""
+LIKE = 0.01
+"""How far the statistics of latents may differ, in standard deviations, and be of the same autoencoder."""
 
 
 class ImageGenerator:
@@ -40,8 +45,19 @@ class ImageGenerator:
         job.prepare(autoencoder.decoder, section.precision, compiled=compiled)
         self.sampler = build(Sampler, section.sampler, job.registry)
         self.process = get_process(denoiser.spec.path, denoiser.spec.betas)
-        self.guidance = Guidance(guidance.scale, guidance.start, guidance.end, guidance.channels)
+        weak = self._load_weak(job, guidance)
+        if weak is not None:
+            job.prepare(weak, section.precision, compiled=compiled)
+        self.guidance = Guidance(guidance.scale, guidance.start, guidance.end, guidance.channels, weak)
         self.evaluations = 0
+
+    def _load_weak(self, job: Job, guidance: GuidanceSection) -> Denoiser | None:
+        """The weak denoiser of autoguidance; None where guidance takes the null class, or does nothing."""
+        if guidance.weak is None or guidance.scale == 1:
+            return None
+        weak = load_denoiser(job.inputs[WEAK], job.registry, ema=self.section.ema)
+        check_weak(weak, self.denoiser, job.inputs[WEAK])
+        return weak.network
 
     @torch.no_grad()
     def images(
@@ -69,6 +85,41 @@ class ImageGenerator:
             image = self.autoencoder.decode(self.denoiser.statistics.restore(latent.float()))
         self.evaluations += field.evaluations
         return image.float()
+
+
+def check_weak(weak: LoadedDenoiser, strong: LoadedDenoiser, source: Path) -> None:
+    """Raises ArtifactError where the two denoisers of autoguidance differ in what they speak of."""
+    one, other = weak.spec, strong.spec
+    pairs = {
+        "latent_dim": (one.channels, other.channels),
+        "grid": (one.grid, other.grid),
+        "number of classes": (len(one.classes), len(other.classes)),
+        "path": (one.path, other.path),
+        "betas": (one.betas, other.betas),
+        "predicts": (weak.network.predicts, strong.network.predicts),
+    }
+    faults = [f"{name} is {a}, and {b} for the guided one" for name, (a, b) in pairs.items() if a != b]
+    if not faults and one.classes != other.classes and not (_unnamed(one.classes) or _unnamed(other.classes)):
+        a, b = next(pair for pair in zip(one.classes, other.classes, strict=True) if pair[0] != pair[1])
+        faults = [f"the class names differ: '{a}' stands where the guided one has '{b}'"]
+    if not faults and not _close(weak.statistics, strong.statistics):
+        faults = ["its latents have other statistics than the guided one's, so they are of another autoencoder"]
+    if faults:
+        raise ArtifactError(f"{WEAK_KEY}: {source} does not fit the denoiser that it should guide: {'; '.join(faults)}")
+
+
+def _unnamed(classes: tuple[str, ...]) -> bool:
+    """Classes by their number, as of an imported denoiser."""
+    return classes == tuple(str(label) for label in range(len(classes)))
+
+
+def _close(one: Statistics, other: Statistics) -> bool:
+    """Equal within a hundredth of the standard deviation: of the same latents, mirrored ones or not."""
+    if one.mean_D.shape != other.mean_D.shape:
+        return False
+    scale = LIKE * other.std_D
+    near = ((one.mean_D - other.mean_D).abs() <= scale) & ((one.std_D - other.std_D).abs() <= scale)
+    return bool(near.all())
 
 
 def labels_for(count: int, classes: int, rule: str, seed: int) -> list[int]:

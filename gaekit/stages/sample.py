@@ -13,9 +13,9 @@ from torch import Tensor
 
 from gaekit.data.images import to_float, to_uint8
 from gaekit.recipe.schema import Guidance, Recipe, Sample
-from gaekit.stages.generate import MOST_CLASSES_SHOWN, ImageGenerator, labels_for
+from gaekit.stages.generate import MOST_CLASSES_SHOWN, WEAK, ImageGenerator, labels_for
 from gaekit.stages.job import Job
-from gaekit.store.files import atomic, read_json, write_json
+from gaekit.store.files import atomic, read_json, sha256_file, write_json
 from gaekit.store.models import load_autoencoder, load_denoiser
 from gaekit.store.npz import NpzWriter
 from gaekit.train.track import grid_of
@@ -29,8 +29,16 @@ ROWS_SHOWN = 8
 
 
 def parts(recipe: Recipe) -> dict[str, Any]:
-    """The fields of the recipe that decide the result."""
-    return {"seed": recipe.seed, "sample": recipe.sample}
+    """The fields of the recipe that decide the result; of a weak denoiser its content does, not where it lies."""
+    assert recipe.sample is not None
+    guidance = recipe.sample.guidance.model_copy(update={"weak": None})
+    return {"seed": recipe.seed, "sample": recipe.sample.model_copy(update={"guidance": guidance})}
+
+
+def taken(recipe: Recipe) -> dict[str, Path]:
+    """Artifacts from elsewhere that the section names, by the input that each becomes."""
+    weak = recipe.sample.guidance.weak if recipe.sample else None
+    return {} if weak is None else {WEAK: Path(weak.path)}
 
 
 def series(section: Sample) -> dict[str, Guidance]:
@@ -63,7 +71,10 @@ def run(job: Job) -> dict[str, Any]:
 def protocol(job: Job, section: Sample, guidance: Guidance, classes: tuple[str, ...]) -> dict[str, Any]:
     """Every setting that decides the images of a series."""
     shown = section.model_dump(mode="json", exclude={"also_unguided"})
-    shown |= {"guidance": guidance.model_dump(mode="json"), "seed": job.recipe.seed, "classes": len(classes)}
+    guided = guidance.model_dump(mode="json", by_alias=True)
+    if guidance.weak is not None:
+        guided["weak"]["sha256"] = sha256_file(job.inputs[WEAK])
+    shown |= {"guidance": guided, "seed": job.recipe.seed, "classes": len(classes)}
     return shown | {"image_size": job.recipe.image.size}
 
 
