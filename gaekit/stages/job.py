@@ -84,7 +84,7 @@ class Job:
         torch.manual_seed(seed_for(self.recipe.seed, self.stage, purpose))
 
     def prepare(self, module: nn.Module, precision: str = "float32", *, compiled: bool = True) -> None:
-        """Move a network to the device and choose its attention; recompute and compile its blocks if the recipe says so.
+        """Move a network to the device, choose its attention, recompute and compile its blocks if the recipe says so.
 
         `precision` is the section's: the attention is probed in the type that it will run in. `compiled=False` compiles
         nothing. What trains and has no blocks to recompute is named.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -12,6 +13,7 @@ from gaekit.nn.attention import Attention
 from gaekit.nn.embed import to_grid, to_tokens
 from gaekit.nn.mlp import SwiGLU
 from gaekit.nn.norm import RMSNorm, rms_normalize
+from gaekit.nn.regions import run_block
 from gaekit.nn.vit import TransformerBlock
 
 POSITION_STD = 0.02
@@ -22,8 +24,11 @@ class SemanticTeacher(nn.Module):
 
     Down: RMSNorm, learned positions, RMSNorm, attention without residual, RMSNorm, linear over windows, RMSNorm.
     Up: linear, learned positions, `depth` transformer blocks, RMSNorm.
+    `checkpointing` recomputes each block in the backward pass.
     Raises GaekitError where head_dim does not divide feature_dim, or window does not divide grid.
     """
+
+    checkpointing: bool = False
 
     def __init__(
         self, feature_dim: int, latent_dim: int, grid: int, *, window: int, depth: int, head_dim: int, mlp_ratio: float
@@ -65,8 +70,12 @@ class SemanticTeacher(nn.Module):
         """-> the features that the target stands for, of RMS 1 over channels."""
         tokens = self.from_latent(to_tokens(target_BDHW)) + self.positions_up
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens = run_block(block, tokens, checkpointing=self.checkpointing)
         return to_grid(rms_normalize(tokens), self.grid)
+
+    def regions(self) -> Iterable[nn.Module]:
+        """The blocks of the decoder: compiled one by one."""
+        return self.blocks
 
     def forward(self, feature_BFHW: Tensor) -> tuple[Tensor, Tensor]:
         """-> (the reconstructed features, the original ones), both of RMS 1 over channels: what fitting compares."""

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from gaekit.api import ComponentConfig, Decoder, Encoder, GaekitError
 from gaekit.nn.conv import Downsample, Level, Upsample, group_norm, middle
+from gaekit.nn.regions import run_block
 
 
 class ConvConfig(ComponentConfig):
@@ -58,10 +59,14 @@ class ConvDecoderConfig(ConvConfig):
 
 
 class ConvEncoder(Encoder):
-    """Residual convolutions that halve the image's side between levels, down to the latent's moments."""
+    """Residual convolutions that halve the image's side between levels, down to the latent's moments.
+
+    `checkpointing` recomputes each level in the backward pass.
+    """
 
     name = "conv"
     Config = ConvEncoderConfig
+    checkpointing: bool = False
 
     def __init__(self, config: ConvEncoderConfig, *, image_size: int, stride: int, channels: int):
         super().__init__(config, image_size=image_size, stride=stride, channels=channels)
@@ -87,9 +92,9 @@ class ConvEncoder(Encoder):
     def forward(self, image_B3RR: Tensor) -> tuple[Tensor, Tensor]:
         """-> (hidden_BEHW: what the last 3 x 3 convolution reads, moments_BMHW), float32."""
         x = self.conv_in(image_B3RR)
-        for level in self.levels:
-            x = level(x)
-        hidden = F.silu(self.norm_out(self.mid(x)))
+        for level in (*self.levels, self.mid):
+            x = run_block(level, x, checkpointing=self.checkpointing)
+        hidden = F.silu(self.norm_out(x))
         return hidden.float(), self.quant_conv(self.conv_out(hidden)).float()
 
     @property
@@ -99,10 +104,14 @@ class ConvEncoder(Encoder):
 
 
 class ConvDecoder(Decoder):
-    """Residual convolutions that double the side between levels, from the latent up to the image."""
+    """Residual convolutions that double the side between levels, from the latent up to the image.
+
+    `checkpointing` recomputes each level in the backward pass.
+    """
 
     name = "conv"
     Config = ConvDecoderConfig
+    checkpointing: bool = False
 
     def __init__(self, config: ConvDecoderConfig, *, latent_dim: int, grid: int, stride: int):
         super().__init__(config, latent_dim=latent_dim, grid=grid, stride=stride)
@@ -127,9 +136,9 @@ class ConvDecoder(Decoder):
 
     def forward(self, latent_BDHW: Tensor) -> Tensor:
         """-> image_B3RR, float32, not clamped."""
-        x = self.mid(self.conv_in(self.post_quant_conv(latent_BDHW)))
-        for level in reversed(self.levels):
-            x = level(x)
+        x = self.conv_in(self.post_quant_conv(latent_BDHW))
+        for level in (self.mid, *reversed(self.levels)):
+            x = run_block(level, x, checkpointing=self.checkpointing)
         return self.conv_out(F.silu(self.norm_out(x))).float()  # type: ignore[no-any-return]
 
     @property

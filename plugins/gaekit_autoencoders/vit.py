@@ -5,6 +5,7 @@ Shape suffixes: B batch, N tokens, W width; R image side, H W latent grid, E enc
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Literal
 
@@ -16,6 +17,7 @@ from gaekit.api import ComponentConfig, Decoder, Encoder, GaekitError
 from gaekit.nn.embed import PatchEmbed, RotaryPositions, to_grid, to_tokens, unpatchify
 from gaekit.nn.mlp import MLP, SwiGLU, gated_width
 from gaekit.nn.norm import RMSNorm
+from gaekit.nn.regions import run_block
 from gaekit.nn.vit import Factory, TransformerBlock, xavier_linears
 
 SIZES = {"small": (12, 384, 6), "base": (12, 768, 12), "large": (24, 1024, 16)}
@@ -78,7 +80,12 @@ def _mlp(config: ViTConfig, width: int) -> Factory:
 
 
 class _Trunk(nn.Module):
-    """Learned positions and the blocks over a `grid`, which encoder and decoder have in common."""
+    """Learned positions and the blocks over a `grid`, which encoder and decoder have in common.
+
+    `checkpointing` recomputes each block in the backward pass.
+    """
+
+    checkpointing: bool = False
 
     def __init__(self, config: ViTConfig, grid: int):
         super().__init__()
@@ -105,8 +112,12 @@ class _Trunk(nn.Module):
         """(B, N, W) -> (B, N, W), normalised."""
         x_BNW = x_BNW + self.pos_embed
         for block in self.blocks:
-            x_BNW = block(x_BNW, self.rope)
+            x_BNW = run_block(block, x_BNW, self.rope, checkpointing=self.checkpointing)
         return self.norm(x_BNW)  # type: ignore[no-any-return]
+
+    def regions(self) -> Iterable[nn.Module]:
+        """The blocks: compiled one by one."""
+        return self.blocks
 
 
 class ViTEncoder(Encoder):

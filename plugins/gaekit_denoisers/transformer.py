@@ -5,11 +5,11 @@ Shape suffixes: B batch, N tokens, W width; D latent channels, H W latent grid.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from gaekit.api import Denoiser, GaekitError, Prediction
 from gaekit.nn.dit import FinalLayer, ModulatedBlock, Modulation
@@ -22,6 +22,7 @@ from gaekit.nn.embed import (
     sincos_positions,
     unpatchify,
 )
+from gaekit.nn.regions import run_block
 from gaekit.nn.vit import Factory, Rope, xavier_linears
 
 SIZES = {
@@ -68,6 +69,10 @@ class BlockDenoiser(Denoiser):
             raise GaekitError(f"diffusion.denoiser.patch: {patch} does not divide the latent grid of {grid}")
         self.patch, self.side = patch, grid // patch
 
+    def regions(self) -> Iterable[nn.Module]:
+        """The blocks: compiled one by one."""
+        return self.blocks
+
     def _stack(self, blueprint: Blueprint) -> list[ModulatedBlock]:
         """As many blocks as the blueprint is deep."""
         return [
@@ -111,15 +116,10 @@ class BlockDenoiser(Denoiser):
     ) -> Tensor:
         """Through these blocks; what `taps` ask for goes into `features`."""
         for index in indices:
-            x_BNW = self._run(self.blocks[index], x_BNW, condition, rope)
+            x_BNW = run_block(self.blocks[index], x_BNW, condition, rope, checkpointing=self.checkpointing)
             if f"block.{index}" in taps:
                 features[f"block.{index}"] = x_BNW
         return x_BNW
-
-    def _run(self, block: nn.Module, x_BNW: Tensor, condition: Tensor, rope: Rope | None) -> Tensor:
-        if self.checkpointing and self.training:
-            return checkpoint(block, x_BNW, condition, rope, use_reentrant=False)  # type: ignore[no-any-return]
-        return block(x_BNW, condition, rope)  # type: ignore[no-any-return]
 
     def _check_taps(self, taps: tuple[str, ...]) -> None:
         known = {f"block.{index}" for index in range(len(self.blocks))}
