@@ -44,10 +44,15 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Loss:
-    """One term: `value` (a scalar) is logged as it is, `value * weight` enters the sum that is minimised."""
+    """One term: `value` (a scalar) is logged as it is, `value * weight` enters the sum that is minimised.
+
+    adaptive: an alignment term whose weight the autoencoder stage multiplies by the factor that gives the adaptive
+    terms, summed without their weights, as much gradient at the encoder's last layer as the reconstruction has there.
+    """
 
     value: Tensor
     weight: float | Tensor = 1.0
+    adaptive: bool = False
 
     @property
     def weighted(self) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -16,6 +16,8 @@ from gaekit.values import Draws
 Norm = Literal["group", "batch"]
 CriticLoss = Literal["hinge", "vanilla"]
 Augmentation = Literal["color", "translation", "cutout"]
+Reduce = Callable[[Tensor], Tensor]
+"""Makes of one process's gradient that of the whole batch: the mean over ranks."""
 
 
 class PatchGAN(nn.Module):
@@ -85,16 +87,28 @@ def generator_loss(fake_logits: Tensor) -> Tensor:
     return -fake_logits.float().mean()
 
 
-def adaptive_weight(wanted: Tensor, other: Tensor, last_layer: Tensor, *, limit: float = 1e4) -> Tensor:
+def adaptive_weight(
+    wanted: Tensor, other: Tensor, last_layer: Tensor, *, limit: float = 1e4, reduce: Reduce | None = None
+) -> Tensor:
     """The factor that gives `other` as much gradient at `last_layer` as `wanted` has there, detached.
 
-    |grad wanted| / (|grad other| + 1e-4), at most `limit` (VQGAN, arXiv 2012.09841, eq. 7). Both losses are scalars
-    that depend on `last_layer`; their graphs stay.
+    |grad wanted| / (|grad other| + 1e-4), at most `limit` (VQGAN, arXiv 2012.09841, eq. 7). Both losses are scalars;
+    their graphs stay. `reduce` is applied to both gradients before their norms are taken. Raises GaekitError where a
+    loss does not depend on `last_layer`.
     """
-    (strong,) = torch.autograd.grad(wanted, last_layer, retain_graph=True)
-    (weak,) = torch.autograd.grad(other, last_layer, retain_graph=True)
-    ratio: Tensor = strong.float().norm() / (weak.float().norm() + 1e-4)
+    strong, weak = (_gradient(loss, last_layer, reduce).norm() for loss in (wanted, other))
+    ratio: Tensor = strong / (weak + 1e-4)
     return ratio.clamp(0.0, limit).detach()
+
+
+def _gradient(loss: Tensor, at: Tensor, reduce: Reduce | None) -> Tensor:
+    found = torch.autograd.grad(loss, at, retain_graph=True, allow_unused=True)[0] if loss.requires_grad else None
+    if found is None:
+        raise GaekitError(
+            "adaptive weight: a loss does not depend on the layer whose gradients are compared, a weight of shape "
+            f"{tuple(at.shape)}; set `adaptive: false`, or let the term reach the last layer of the network"
+        )
+    return reduce(found.float()) if reduce else found.float()
 
 
 def augment(

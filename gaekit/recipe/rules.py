@@ -76,6 +76,21 @@ def adversary_starts_before_the_end(recipe: Recipe, registry: Registry) -> Itera
         yield from _moment((*at, "warmup"), section.adversary.warmup, steps, "warm-up")
 
 
+def something_is_reconstructed(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """What is relative to the reconstruction's loss finds one."""
+    section = recipe.autoencoder
+    if not isinstance(section, Autoencoder):
+        return
+    weights = section.weights
+    if weights.l1 or weights.l2 or (weights.perceptual and section.perceptual):
+        return
+    text = "is relative to the reconstruction, which has no term: give autoencoder.weights.l1 or l2 a weight"
+    if weights.log_variance is not None:
+        yield Problem(("autoencoder", "weights", "log_variance"), text)
+    if section.adversary and section.adversary.adaptive:
+        yield Problem(("autoencoder", "adversary", "adaptive"), text)
+
+
 def warmup_ends_before_the_end(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
     """The peak of the learning rate is reached."""
     for stage, train in trainings(recipe):
@@ -96,6 +111,13 @@ def trained_aligner_has_its_training(recipe: Recipe, registry: Registry) -> Iter
     if _aligner(recipe, registry).fit == "train" and isinstance(section, Semantic) and section.train is None:
         yield Problem(("semantic",), f"aligner '{recipe.aligner.use}' is trained in this stage; say how with "
                                      f"`semantic: {{train: {{steps: ..., batch: ...}}}}`")  # fmt: skip
+
+
+def online_says_how_many_images(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """`latents.images` is of `online` alone: a cache is of all images."""
+    section = recipe.latents
+    if isinstance(section, Latents) and section.images is not None and not section.online:
+        yield Problem(("latents", "images"), "goes with `online: true`; a cache holds every image, and is measured whole")
 
 
 def scale_goes_with_scalar(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
@@ -213,9 +235,11 @@ def initial_weights_exist(recipe: Recipe, registry: Registry) -> Iterator[Proble
 RULES: tuple[Rule, ...] = (
     stride_divides_size,
     adversary_starts_before_the_end,
+    something_is_reconstructed,
     warmup_ends_before_the_end,
     aligner_has_a_teacher,
     trained_aligner_has_its_training,
+    online_says_how_many_images,
     scale_goes_with_scalar,
     diffusion_has_latents,
     sample_has_a_denoiser,

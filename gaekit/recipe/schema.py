@@ -122,6 +122,10 @@ class Autoencoder(Section):
 class Latents(Section):
     """The cache of latents that the denoiser trains on."""
 
+    online: bool = neutral(False, description="keep no cache: the denoiser's training decodes and encodes at each step")
+    images: PositiveInt | None = neutral(
+        None, description="of how many images, spread evenly, `online` takes the statistics; null is all"
+    )
     flip: bool = Field(default=True, description="store the mirror image's latent too")
     store: Literal["mean", "moments"] = Field(default="mean", description="moments: mean and std, sampled each visit")
     normalize: Literal["channel", "scalar", "none"] = Field(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gaekit.nn.adversary import adaptive_weight, augment, critic_loss, generator_loss
+from gaekit.errors import GaekitError
+from gaekit.nn.adversary import Reduce, adaptive_weight, augment, critic_loss, generator_loss
 from gaekit.recipe.schema import Adversary, Train
 from gaekit.train.optim import steps_of
 from gaekit.train.training import Step
@@ -14,11 +15,23 @@ from gaekit.values import Loss, Losses
 RECONSTRUCTION = ("l1", "l2", "perceptual")
 
 
-class AdversarialPlay:
-    """Generator and critic losses by the settings of `autoencoder.adversary`."""
+def reconstruction(losses: Losses) -> Tensor:
+    """The reconstruction loss that adaptive weights compare with: the weighted pixel and perceptual terms, divided by
+    the learned variance where there is one. Raises GaekitError if there is none."""
+    terms = [losses[name].weighted for name in RECONSTRUCTION if name in losses]
+    if not terms:
+        raise GaekitError(
+            "autoencoder.weights: an adaptive weight compares with the reconstruction, and every term of it is 0; "
+            "give l1, l2 or perceptual a weight"
+        )
+    return torch.stack(terms).sum()
 
-    def __init__(self, settings: Adversary, train: Train):
-        self.settings = settings
+
+class AdversarialPlay:
+    """Generator and critic losses by the settings of `autoencoder.adversary`; `reduce` is for `adaptive_weight`."""
+
+    def __init__(self, settings: Adversary, train: Train, reduce: Reduce | None = None):
+        self.settings, self.reduce = settings, reduce
         self.start = steps_of(settings.start, train.steps)
         self.warmup = steps_of(settings.warmup, train.steps)
 
@@ -35,8 +48,7 @@ class AdversarialPlay:
         value = generator_loss(critic(self._seen(fake, step, "fake for the generator")).float())
         weight: float | Tensor = self.settings.weight * self._ramp(step)
         if self.settings.adaptive:
-            reconstruction = torch.stack([others[name].weighted for name in RECONSTRUCTION if name in others]).sum()
-            weight = weight * adaptive_weight(reconstruction, value, last_layer)
+            weight = weight * adaptive_weight(reconstruction(others), value, last_layer, reduce=self.reduce)
         return {"adversary": Loss(value, weight)}
 
     def critic_losses(self, critic: nn.Module, real: Tensor, fake: Tensor, step: Step) -> tuple[Losses, Tensor]:

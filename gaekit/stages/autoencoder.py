@@ -94,7 +94,7 @@ class Objective(nn.Module):
         return terms
 
     def _balanced(self, terms: Losses, model: Autoencoder) -> Losses:
-        """Adaptive terms times the factor that they share (`Loss.adaptive`; VA-VAE, arXiv 2501.01423, eq. 6-7)."""
+        """Adaptive terms times the factor that they share (`Loss.adaptive`; VA-VAE, arXiv 2501.01423)."""
         adaptive = {name: term for name, term in terms.items() if term.adaptive}
         if not adaptive:
             return terms

@@ -15,7 +15,7 @@ from gaekit_aligners.losses import distance, marginal_cosine, marginal_distances
 
 
 class FeatureConfig(ComponentConfig):
-    """Settings of `pre` and `post`."""
+    """Settings of `pre`, which `post` shares."""
 
     weight: NonNegativeFloat = Field(default=1.0, description="of the alignment terms in the autoencoder's loss")
     loss: Literal["mse", "cosine", "vf"] = Field(
@@ -23,6 +23,17 @@ class FeatureConfig(ComponentConfig):
     )
     cosine_margin: NonNegativeFloat = Field(default=0.5, description="vf: cosines above 1 - this are good enough")
     distance_margin: NonNegativeFloat = Field(default=0.25, description="vf: similarities may differ by this")
+
+
+class PostConfig(FeatureConfig):
+    """Settings of `post`."""
+
+    adaptive: bool = Field(
+        default=False,
+        json_schema_extra={"neutral": False},
+        description="scale the weight by the ratio of the reconstruction's gradient to the alignment's at the "
+        "encoder's last layer (VA-VAE); pre aligns before that layer and has no gradient there",
+    )
 
 
 class FeatureAligner(Aligner):
@@ -50,16 +61,24 @@ class FeatureAligner(Aligner):
 
     def losses(self, hidden_BEHW: Tensor, latent: Latent, target: Tensor) -> Losses:
         """`align`, or `align_cosine` and `align_distance` for vf."""
-        config, source = self.config, self.source(hidden_BEHW, latent)
-        projected = self.project(source)
+        values = self._distances(self.project(self.source(hidden_BEHW, latent)), target)
+        return {name: Loss(value, self.config.weight, self.adaptive) for name, value in values.items()}
+
+    def _distances(self, projected: Tensor, target: Tensor) -> dict[str, Tensor]:
+        config = self.config
         if config.loss == "vf":
             return {
-                "align_cosine": Loss(marginal_cosine(projected, target, config.cosine_margin), config.weight),
-                "align_distance": Loss(marginal_distances(projected, target, config.distance_margin), config.weight),
+                "align_cosine": marginal_cosine(projected, target, config.cosine_margin),
+                "align_distance": marginal_distances(projected, target, config.distance_margin),
             }
         if config.loss == "mse":
             projected = rms_normalize(projected.float(), dim=1)
-        return {"align": Loss(distance(projected, target, config.loss), config.weight)}
+        return {"align": distance(projected, target, config.loss)}
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the weight follows the ratio of gradients at the encoder's last layer, which must come before."""
+        return False
 
 
 class PreAligner(FeatureAligner):
@@ -82,7 +101,9 @@ class PostAligner(FeatureAligner):
     """Projects the latent's mean up to the teacher's width and aligns there, VA-VAE's way (arXiv 2501.01423)."""
 
     name = "post"
-    Config = FeatureConfig
+    Config = PostConfig
+
+    config: PostConfig
 
     @property
     def source_dim(self) -> int:
@@ -92,3 +113,8 @@ class PostAligner(FeatureAligner):
     def source(self, hidden_BEHW: Tensor, latent: Latent) -> Tensor:
         """The latent's mean."""
         return latent.mean_BDHW
+
+    @property
+    def adaptive(self) -> bool:
+        """As the recipe says."""
+        return self.config.adaptive

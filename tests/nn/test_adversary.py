@@ -101,6 +101,38 @@ def test_adaptive_weight_is_limited_where_the_other_gradient_vanishes():
     assert adaptive_weight(100 * out, 0 * out, layer.weight, limit=50.0) == 50
 
 
+def test_the_adaptive_weight_of_ranks_that_share_gradients_is_that_of_the_whole_batch():
+    layer = nn.Linear(3, 2)
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+
+    def losses(rows):
+        out = layer(rows)
+        return (out - 1).square().mean(), 0.01 * out.tanh().mean()
+
+    sent = []
+
+    def send(gradient):
+        sent.append(gradient)
+        return gradient
+
+    ranks = [losses(part) for part in x.chunk(2)]
+    alone = [adaptive_weight(*pair, layer.weight, reduce=send) for pair in ranks]
+    means = iter([(sent[0] + sent[2]) / 2, (sent[1] + sent[3]) / 2])
+    shared = adaptive_weight(*ranks[0], layer.weight, reduce=lambda _: next(means))
+    whole = adaptive_weight(*losses(x), layer.weight)
+    torch.testing.assert_close(shared, whole)
+    assert all(abs(weight - whole) > 0.01 * whole for weight in alone)
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_an_adaptive_weight_of_a_loss_without_the_layer_is_refused(detached):
+    layer, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    x = torch.ones(1, 3)
+    loss = other(x).sum().detach() if detached else other(x).sum()
+    with pytest.raises(GaekitError, match=r"does not depend on the layer .* a weight of shape \(2, 3\)"):
+        adaptive_weight(layer(x).sum(), loss, layer.weight)
+
+
 def test_brightness_saturation_and_contrast_change_what_they_are_named_after():
     image = images()
     neutral = (0.5, 0.5, 0.5)

@@ -15,7 +15,7 @@ from gaekit.api import Latent
 from gaekit.errors import ArtifactError, GaekitError
 from gaekit.interop.semantic_teacher import from_gae
 from gaekit.nn.norm import rms_normalize
-from gaekit_aligners.features import FeatureConfig, PostAligner, PreAligner
+from gaekit_aligners.features import PostAligner, PostConfig, PreAligner
 from gaekit_aligners.latent import LatentAligner, LatentConfig
 from gaekit_aligners.none import NoAligner, NoneConfig
 from gaekit_aligners.semantic_teacher import from_windows, to_windows
@@ -161,7 +161,7 @@ def test_none_asks_for_no_teacher_and_adds_no_term() -> None:
 @pytest.mark.parametrize("cls", [PreAligner, PostAligner])
 def test_pre_and_post_reproduce_va_vaes_losses_with_margins(cls: type[PreAligner] | type[PostAligner]) -> None:
     config, _, inputs, outputs = load_fixture("autoencoder_losses")
-    settings = FeatureConfig(
+    settings = cls.Config(
         use=cls.name, loss="vf", cosine_margin=config["vf_cos_margin"], distance_margin=config["vf_distmat_margin"]
     )
     aligner = cls(settings, feature_dim=16, latent_dim=16, hidden_dim=16, grid=4)
@@ -176,7 +176,7 @@ def test_pre_and_post_reproduce_va_vaes_losses_with_margins(cls: type[PreAligner
 def test_pre_trains_the_encoders_features_and_post_the_latents_mean() -> None:
     hidden, mean = noise(2, 24, 4, 4).requires_grad_(), noise(2, 8, 4, 4, seed=1).requires_grad_()
     for cls, moved, still in ((PreAligner, hidden, mean), (PostAligner, mean, hidden)):
-        aligner = cls(FeatureConfig(use=cls.name), **SIZES)
+        aligner = cls(cls.Config(use=cls.name), **SIZES)
         hidden.grad = mean.grad = None
         torch.autograd.backward(
             aligner.losses(hidden, Latent(mean), aligner.target(noise(2, 112, 4, 4, seed=2)))["align"].weighted
@@ -186,11 +186,20 @@ def test_pre_trains_the_encoders_features_and_post_the_latents_mean() -> None:
         assert aligner.project.weight.grad is not None
 
 
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("loss", ["mse", "vf"])
+def test_post_asks_for_an_adaptive_weight_as_its_settings_say(adaptive: bool, loss: str) -> None:
+    settings = PostConfig.model_validate({"use": "post", "loss": loss, "adaptive": adaptive})
+    aligner, feature = PostAligner(settings, **SIZES), noise(2, 112, 4, 4)
+    terms = aligner.losses(noise(2, 24, 4, 4), Latent(noise(2, 8, 4, 4)), aligner.target(feature))
+    assert {term.adaptive for term in terms.values()} == {adaptive}
+
+
 @pytest.mark.parametrize("kind", ["mse", "cosine"])
 def test_a_latent_that_holds_the_features_is_aligned(kind: str) -> None:
     feature = noise(2, 112, 4, 4)
     aligner = PostAligner(
-        FeatureConfig.model_validate({"use": "post", "loss": kind}),
+        PostConfig.model_validate({"use": "post", "loss": kind}),
         feature_dim=112,
         latent_dim=112,
         hidden_dim=1,
