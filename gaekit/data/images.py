@@ -118,16 +118,17 @@ class Images:
         yield from self._batches(visits, stand_in=True, workers=self.workers)
 
     def in_order(
-        self, batch: int, *, flips: Sequence[bool] = (False,), start: int = 0, stop: int | None = None
+        self, batch: int, *, flips: Sequence[bool] = (False,), spans: Sequence[Sequence[int]] | None = None
     ) -> Iterator[ImageBatch]:
-        """Each image from index `start` to `stop` once, in the order of the data set; the last batch may be short.
+        """Each image once, in the order of the data set: all of them, or those of the `spans` of indices, one span
+        after another. No batch crosses the border of a span; the last of a span may be short.
 
         Each batch comes once for every entry of `flips`, from one decode: (False, True) gives it, then its mirror. A
         batch with skipped images is shorter by them.
         """
-        stop = len(self) if stop is None else min(stop, len(self))
-        spans = (range(i, min(i + batch, stop)) for i in range(start, stop, batch))
-        visits = ((list(span), [False] * len(span)) for span in spans)
+        spans = [range(len(self))] if spans is None else spans
+        parts = (span[i : i + batch] for span in spans for i in range(0, len(span), batch))
+        visits = ((list(part), [False] * len(part)) for part in parts)
         for plain in self._batches(visits, stand_in=False, workers=self.workers):
             if len(plain):
                 yield from (_mirrored(plain) if flip else plain for flip in flips)

@@ -1,21 +1,30 @@
-"""The latent cache as batches for the denoiser: read by memory map, standardised, in a deterministic order."""
+"""Standardised latents as batches for the denoiser, from a cache: a row at a time, in a deterministic order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from gaekit.data.order import TrainingOrder
+from gaekit.data.order import Flags, Indices, TrainingOrder
 from gaekit.errors import ArtifactError
 from gaekit.seeds import generator_for
 from gaekit.store.models import Statistics
-from gaekit.store.shards import ShardReader
+from gaekit.store.shard_reader import MANIFEST, ShardReader, Stored, read_manifest
+from gaekit.store.shards import INDEX
 
-LATENT, MIRROR, LABEL, INDEX = "latents", "latents_flip", "labels", "index"
+__all__ = ["INDEX", "LABEL", "LATENT", "MIRROR", "LatentBatch", "LatentCache", "TrainingLatents"]
+
+LATENT, MIRROR, LABEL = "latents", "latents_flip", "labels"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -36,21 +45,70 @@ class LatentBatch:
         """The same on a device."""
         return LatentBatch(self.latent_BDHW.to(device, non_blocking=True), self.label_B.to(device, non_blocking=True))
 
+    def pinned(self) -> LatentBatch:
+        """The same in memory from which a GPU copies while it computes."""
+        return LatentBatch(self.latent_BDHW.pin_memory(), self.label_B.pin_memory())
 
-class LatentCache:
-    """A finished cache. Raises ArtifactError if its statistics are incomplete."""
 
-    def __init__(self, folder: Path):
-        self.reader = ShardReader(folder)
-        facts = self.reader.facts
+class TrainingLatents(ABC):
+    """The latents that a denoiser trains on, by what the manifest in `folder` says of them.
+
+    Raises ArtifactError if it lacks something, or its statistics are not finite.
+    """
+
+    def __init__(self, folder: Path, facts: dict[str, Any]):
+        self.folder, self.facts = folder, facts
         try:
             mean, std = (torch.tensor(facts["statistics"][key], dtype=torch.float64).float() for key in ("mean", "std"))
             self.classes: tuple[str, ...] = tuple(facts["classes"])
             self.latent_dim, self.grid = int(facts["latent_dim"]), int(facts["grid"])
             self.stores_moments, self.has_mirror = facts["store"] == "moments", bool(facts["flip"])
-        except KeyError as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{folder}: the manifest lacks {error}; build the cache again") from error
+        if not (mean.isfinite().all() and std.isfinite().all() and bool((std > 0).all()) and len(mean) == len(std)):
+            raise ArtifactError(
+                f"{folder / MANIFEST}: statistics that are not finite or not positive: mean {mean.tolist()[:4]}, "
+                f"std {std.tolist()[:4]} (the first channels); build the cache again"
+            )
         self.statistics = Statistics(mean, std)
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many images there are."""
+
+    @abstractmethod
+    def training(
+        self, seed: int, batch: int, start: int, *, first: int = 0, last: int | None = None
+    ) -> Iterator[LatentBatch]:
+        """Endless batches from step `start` on; the k-th depends on (seed, k) alone, and so does the posterior's
+        sample. `batch` is the global batch, of which a rank takes the rows [first, last)."""
+
+    def _finished(
+        self, latent: Tensor, label: Tensor, seed: int, step: int, batch: int, first: int, last: int | None
+    ) -> LatentBatch:
+        """Rows first to last of a batch as the denoiser sees them; noise is drawn for all of the batch."""
+        if self.stores_moments:
+            mean, std = latent.chunk(2, dim=1)
+            noise = torch.randn(batch, *mean.shape[1:], generator=generator_for(seed, "posterior", step))
+            latent = mean + std * noise[first:last].to(mean)
+        return LatentBatch(self.statistics.standardise(latent), label)
+
+
+class LatentCache(TrainingLatents):
+    """A finished cache. Raises ArtifactError if its manifest is incomplete, or its shards are not what that says.
+
+    pinned: batches come in pinned memory, for a GPU.
+    """
+
+    def __init__(self, folder: Path, *, pinned: bool = False):
+        facts = read_manifest(folder)
+        super().__init__(folder, facts)
+        if facts.get("online"):
+            raise ArtifactError(f"{folder}: holds statistics alone (`latents: {{online: true}}`), there are no latents")
+        self.reader, self._pinned = ShardReader(folder), pinned
+        for file, head in zip(self.reader.files, self.reader.heads, strict=True):
+            if fault := fault_of_head(head, facts):
+                raise ArtifactError(f"{file}: {fault}; the cache has to be built again")
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -58,27 +116,23 @@ class LatentCache:
     def training(
         self, seed: int, batch: int, start: int, *, first: int = 0, last: int | None = None
     ) -> Iterator[LatentBatch]:
-        """Endless batches from step `start` on; the k-th depends on (seed, k) alone, and so does the posterior's
-        sample. `batch` is the global batch, of which a rank takes the rows [first, last)."""
+        """As promised; a thread reads the next batch while one is used."""
         order = TrainingOrder(len(self), batch, seed, flip=self.has_mirror)
-        step = start
-        while True:
-            visited, mirrored = order.batch(step, first, last)
-            indices = torch.from_numpy(visited)
-            latent = self._rows(indices, torch.from_numpy(mirrored))
-            if self.stores_moments:
-                mean, std = latent.chunk(2, dim=1)
-                noise = torch.randn(batch, *mean.shape[1:], generator=generator_for(seed, "posterior", step))
-                latent = mean + std * noise[first:last]
-            labels = self.reader.rows(LABEL, indices)
-            yield LatentBatch(self.statistics.standardise(latent), labels)
-            step += 1
 
-    def _rows(self, indices: Tensor, flips: Tensor) -> Tensor:
-        out = self.reader.rows(LATENT, indices).float()
-        if bool(flips.any()):
-            out[flips] = self.reader.rows(MIRROR, indices[flips]).float()
-        return out
+        def read(step: int) -> LatentBatch:
+            visited, mirrored = order.batch(step, first, last)
+            labels = self.reader.rows(LABEL, torch.from_numpy(visited))
+            made = self._finished(self._rows(visited, mirrored), labels, seed, step, batch, first, last)
+            return made.pinned() if self._pinned else made
+
+        yield from _one_ahead(read, start)
+
+    def _rows(self, indices: Indices, mirrored: Flags) -> Tensor:
+        out = self.reader.empty(LATENT, len(indices))
+        for name, wanted in ((LATENT, ~mirrored), (MIRROR, mirrored)):
+            places = np.flatnonzero(wanted)
+            self.reader.read(name, indices[places], out, places)
+        return out.float()
 
     def in_order(self, batch: int) -> Iterator[LatentBatch]:
         """Every image's latent mean as it is (not standardised, not mirrored), in the order of the data set."""
@@ -86,3 +140,28 @@ class LatentCache:
             indices = torch.arange(first, min(first + batch, len(self)))
             latent = self.reader.rows(LATENT, indices).float()
             yield LatentBatch(latent[:, : self.latent_dim], self.reader.rows(LABEL, indices))
+
+
+def fault_of_head(head: dict[str, Stored], facts: dict[str, Any]) -> str | None:
+    """In what a shard's tensors are not those that the cache's manifest says, or None."""
+    wanted = (LATENT, MIRROR, LABEL, INDEX) if facts["flip"] else (LATENT, LABEL, INDEX)
+    if missing := [name for name in wanted if name not in head]:
+        return f"holds no {', '.join(missing)}"
+    channels, grid = facts["latent_dim"] * (2 if facts["store"] == "moments" else 1), facts["grid"]
+    for name in wanted[: wanted.index(LABEL)]:
+        shape, dtype = head[name].shape[1:], str(head[name].dtype).removeprefix("torch.")
+        if shape != (channels, grid, grid):
+            return f"{name} of shape {shape}, and the manifest says {(channels, grid, grid)}"
+        if facts.get("dtype", dtype) != dtype:
+            return f"{name} of type {dtype}, and the manifest says {facts['dtype']}"
+    return None
+
+
+def _one_ahead(make: Callable[[int], T], start: int) -> Iterator[T]:
+    """make(start), make(start + 1), ...: the next is made by a thread while one is used."""
+    with ThreadPoolExecutor(1, "latents") as thread:
+        coming = thread.submit(make, start)
+        for step in itertools.count(start + 1):
+            made = coming.result()
+            coming = thread.submit(make, step)
+            yield made

@@ -16,7 +16,8 @@ from gaekit.errors import ArtifactError
 from gaekit.interop.formats import Options
 from gaekit.interop.statistics import STATS_FILE, statistics_of, write_statistics
 from gaekit.store.files import atomic, sha256_file
-from gaekit.store.shards import DTYPES, MANIFEST, ShardReader, ShardWriter
+from gaekit.store.shard_reader import DTYPES, MANIFEST, ShardReader
+from gaekit.store.shards import ShardWriter
 
 ROWS = 1024
 """Rows in memory at once."""
@@ -45,17 +46,18 @@ class PublishedCache:
         file = self.folder / STATS_FILE
         return file if file.is_file() else None
 
-    def batches(self, start: int) -> Iterator[dict[str, Tensor]]:
-        """Rows from `start` on under gaekit's names, some at a time, with their index."""
+    def batches(self, span: range) -> Iterator[dict[str, Tensor]]:
+        """The rows of a span under gaekit's names, some at a time, with their index."""
         first = 0
         names = (LATENT, MIRROR, LABEL) if self.has_mirror else (LATENT, LABEL)
         for file, count in zip(self.files, self.rows, strict=True):
-            with safe_open(file, framework="pt") as opened:
-                for at in range(max(0, start - first), count, ROWS):
-                    rows = {name: opened.get_slice(name)[at : min(count, at + ROWS)] for name in names}
-                    rows[LABEL] = rows[LABEL].long()
-                    rows[INDEX] = torch.arange(first + at, first + at + len(rows[LABEL]))
-                    yield rows
+            here = range(max(span.start - first, 0), min(span.stop - first, count))
+            for at in here[::ROWS]:
+                with safe_open(file, framework="pt") as opened:
+                    rows = {name: opened.get_slice(name)[at : min(here.stop, at + ROWS)] for name in names}
+                rows[LABEL] = rows[LABEL].long()
+                rows[INDEX] = torch.arange(first + at, first + at + len(rows[LABEL]))
+                yield rows
             first += count
 
     def largest_label(self) -> int:
@@ -102,9 +104,10 @@ def import_cache(folder: Path, out: Path, options: Options, names: Sequence[str]
     statistics = statistics_of(options, channels, found=source.statistics)
     classes = _classes(source.largest_label() + 1, names)
     row = channels * side * side * 4 * (2 if source.has_mirror else 1)
-    writer = ShardWriter(out, max(1, SHARD_BYTES // row))
-    for rows in source.batches(writer.next_index):
-        writer.add(rows)
+    with ShardWriter(out, max(1, SHARD_BYTES // row), sum(source.rows)) as writer:
+        for span in writer.missing:
+            for rows in source.batches(span):
+                writer.add(rows)
     facts = {
         "format": 1,
         "latent_dim": channels,

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from gaekit.api import Losses, Quantity, TimeSampler
-from gaekit.data.latents import LatentCache
+from gaekit.data.latents import TrainingLatents
 from gaekit.flow.ddpm import Ddpm, ddpm_losses
 from gaekit.flow.guidance import DenoiserCall
 from gaekit.flow.objective import drop_labels, flow_matching
@@ -19,6 +19,7 @@ from gaekit.plugins import build
 from gaekit.recipe.schema import Diffusion, Guidance, Recipe
 from gaekit.stages.generate import ImageGenerator, preview_labels
 from gaekit.stages.job import Job
+from gaekit.stages.online import latents_for
 from gaekit.store.artifact import load_into, open_artifact, resolve
 from gaekit.store.models import DenoiserSpec, LoadedDenoiser, load_autoencoder, save_denoiser
 from gaekit.train.track import grid_of
@@ -42,7 +43,7 @@ def run(job: Job) -> dict[str, Any]:
     """Train and save the denoiser; returns what DONE records."""
     section, seed = job.recipe.diffusion, job.recipe.seed
     assert isinstance(section, Diffusion)
-    cache = LatentCache(job.inputs["latents"])
+    cache = latents_for(job)
     spec = DenoiserSpec(section.denoiser, cache.latent_dim, cache.grid, cache.classes, section.path, section.betas)
     job.seed_torch("denoiser")
     denoiser = spec.build(job.registry)
@@ -88,7 +89,7 @@ def objective(section: Diffusion, predicts: Quantity) -> Objective:
     )  # fmt: skip
 
 
-def _preview_maker(job: Job, spec: DenoiserSpec, cache: LatentCache) -> Callable[[Mapping[str, Tensor]], Tensor]:
+def _preview_maker(job: Job, spec: DenoiserSpec, cache: TrainingLatents) -> Callable[[Mapping[str, Tensor]], Tensor]:
     """A function from weights to a grid of samples by class, from noise that is the same at every look."""
     assert job.recipe.sample is not None
     network = spec.build(job.registry).eval().requires_grad_(False)

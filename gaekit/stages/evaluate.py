@@ -1,17 +1,22 @@
-"""Stage 6: numbers about the reconstructions, the samples and the latents, each with its protocol."""
+"""Stage 6: numbers about the reconstructions, the samples and the latents, each with its protocol.
+
+Over several ranks, each decodes, encodes and reconstructs every so-manieth batch for all of them, and each computes
+some of the metrics, every image in the same order: no number depends on how many ranks there are.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from gaekit.api import Metric
-from gaekit.data.images import Images, to_float, to_uint8
+from gaekit.data.images import ImageBatch, Images, to_float, to_uint8
 from gaekit.data.latents import LatentCache
 from gaekit.plugins import build
 from gaekit.recipe.schema import Evaluate, Recipe
@@ -20,6 +25,7 @@ from gaekit.stages.sample import read_protocol
 from gaekit.store.files import sha256_file, write_json
 from gaekit.store.models import Autoencoder, load_autoencoder
 from gaekit.store.npz import npz_names, npz_rows
+from gaekit.store.shard_reader import read_manifest
 
 NAME = "evaluate"
 REVISION = 1
@@ -28,6 +34,7 @@ OPTIONAL = ("latents", "sample")
 ARTIFACT = "metrics.json"
 READS_DATA = True
 Numbers = dict[str, dict[str, Any]]
+T = TypeVar("T")
 
 
 def parts(recipe: Recipe) -> dict[str, Any]:
@@ -44,7 +51,8 @@ def run(job: Job) -> dict[str, Any]:
     numbers |= _of_latents(job, section)
     if "sample" in job.inputs:
         numbers |= _of_samples(job, section, sorted(job.inputs["sample"].parent.glob("samples*.npz")))
-    write_json(job.room.out / ARTIFACT, dict(sorted(numbers.items())))
+    if job.world.leads:
+        write_json(job.room.out / ARTIFACT, dict(sorted(numbers.items())))
     values = {name: entry["value"] for name, entry in sorted(numbers.items())}
     for name, value in values.items():
         job.reporter.say(f"  {name:<44} {value:.4f}")
@@ -55,70 +63,99 @@ def run(job: Job) -> dict[str, Any]:
     return {**values, "left_out": without}
 
 
-def _metrics(job: Job, section: Evaluate, needs: str) -> list[Metric]:
+@dataclass
+class Judges:
+    """The metrics of one sort: `all` of the recipe's, of which this rank has `mine` to compute."""
+
+    all: list[type[Metric]]
+    mine: dict[int, Metric]
+
+
+def _judges(job: Job, section: Evaluate, needs: str) -> Judges:
     """The recipe's metrics of one sort. Those that need classes are left out, and listed, where the data has none."""
+    found = [(config, job.registry.find("metric", config.use)) for config in section.metrics]
+    chosen = [
+        (c, cls) for c, cls in found if issubclass(cls, Metric) and cls.needs == needs and not _left_out(cls, job)
+    ]
     sizes = {"image_size": job.recipe.image.size, "classes": job.dataset.classes}
-    found = []
-    for config in section.metrics:
-        cls = job.registry.find("metric", config.use)
-        assert issubclass(cls, Metric)
-        if cls.needs == needs and not _left_out(cls, job):
-            found.append(build(Metric, config, job.registry, **sizes))
-    return found
+    own = range(job.world.rank, len(chosen), job.world.size)
+    mine = {place: build(Metric, chosen[place][0], job.registry, **sizes) for place in own}
+    return Judges([cls for _, cls in chosen], mine)
+
+
+def _round(job: Job, batches: Iterator[T]) -> Iterator[T]:
+    """Every rank's batches on every rank, one of each in turn."""
+    while True:
+        found = job.world.gather(next(batches, None))
+        if all(batch is None for batch in found):
+            return
+        yield from (batch for batch in found if batch is not None)
+
+
+def _own_batches(job: Job, images: Images, size: int) -> Iterator[ImageBatch]:
+    """This rank's batches of a split: of each `ranks` in turn, one."""
+    spans = [range(first, min(first + size, len(images))) for first in range(0, len(images), size)]
+    yield from images.in_order(size, spans=spans[job.world.rank :: job.world.size])
 
 
 def _left_out(metric: type[Metric], job: Job) -> bool:
     return metric.needs_classes and len(job.dataset.classes) < 2
 
 
-def _numbers(prefix: str, metrics: list[Metric], facts: dict[str, Any]) -> Numbers:
+def _numbers(job: Job, prefix: str, judges: Judges, facts: dict[str, Any]) -> Numbers:
+    """What every rank's metrics found, in the recipe's order, on every rank."""
+    mine = {place: (metric.compute(), metric.protocol()) for place, metric in judges.mine.items()}
+    everywhere = {place: result for part in job.world.gather(mine) for place, result in part.items()}
     found: Numbers = {}
-    for metric in metrics:
-        values = metric.compute()
+    for place in sorted(everywhere):
+        values, protocol = everywhere[place]
         for name, value in values.items():
             number = 1 + sum(key.rpartition("#")[0] == f"{prefix}/{name}" or key == f"{prefix}/{name}" for key in found)
             key = f"{prefix}/{name}" if number == 1 else f"{prefix}/{name}#{number}"
-            found[key] = {"value": value, "protocol": {**facts, **metric.protocol()}}
+            found[key] = {"value": value, "protocol": {**facts, **protocol}}
     return found
 
 
 def _of_pairs(job: Job, section: Evaluate) -> Numbers:
-    metrics = _metrics(job, section, "pairs")
-    if not metrics:
+    judges = _judges(job, section, "pairs")
+    if not judges.all:
         return {}
-    model = _autoencoder(job)
-    images = job.images("validation")
+    model, images = _autoencoder(job), job.images("validation")
     with job.reporter.bar("reconstructions", len(images)) as bar:
-        for batch in images.in_order(section.batch):
-            real = batch.image_B3RR.to(job.device)
-            with torch.no_grad():
-                fake = to_float(to_uint8(model.reconstruct(real).float()))
-            for metric in metrics:
-                metric.update(real, fake.to(job.device))
-            bar.advance(len(batch))
-    facts = {"images": len(images), "split": "validation", "of": "reconstruction of the latent's mean, 8 bit"}
-    return _numbers("reconstruction", metrics, facts | _data_facts(job, images))
+        for real, fake in _round(job, _reconstructed(job, model, _own_batches(job, images, section.batch))):
+            for metric in judges.mine.values():
+                metric.update(to_float(real).to(job.device), to_float(fake).to(job.device))
+            bar.advance(len(real))
+    facts = {"split": "validation", "of": "reconstruction of the latent's mean, 8 bit"}
+    return _numbers(job, "reconstruction", judges, facts | _data_facts(job, images))
+
+
+@torch.no_grad()
+def _reconstructed(job: Job, model: Autoencoder, batches: Iterator[ImageBatch]) -> Iterator[tuple[Tensor, Tensor]]:
+    """(images, their reconstructions) as uint8, on the CPU."""
+    for batch in batches:
+        fake = model.reconstruct(batch.image_B3RR.to(job.device)).float()
+        yield to_uint8(batch.image_B3RR), to_uint8(fake).cpu()
 
 
 def _of_latents(job: Job, section: Evaluate) -> Numbers:
-    metrics = _metrics(job, section, "latents")
-    if not metrics:
+    judges = _judges(job, section, "latents")
+    if not judges.all:
         return {}
     model = _autoencoder(job)
     for latent, label in _training_latents(job, section, model):
-        for metric in metrics:
+        for metric in judges.mine.values():
             metric.reference(latent, label)
     images = job.images("validation")
     for latent, label in _encode(job, images, section.batch, model):
-        for metric in metrics:
+        for metric in judges.mine.values():
             metric.update(latent, label)
-    return _numbers(
-        "latents", metrics, {"of": "latent means, as the regularizer gives them"} | _data_facts(job, images)
-    )
+    facts = {"of": "latent means, as the regularizer gives them"} | _data_facts(job, images)
+    return _numbers(job, "latents", judges, facts)
 
 
 def _training_latents(job: Job, section: Evaluate, model: Autoencoder) -> Iterator[tuple[Tensor, Tensor]]:
-    if "latents" in job.inputs:
+    if "latents" in job.inputs and not read_manifest(job.inputs["latents"]).get("online"):
         for batch in LatentCache(job.inputs["latents"]).in_order(section.batch):
             yield batch.latent_BDHW, batch.label_B
     else:
@@ -127,34 +164,41 @@ def _training_latents(job: Job, section: Evaluate, model: Autoencoder) -> Iterat
 
 def _encode(job: Job, images: Images, size: int, model: Autoencoder) -> Iterator[tuple[Tensor, Tensor]]:
     with job.reporter.bar("latents", len(images)) as bar:
-        for batch in images.in_order(size):
-            with torch.no_grad():
-                yield model.encode(batch.image_B3RR.to(job.device))[1].mean_BDHW.float().cpu(), batch.label_B
-            bar.advance(len(batch))
+        for latent, label in _round(job, _encoded(job, model, _own_batches(job, images, size))):
+            yield latent, label
+            bar.advance(len(label))
+
+
+@torch.no_grad()
+def _encoded(job: Job, model: Autoencoder, batches: Iterator[ImageBatch]) -> Iterator[tuple[Tensor, Tensor]]:
+    for batch in batches:
+        yield model.encode(batch.image_B3RR.to(job.device))[1].mean_BDHW.float().cpu(), batch.label_B
 
 
 def _of_samples(job: Job, section: Evaluate, files: list[Path]) -> Numbers:
     """Every series of samples by every metric of samples; what they are compared with is taken in once."""
-    metrics = _metrics(job, section, "samples")
-    for split in sorted({metric.split for metric in metrics if metric.split is not None}):
+    judges = _judges(job, section, "samples")
+    splits = {metric.split for metric in judges.mine.values() if metric.split is not None}
+    for split in sorted({split for found in job.world.gather(splits) for split in found}):
         images = job.images(split)
+        pixels = ((to_uint8(b.image_B3RR), b.label_B) for b in _own_batches(job, images, section.batch))
         with job.reporter.bar(f"{split} images", len(images)) as bar:
-            for batch in images.in_order(section.batch):
-                for metric in metrics:
+            for image, label in _round(job, pixels):
+                for metric in judges.mine.values():
                     if metric.split == split:
-                        metric.reference(batch.image_B3RR.to(job.device), batch.label_B)
-                bar.advance(len(batch))
+                        metric.reference(to_float(image).to(job.device), label)
+                bar.advance(len(label))
     numbers: Numbers = {}
-    for file in files if metrics else ():
-        numbers |= _judge(job, section, file, copy.deepcopy(metrics))
+    for file in files if judges.all else ():
+        numbers |= _judge(job, section, file, Judges(judges.all, copy.deepcopy(judges.mine)))
     return numbers
 
 
-def _judge(job: Job, section: Evaluate, file: Path, metrics: list[Metric]) -> Numbers:
+def _judge(job: Job, section: Evaluate, file: Path, judges: Judges) -> Numbers:
     count = 0
     for pixels, label_B in _generated(file, section.batch):
         count += len(pixels)
-        for metric in metrics:
+        for metric in judges.mine.values():
             metric.update(to_float(pixels).to(job.device), label_B)
     facts = {
         "images": count,
@@ -162,7 +206,7 @@ def _judge(job: Job, section: Evaluate, file: Path, metrics: list[Metric]) -> Nu
         "sampling": read_protocol(file),
         "dataset": job.dataset.digest(),
     }
-    return _numbers(file.stem, metrics, facts)
+    return _numbers(job, file.stem, judges, facts)
 
 
 def _generated(file: Path, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -176,11 +220,8 @@ def _generated(file: Path, size: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _data_facts(job: Job, images: Images) -> dict[str, Any]:
-    return {
-        "dataset": job.dataset.digest(),
-        "skipped_images": dict(images.skipped),
-        "images": len(images) - len(images.skipped),
-    }
+    skipped = {key: reason for found in job.world.gather(dict(images.skipped)) for key, reason in found.items()}
+    return {"dataset": job.dataset.digest(), "skipped_images": skipped, "images": len(images) - len(skipped)}
 
 
 def _autoencoder(job: Job) -> Autoencoder:

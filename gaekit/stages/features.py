@@ -4,6 +4,7 @@ large."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -13,7 +14,8 @@ from gaekit.data.images import ImageBatch, Images
 from gaekit.stages.job import Job
 from gaekit.store.files import human_size, sha256_json
 from gaekit.store.room import Room
-from gaekit.store.shards import ShardReader, ShardWriter
+from gaekit.store.shard_reader import ShardReader
+from gaekit.store.shards import INDEX, ShardWriter
 
 CHUNK = 64
 SHARD_BYTES = 256 << 20
@@ -26,7 +28,7 @@ class Features:
     def __init__(self, teacher: Teacher, reader: ShardReader | None):
         self.teacher, self.reader = teacher, reader
         if reader is not None:
-            index = torch.cat(list(reader.shards("index")))
+            index = torch.cat(list(reader.shards(INDEX)))
             self._row = torch.full((int(index.max()) + 1,), -1)
             self._row[index] = torch.arange(len(index))
 
@@ -69,9 +71,10 @@ def features_for(job: Job, images: Images, flip: bool) -> Features:
         return Features(teacher, None)
     room = _room(job, flip)
     job.caches.append(f"{job.store.name}/features/{room.path.name}")
-    if room.done() is None:
-        with room.lock():
-            if room.done() is None:
+    if job.world.share(room.done()) is None:
+        # The first rank holds the lock for all; the others hear of it, or end with it, in `share`.
+        with room.lock() if job.world.leads else nullcontext():
+            if job.world.share(room.done()) is None:
                 _build(job, room, teacher, images, flip, size)
     return Features(teacher, ShardReader(room.path / "shards"))
 
@@ -89,22 +92,25 @@ def _room(job: Job, flip: bool) -> Room:
         "flip": flip,
     }
     room = Room(job.store / "features" / sha256_json(facts)[:12])
-    room.describe(facts)
+    if job.world.leads:
+        room.describe(facts)
     return room
 
 
 def _build(job: Job, room: Room, teacher: Teacher, images: Images, flip: bool, size: int) -> None:
     chunks = max(1, SHARD_BYTES * len(images) // size // CHUNK)
-    writer = ShardWriter(room.path / "shards", chunks * CHUNK)
-    start = writer.next_index
-    with job.reporter.bar("teacher features", len(images), start) as bar:
-        for batch in images.in_order(CHUNK, start=start):
+    writer = ShardWriter(room.path / "shards", chunks * CHUNK, len(images), job.world)
+    with writer, job.reporter.bar("teacher features", sum(map(len, writer.missing))) as bar:
+        for batch in images.in_order(CHUNK, spans=writer.missing):
             on_device = batch.to(job.device)
             with torch.no_grad():
-                rows = {NAMES[False]: teacher(on_device.image_B3RR), "index": batch.index_B}
+                rows = {NAMES[False]: teacher(on_device.image_B3RR), INDEX: batch.index_B}
                 if flip:
                     rows[NAMES[True]] = teacher(on_device.image_B3RR.flip(-1))
             writer.add(rows)
             bar.advance(len(batch))
-    writer.finish({})
-    room.finish({"rows": writer.written})
+    job.world.wait()
+    if job.world.leads:
+        writer.finish({"holds": "teacher features"})
+        room.finish({"rows": writer.written})
+    job.world.wait()

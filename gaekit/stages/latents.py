@@ -1,20 +1,24 @@
 """Stage 3: encode every training image, and its mirror image from the same decode, into the cache that the denoiser
-reads."""
+reads; or, for latents that are made anew at every step, only measure them."""
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gaekit.data.images import Images
+from gaekit.data.images import ImageBatch, Images
 from gaekit.data.latents import INDEX, LABEL, LATENT, MIRROR
+from gaekit.errors import DataError
 from gaekit.recipe.schema import Latents, Recipe
 from gaekit.stages.job import Job
 from gaekit.store.files import human_size, sha256_file
 from gaekit.store.models import Autoencoder, load_autoencoder
-from gaekit.store.shards import Moments, ShardReader, ShardWriter
+from gaekit.store.moments import Moments
+from gaekit.store.shard_reader import ShardReader, read_manifest
+from gaekit.store.shards import Rows, ShardWriter
 from gaekit.train.training import autocast, resolve_precision
 
 NAME = "latents"
@@ -32,47 +36,90 @@ def parts(recipe: Recipe) -> dict[str, Any]:
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Fill the cache, going on after the last whole shard; returns what DONE records."""
+    """Fill the cache, going on with the shards that are not there whole; returns what DONE records.
+
+    Every rank writes shards of its own; the first measures them all and writes the manifest, for which the others wait.
+    """
     section = job.recipe.latents
     assert isinstance(section, Latents)
-    model = load_autoencoder(job.inputs["autoencoder"], job.registry)
-    job.prepare(model.encoder, section.precision)
-    model.to(job.device)
+    model = load_encoder(job, section)
     images = job.images("train")
     folder = job.room.out / ARTIFACT
-    writer = ShardWriter(folder, _rows_per_shard(section, model))
-    start = writer.next_index
-    with job.reporter.bar(NAME, len(images), start) as bar:
-        for batch in images.in_order(section.batch, start=start):
-            on_device = batch.to(job.device)
-            rows = {LATENT: _encode(model, on_device.image_B3RR, section), LABEL: batch.label_B, INDEX: batch.index_B}
-            if section.flip:
-                rows[MIRROR] = _encode(model, on_device.image_B3RR.flip(-1), section)
-            writer.add(rows)
-            bar.advance(len(batch))
-    reader = writer.reader()
-    statistics = _statistics(reader, section, model.spec.latent_dim)
-    writer.finish({**_facts(job, model, section, images), **statistics})
-    for name, values in statistics["statistics"].items():
-        job.show({f"latents/{name}_least": min(values), f"latents/{name}_most": max(values)}, {})
-    size = sum((folder / shard["file"]).stat().st_size for shard in writer.shards)
-    return {"images": writer.written, "size": human_size(size), "skipped_images": dict(images.skipped)}
+    rows = rows_per_shard(section, model.spec.latent_dim, model.spec.grid)
+    writer = ShardWriter(folder, rows, 0 if section.online else len(images), job.world)
+    if section.online:
+        spread = _spread_of_images(job, section, model, images)
+    else:
+        _fill(job, section, model, images, writer)
+    job.world.wait()
+    if job.world.leads:
+        if not section.online:
+            spread = _spread_of_cache(writer.reader(), section, model.spec.latent_dim)
+            _learn_skipped(images, writer.reader())
+        statistics = _statistics(section, spread, model.spec.latent_dim)
+        writer.finish({**_facts(job, model, section, images), **statistics})
+        for name, values in statistics["statistics"].items():
+            job.show({f"latents/{name}_least": min(values), f"latents/{name}_most": max(values)}, {})
+    job.world.wait()
+    facts = read_manifest(folder)
+    count = len(images) - len(facts["skipped"])
+    return {
+        "images": count,
+        "size": human_size(sum(shard["bytes"] for shard in facts["shards"])),
+        "skipped_images": facts["skipped"],
+    }
 
 
-def _rows_per_shard(section: Latents, model: Autoencoder) -> int:
-    numbers = model.spec.latent_dim * model.spec.grid**2 * (2 if section.store == "moments" else 1)
+def load_encoder(job: Job, section: Latents) -> Autoencoder:
+    """The run's autoencoder, of which what encodes is on the device."""
+    model = load_autoencoder(job.inputs["autoencoder"], job.registry)
+    job.prepare(model.encoder, section.precision)
+    model.regularizer.to(job.device)
+    return model
+
+
+def rows_per_shard(section: Latents, latent_dim: int, grid: int) -> int:
+    """How many images a shard spans: whole batches."""
+    numbers = latent_dim * grid**2 * (2 if section.store == "moments" else 1)
     row = numbers * DTYPES[section.dtype].itemsize * (2 if section.flip else 1)
     return max(1, SHARD_BYTES // row // section.batch) * section.batch
 
 
+def _fill(job: Job, section: Latents, model: Autoencoder, images: Images, writer: ShardWriter) -> None:
+    mine = sum(map(len, writer.missing))
+    with writer, job.reporter.bar(NAME, mine) as bar:
+        for batch in images.in_order(section.batch, spans=writer.missing):
+            writer.add(_encoded(job, section, model, batch))
+            bar.advance(len(batch))
+
+
+def _encoded(job: Job, section: Latents, model: Autoencoder, batch: ImageBatch) -> Rows:
+    image = batch.image_B3RR.to(job.device)
+    rows = {LATENT: encode(model, image, section), LABEL: batch.label_B, INDEX: batch.index_B}
+    if section.flip:
+        rows[MIRROR] = encode(model, image.flip(-1), section)
+    return rows
+
+
 @torch.no_grad()
-def _encode(model: Autoencoder, image: Tensor, section: Latents) -> Tensor:
-    with autocast(resolve_precision(section.precision, image.device), image.device):
-        _, latent = model.encode(image)
+def encode(model: Autoencoder, image_B3RR: Tensor, section: Latents) -> Tensor:
+    """The latents' means (B, D, H, W), or means and deviations (B, 2D, H, W), in the type that the section says."""
+    with autocast(resolve_precision(section.precision, image_B3RR.device), image_B3RR.device):
+        _, latent = model.encode(image_B3RR)
     mean = latent.mean_BDHW.float()
     if section.store == "moments":
         mean = torch.cat([mean, torch.as_tensor(latent.std_BDHW, device=mean.device).float().expand_as(mean)], dim=1)
     return mean.to(DTYPES[section.dtype])
+
+
+def _learn_skipped(images: Images, reader: ShardReader) -> None:
+    """Have `images.skipped` name what the cache leaves out, also what other ranks and earlier runs skipped."""
+    left_out = torch.ones(len(images), dtype=torch.bool)
+    for index in reader.shards(INDEX):
+        left_out[index] = False
+    if bool(left_out.any()):
+        spans = [[index] for index in left_out.nonzero().flatten().tolist()]
+        deque(images.in_order(1, spans=spans), maxlen=0)
 
 
 def _facts(job: Job, model: Autoencoder, section: Latents, images: Images) -> dict[str, Any]:
@@ -82,23 +129,74 @@ def _facts(job: Job, model: Autoencoder, section: Latents, images: Images) -> di
         "grid": model.spec.grid,
         "store": section.store,
         "flip": section.flip,
+        "dtype": str(DTYPES[section.dtype]).removeprefix("torch."),
         "classes": list(job.dataset.classes),
         "autoencoder": sha256_file(job.inputs["autoencoder"]),
         "dataset": job.dataset.digest(),
         "skipped": dict(images.skipped),
+        **({"online": True} if section.online else {}),
     }
 
 
-def _statistics(reader: ShardReader, section: Latents, channels: int) -> dict[str, Any]:
-    """Standardisation over the whole cache, both mirrors; of the posterior's samples, where the cache holds moments."""
+class _Spread:
+    """Mean and deviation of latents; of the posterior's samples, where they come as moments."""
+
+    def __init__(self, channels: int):
+        self.channels = channels
+        self.means, self.variances = Moments(channels), Moments(channels)
+
+    def add(self, latent: Tensor) -> None:
+        self.means.add(latent[:, : self.channels])
+        if latent.shape[1] > self.channels:
+            self.variances.add(latent[:, self.channels :].double().square())
+
+    def merge(self, other: _Spread) -> None:
+        self.means.merge(other.means)
+        self.variances.merge(other.variances)
+
+
+def _spread_of_cache(reader: ShardReader, section: Latents, channels: int) -> _Spread:
+    spread = _Spread(channels)
     if section.normalize == "channel":
-        means, variances = Moments(channels), Moments(channels)
         for name in (LATENT, MIRROR) if section.flip else (LATENT,):
             for shard in reader.shards(name):
-                means.add(shard[:, :channels])
-                if section.store == "moments":
-                    variances.add(shard[:, channels:].double().square())
-        mean, std = means.mean, (means.std.square() + variances.mean).sqrt()
+                spread.add(shard)
+    return spread
+
+
+def _spread_of_images(job: Job, section: Latents, model: Autoencoder, images: Images) -> _Spread:
+    """Of latents that are not kept: over all images, or `latents.images` of them spread evenly. Each rank encodes
+    batches of its own; merged in their order, so that the number of ranks changes nothing."""
+    total, world = _Spread(model.spec.latent_dim), job.world
+    if section.normalize != "channel":
+        return total
+    count = min(section.images or len(images), len(images))
+    chosen = [place * len(images) // count for place in range(count)]
+    spans = [chosen[first : first + section.batch] for first in range(0, count, section.batch)]
+    mine = spans[world.rank :: world.size]
+    found: dict[int, _Spread] = {}
+    with job.reporter.bar(NAME, sum(map(len, mine))) as bar:
+        for batch in images.in_order(section.batch, spans=mine):
+            spread = found[int(batch.index_B[0])] = _Spread(model.spec.latent_dim)
+            for name, rows in _encoded(job, section, model, batch).items():
+                if name in (LATENT, MIRROR):
+                    spread.add(rows)
+            bar.advance(len(batch))
+    everywhere = {index: spread for part in world.gather(found) for index, spread in part.items()}
+    for index in sorted(everywhere):
+        total.merge(everywhere[index])
+    for skipped in world.gather(images.skipped):
+        images.skipped.update(skipped)
+    return total
+
+
+def _statistics(section: Latents, spread: _Spread, channels: int) -> dict[str, Any]:
+    """How the denoiser's latents are standardised."""
+    if section.normalize == "channel":
+        if not spread.means.count:
+            raise DataError("latents: not one image of the data set could be read")
+        variance = spread.means.std.square() + spread.variances.mean
+        mean, std = spread.means.mean, variance.sqrt()
     else:
         factor = section.scale if section.normalize == "scalar" and section.scale else 1.0
         mean, std = torch.zeros(channels), torch.full((channels,), 1.0 / factor)

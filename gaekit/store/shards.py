@@ -1,181 +1,169 @@
-"""Sharded tensors: safetensors files of rows and a manifest with their hashes, written once, read by memory map."""
+"""Sharded rows of tensors: a safetensors file for each span of indices, and a manifest with their hashes.
+
+Written once, by any number of processes; read a row at a time, so that memory does not grow with the cache.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self
 
-import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gaekit.errors import ArtifactError
-from gaekit.store.files import atomic, read_json, sha256_file, write_json
+from gaekit.errors import MachineFailed
+from gaekit.parallel import World
+from gaekit.store.files import atomic, human_size, read_json, sha256_file, write_json
+from gaekit.store.shard_reader import MANIFEST, ShardReader
 
-MANIFEST = "manifest.json"
-DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "I64": torch.int64, "U8": torch.uint8}
+INDEX = "index"
+"""The tensor that says which index of the whole each row is."""
 Rows = dict[str, Tensor]
+Record = dict[str, Any]
 
 
 class ShardWriter:
-    """Writes rows of named tensors in shards of `rows`; a second writer on the same folder goes on after the last
-    whole shard."""
+    """Writes rows of named tensors, one of them their `index` in [0, total): shard i holds what there is of the span
+    [i * rows, (i + 1) * rows), and has no file where there is nothing.
 
-    def __init__(self, folder: Path, rows: int):
-        self.folder, self.rows = folder, rows
+    Rank r of n writes shards r, r + n, ...; a later writer on the same folder, of any number of ranks, goes on with
+    the shards that are not there whole. It is a context: a thread writes, so that the next rows are made meanwhile, and
+    on leaving all that this rank writes is on disk. Raises MachineFailed where the disk is full.
+    """
+
+    def __init__(self, folder: Path, rows: int, total: int, world: World | None = None):
+        world = world or World()
+        self.folder, self.rows, self.total = folder, rows, total
         folder.mkdir(parents=True, exist_ok=True)
-        self.shards: list[dict[str, Any]] = self._whole_shards()
-        self._pending: list[Rows] = []
+        kept = _records(folder)
+        mine = range(world.rank, self._count, world.size)
+        self.missing = [span for i in mine if not _is_whole(folder, span := self._span(i), kept.get(i))]
+        """The spans of indices that this rank has to write, in the order in which `add` wants them."""
+        self._todo = deque(self.missing)
+        self._filling: Rows = {}
+        self._filled = 0
+        self._thread = ThreadPoolExecutor(1, "shards")
+        self._writing: Future[None] | None = None
+
+    @property
+    def _count(self) -> int:
+        return -(-self.total // self.rows)
+
+    def _span(self, number: int) -> range:
+        return range(number * self.rows, min((number + 1) * self.rows, self.total))
+
+    def add(self, rows: Rows) -> None:
+        """Take in rows of one span, on any device: tensors whose first dimension is the row."""
+        first = int(rows[INDEX][0])
+        while first not in self._todo[0]:
+            self._flush()
+        span, count = self._todo[0], len(rows[INDEX])
+        if not self._filling:
+            self._filling = {k: v.new_empty((len(span), *v.shape[1:]), device="cpu") for k, v in rows.items()}
+        for name, value in rows.items():
+            self._filling[name][self._filled : self._filled + count] = value.detach()
+        self._filled += count
+        if self._filled == len(span):
+            self._flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            while kind is None and self._todo:
+                self._flush()
+            if kind is None:
+                self._wait()
+        finally:
+            self._thread.shutdown()
+
+    def _flush(self) -> None:
+        """Hand the rows of the first span to the thread; where it still writes the ones before, wait for it."""
+        self._wait()
+        span, rows = self._todo.popleft(), {name: value[: self._filled] for name, value in self._filling.items()}
+        self._filling, self._filled = {}, 0
+        self._writing = self._thread.submit(self._write, span, rows, 1 + len(self._todo))
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
+    def _write(self, span: range, rows: Rows, left: int) -> None:
+        number = span.start // self.rows
+        record: Record = {"file": None, "span": [span.start, span.stop], "rows": 0, "bytes": 0, "sha256": None}
+        if rows:
+            file = self.folder / f"{number:05d}.safetensors"
+            with atomic(file) as part:
+                _save(rows, part, left)
+            record |= {"file": file.name, "rows": len(rows[INDEX]), "bytes": file.stat().st_size}
+            record["sha256"] = sha256_file(file)
+        write_json(self.folder / f"{number:05d}.json", record)
 
     @property
     def written(self) -> int:
-        """Rows on disk already."""
-        return sum(shard["rows"] for shard in self.shards)
+        """Rows on disk, of all ranks; call it when all have left the context."""
+        return sum(record["rows"] for record in self._shards())
 
-    @property
-    def next_index(self) -> int:
-        """Where to go on: one past the last `index` on disk, for rows that carry their index."""
-        return int(self.shards[-1]["next"]) if self.shards else 0
-
-    def _whole_shards(self) -> list[dict[str, Any]]:
-        if (self.folder / MANIFEST).exists():
-            return list(read_json(self.folder / MANIFEST)["shards"])
-        found: list[dict[str, Any]] = []
-        while (record := self.folder / f"{len(found):05d}.json").exists():
-            found.append(read_json(record))
-        return found
-
-    def add(self, rows: Rows) -> None:
-        """Append rows: tensors whose first dimension is the row. Batches may be of any size."""
-        self._pending.append({k: v.detach().cpu() for k, v in rows.items()})
-        while self._waiting() >= self.rows:
-            self._flush(self.rows)
-
-    def _waiting(self) -> int:
-        return sum(len(next(iter(rows.values()))) for rows in self._pending)
-
-    def _flush(self, count: int) -> None:
-        joined = {name: torch.cat([rows[name] for rows in self._pending]) for name in self._pending[0]}
-        head = {name: value[:count].contiguous().clone() for name, value in joined.items()}
-        rest = {name: value[count:] for name, value in joined.items()}
-        self._pending = [rest] if len(next(iter(rest.values()))) else []
-        index = len(self.shards)
-        file = self.folder / f"{index:05d}.safetensors"
-        with atomic(file) as part:
-            save_file(head, part)
-        record = {"file": file.name, "rows": count, "sha256": sha256_file(file)}
-        if "index" in head:
-            record["next"] = int(head["index"][-1]) + 1
-        write_json(self.folder / f"{index:05d}.json", record)
-        self.shards.append(record)
+    def _shards(self) -> list[Record]:
+        found = _records(self.folder)
+        return [found[number] for number in range(self._count)]
 
     def reader(self) -> ShardReader:
-        """Write the last rows; read all of them, before `finish`."""
-        if self._waiting():
-            self._flush(self._waiting())
-        return ShardReader(self.folder, {"rows": self.written, "shards": self.shards})
+        """The rows of all ranks, before `finish`; call it when all have left the context."""
+        return ShardReader(self.folder, {"rows": self.written, "shards": self._shards()})
 
     def finish(self, facts: Mapping[str, Any]) -> None:
-        """Write the last rows and the manifest: `facts` beside the shards' names, rows and hashes."""
-        if self._waiting():
-            self._flush(self._waiting())
-        write_json(self.folder / MANIFEST, {**facts, "rows": self.written, "shards": self.shards})
-        for record in self.folder.glob("[0-9]*.json"):
-            record.unlink()
+        """Write the manifest: `facts` beside the shards' names, spans, rows and hashes. One rank does, at the end."""
+        write_json(self.folder / MANIFEST, {**facts, "rows": self.written, "shards": self._shards()})
+        for leftover in (*self.folder.glob("[0-9]*.json"), *self.folder.glob(".*.part")):
+            leftover.unlink()
 
 
-class ShardReader:
-    """Rows of a finished folder, by memory map: memory does not grow with the cache."""
-
-    def __init__(self, folder: Path, facts: dict[str, Any] | None = None):
-        self.folder = folder
-        if facts is None and not (folder / MANIFEST).exists():
-            raise ArtifactError(f"{folder}: no {MANIFEST}; the cache is absent or was not finished")
-        self.facts: dict[str, Any] = facts or read_json(folder / MANIFEST)
-        self._maps = [_map_file(folder / shard["file"], shard["rows"]) for shard in self.facts["shards"]]
-        self._starts = torch.tensor([0, *(shard["rows"] for shard in self.facts["shards"])]).cumsum(0)
-
-    def __len__(self) -> int:
-        return int(self.facts["rows"])
-
-    def rows(self, name: str, indices: Tensor) -> Tensor:
-        """The named rows in the order of `indices` (int64)."""
-        shard_of = torch.bucketize(indices, self._starts[1:], right=True)
-        out: Tensor | None = None
-        for shard in sorted(set(shard_of.tolist())):
-            at = (shard_of == shard).nonzero().squeeze(1)
-            picked = self._maps[shard][name][indices[at] - self._starts[shard]]
-            if out is None:
-                out = picked.new_empty((len(indices), *picked.shape[1:]))
-            out[at] = picked
-        if out is None:
-            raise ValueError("no index given")
-        return out
-
-    def shards(self, name: str) -> Iterator[Tensor]:
-        """The named tensor, a shard at a time."""
-        for shard in self._maps:
-            yield shard[name]
-
-    def verify(self) -> list[str]:
-        """Names of shards whose bytes are not those that were written."""
-        return [s["file"] for s in self.facts["shards"] if sha256_file(self.folder / s["file"]) != s["sha256"]]
+def reopen(folder: Path, damaged: set[str]) -> None:
+    """Make a finished folder an unfinished one without its `damaged` files, which a writer then writes again."""
+    for number, record in enumerate(read_json(folder / MANIFEST)["shards"]):
+        if record["file"] not in damaged:
+            write_json(folder / f"{number:05d}.json", record)
+    (folder / MANIFEST).unlink()
+    for name in damaged:
+        (folder / name).unlink(missing_ok=True)
 
 
-def _map_file(path: Path, rows: int) -> Rows:
-    """Tensors of a safetensors file as views of its memory map. Raises ArtifactError if it is absent or cut off."""
-    if not path.exists():
-        raise ArtifactError(f"{path}: this shard is missing; remove its folder and run again to rebuild")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = int.from_bytes(file.read(8), "little")
-        if size < 8 + start:
-            raise ArtifactError(f"{path}: this shard is cut off; remove its folder and run again to rebuild")
-        head = json.loads(file.read(start))
-    head.pop("__metadata__", None)
-    if size != 8 + start + max(entry["data_offsets"][1] for entry in head.values()):
-        raise ArtifactError(f"{path}: this shard is cut off; remove its folder and run again to rebuild")
-    storage = cast(torch.UntypedStorage, torch.UntypedStorage.from_file(str(path), False, size))
-    tensors = {}
-    for name, entry in head.items():
-        dtype = DTYPES[entry["dtype"]]
-        first, last = entry["data_offsets"]
-        flat = torch.empty(0, dtype=torch.uint8).set_(storage, 8 + start + first, (last - first,), (1,))
-        tensors[name] = flat.view(dtype).view(entry["shape"])
-        if len(tensors[name]) != rows:
-            raise ArtifactError(f"{path}: holds {len(tensors[name])} rows of {name}, its manifest says {rows}")
-    return tensors
+def _records(folder: Path) -> dict[int, Record]:
+    """What is known of each shard: from the manifest, or from the records of those written since."""
+    manifest = folder / MANIFEST
+    found: dict[int, Record] = dict(enumerate(read_json(manifest)["shards"])) if manifest.exists() else {}
+    return found | {int(file.stem): read_json(file) for file in folder.glob("[0-9]*.json")}
 
 
-class Moments:
-    """Mean and standard deviation per channel, streamed in float64 by Chan's update; (B, C, H, W) batches of any
-    size."""
-
-    def __init__(self, channels: int):
-        self.count = 0
-        self.mean = torch.zeros(channels, dtype=torch.float64)
-        self.squares = torch.zeros(channels, dtype=torch.float64)
-
-    def add(self, batch_BCHW: Tensor) -> None:
-        """Take in a batch."""
-        values = batch_BCHW.detach().double().cpu().transpose(0, 1).flatten(1)
-        count, mean = values.shape[1], values.mean(1)
-        delta, total = mean - self.mean, self.count + values.shape[1]
-        self.squares += (values - mean[:, None]).square().sum(1) + delta.square() * self.count * count / total
-        self.mean += delta * count / total
-        self.count = total
-
-    @property
-    def std(self) -> Tensor:
-        """Population standard deviation."""
-        return (self.squares / self.count).sqrt()
+def _is_whole(folder: Path, span: range, record: Record | None) -> bool:
+    if record is None or record.get("span") != [span.start, span.stop]:
+        return False
+    file = folder / record["file"] if record["file"] else None
+    return file is None or (file.is_file() and file.stat().st_size == record["bytes"])
 
 
-def moments_of(batches: Iterable[Tensor], channels: int) -> Moments:
-    """Moments over an iterable of batches."""
-    moments = Moments(channels)
-    for batch in batches:
-        moments.add(batch)
-    return moments
+def _save(rows: Rows, path: Path, left: int) -> None:
+    """Write a safetensors file. Raises MachineFailed that says what this and the `left - 1` after it need."""
+    needed = sum(value.nbytes for value in rows.values())
+    try:
+        if shutil.disk_usage(path.parent).free > needed:
+            save_file(rows, path)
+            return
+        cause: Exception | None = None
+    except SafetensorError as error:
+        if "No space left" not in str(error) and "quota" not in str(error).lower():
+            raise
+        cause = error
+    free = shutil.disk_usage(path.parent).free
+    raise MachineFailed(
+        f"{path.parent}: the disk is full: {left} more shards need about {human_size(left * needed)}, and "
+        f"{human_size(free)} are free; free some space and run the same command again"
+    ) from cause

@@ -195,9 +195,10 @@ def test_in_order_gives_each_image_once(size: int) -> None:
     assert torch.cat([batch.index_B for batch in batches]).tolist() == list(range(12))
 
 
-def test_in_order_goes_on_from_an_index() -> None:
-    batches = list(Images(Pictures(12), 8).in_order(4, start=5, stop=11))
-    assert [batch.index_B.tolist() for batch in batches] == [[5, 6, 7, 8], [9, 10]]
+@pytest.mark.parametrize("workers", [0, 1])
+def test_in_order_takes_spans_and_no_batch_crosses_their_borders(workers: int) -> None:
+    batches = Images(Pictures(12), 8, workers=workers).in_order(4, spans=[range(5), range(5, 7), range(9, 12)])
+    assert [batch.index_B.tolist() for batch in batches] == [[0, 1, 2, 3], [4], [5, 6], [9, 10, 11]]
 
 
 def test_an_image_and_its_mirror_come_from_one_decode() -> None:

@@ -16,7 +16,8 @@ from gaekit.interop import latent_cache
 from gaekit.interop.exporting import export_artifact
 from gaekit.interop.formats import Options
 from gaekit.interop.importing import Imported, import_file
-from gaekit.store.shards import ShardReader, ShardWriter
+from gaekit.store.shard_reader import ShardReader
+from gaekit.store.shards import ShardWriter
 
 ROWS = (5, 3, 4)
 
@@ -70,11 +71,11 @@ def test_it_is_read_a_piece_at_a_time_and_goes_on_after_a_stop(tmp_path: Path, m
     source = published(tmp_path / "published")
     monkeypatch.setattr(latent_cache, "ROWS", 2)
     monkeypatch.setattr(latent_cache, "SHARD_BYTES", 4 * 6 * 16 * 4 * 2)  # four rows a shard
-    writer = ShardWriter(tmp_path / "taken" / "latents", 4)
-    for rows in latent_cache.PublishedCache(source).batches(0):
-        writer.add(rows)  # stopped with two shards of four rows written, the last not
-        if writer.written == 8:
-            break
+    with pytest.raises(KeyboardInterrupt), ShardWriter(tmp_path / "taken" / "latents", 4, 12) as writer:
+        for span in writer.missing[:2]:
+            for rows in latent_cache.PublishedCache(source).batches(span):
+                writer.add(rows)
+        raise KeyboardInterrupt  # two shards of four rows are written, the last is not
     kept = (tmp_path / "taken" / "latents" / "00000.safetensors").stat().st_mtime_ns
     imported = take(source, tmp_path / "taken")
     assert (imported.artifact / "00000.safetensors").stat().st_mtime_ns == kept

@@ -1,62 +1,153 @@
-"""Sharded rows: what goes in comes out, cut files are named, streamed statistics are the two-pass ones."""
+"""Sharded rows: what goes in comes out, by any number of ranks; cut files are named; streamed statistics are the
+two-pass ones."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
-from gaekit.errors import ArtifactError
-from gaekit.store.shards import Moments, ShardReader, ShardWriter
+from gaekit.errors import ArtifactError, MachineFailed
+from gaekit.parallel import World
+from gaekit.store import shard_reader, shards
+from gaekit.store.moments import Moments
+from gaekit.store.shard_reader import ShardReader
+from gaekit.store.shards import ShardWriter, reopen
+
+DATA = torch.randn(33, 3, 2, 2, generator=torch.Generator().manual_seed(0)).bfloat16()
 
 
-def fill(folder: Path, rows: int, start: int = 0, batch: int = 7) -> ShardWriter:
-    generator = torch.Generator().manual_seed(0)
-    data = torch.randn(33, 3, 2, 2, generator=generator)
-    writer = ShardWriter(folder, rows)
-    for first in range(start, 33, batch):
-        index = torch.arange(first, min(first + batch, 33))
-        writer.add({"latents": data[index].bfloat16(), "labels": index * 2, "index": index})
+def write(
+    folder: Path, world: World | None = None, batch: int = 7, skip: Sequence[int] = (), spans: int | None = None
+) -> ShardWriter:
+    """What a rank does for 33 rows in shards of 10, up to a number of spans."""
+    with ShardWriter(folder, 10, 33, world) as writer:
+        for span in writer.missing[:spans]:
+            for first in range(span.start, span.stop, batch):
+                index = torch.tensor([i for i in range(first, min(first + batch, span.stop)) if i not in skip])
+                if len(index):
+                    writer.add({"latents": DATA[index], "labels": index * 2, "index": index})
+        if spans is not None:
+            writer._todo.clear()  # as if it were killed
     return writer
 
 
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def test_rows_come_back_in_any_order(tmp_path: Path) -> None:
-    fill(tmp_path, 10).finish({"note": "x"})
+    write(tmp_path).finish({"note": "x"})
     reader = ShardReader(tmp_path)
     order = torch.randperm(33, generator=torch.Generator().manual_seed(1))
-    data = torch.randn(33, 3, 2, 2, generator=torch.Generator().manual_seed(0)).bfloat16()
-    assert torch.equal(reader.rows("latents", order), data[order])
-    assert torch.equal(reader.rows("labels", order), order * 2)
+    for indices in (order, torch.arange(33), order[:1], torch.tensor([3, 4, 5, 5, 4, 9, 10, 11])):
+        assert torch.equal(reader.rows("latents", indices), DATA[indices])
+        assert torch.equal(reader.rows("labels", indices), indices * 2)
+    assert torch.equal(torch.cat(list(reader.shards("latents"))), DATA)
     assert len(reader) == 33
     assert reader.facts["note"] == "x"
     assert [s["rows"] for s in reader.facts["shards"]] == [10, 10, 10, 3]
     assert reader.verify() == []
 
 
-def test_a_writer_that_was_killed_goes_on_after_its_last_whole_shard(tmp_path: Path) -> None:
-    fill(tmp_path / "whole", 10).finish({})
-    killed = ShardWriter(tmp_path / "killed", 10)
-    for first in (0, 7, 14):
-        index = torch.arange(first, first + 7)
-        data = torch.randn(33, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-        killed.add({"latents": data[index].bfloat16(), "labels": index * 2, "index": index})
-    again = ShardWriter(tmp_path / "killed", 10)
-    assert again.next_index == again.written == 20
-    fill(tmp_path / "killed", 10, start=again.next_index).finish({})
-    names = [f"{i:05d}.safetensors" for i in range(4)]
-    assert [(tmp_path / "killed" / n).read_bytes() for n in names] == [
-        (tmp_path / "whole" / n).read_bytes() for n in names
-    ]
+def test_one_rank_two_and_three_write_the_same_bytes(tmp_path: Path) -> None:
+    write(tmp_path / "1", skip=(3, 17)).finish({})
+    for size in (2, 3):
+        folder = tmp_path / str(size)
+        writers = [write(folder, World(rank, size), skip=(3, 17)) for rank in reversed(range(size))]
+        writers[-1].finish({})
+        assert content(folder) == content(tmp_path / "1")
+
+
+def test_a_shard_spans_indices_whatever_is_skipped(tmp_path: Path) -> None:
+    write(tmp_path, skip=(0, 1, *range(10, 20))).finish({})
+    reader = ShardReader(tmp_path)
+    assert [s["rows"] for s in reader.facts["shards"]] == [8, 0, 10, 3]
+    assert [s["file"] for s in reader.facts["shards"]] == [
+        "00000.safetensors", None, "00002.safetensors", "00003.safetensors",
+    ]  # fmt: skip
+    kept = [*range(2, 10), *range(20, 33)]
+    assert torch.equal(reader.rows("index", torch.arange(21)), torch.tensor(kept))
+    assert torch.equal(reader.rows("latents", torch.arange(21)), DATA[kept])
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_writer_that_was_killed_goes_on_with_the_shards_that_are_missing(tmp_path: Path, ranks: int) -> None:
+    write(tmp_path / "whole").finish({})
+    killed = tmp_path / "killed"
+    write(killed, World(1, 2), spans=1)  # shard 1 alone
+    write(killed, World(0, 2), spans=2)  # shards 0 and 2
+    (killed / "00002.safetensors").write_bytes(b"cut")
+    (killed / ".00003.safetensors.1.part").write_bytes(b"left over")
+    times = {name: (killed / name).stat().st_mtime_ns for name in ("00000.safetensors", "00001.safetensors")}
+    assert [span.start for span in ShardWriter(killed, 10, 33).missing] == [20, 30]
+    writers = [write(killed, World(rank, ranks)) for rank in range(ranks)]
+    writers[0].finish({})
+    assert content(killed) == content(tmp_path / "whole")
+    assert {name: (killed / name).stat().st_mtime_ns for name in times} == times
+
+
+def test_a_finished_folder_is_reopened_without_its_damaged_shards(tmp_path: Path) -> None:
+    write(tmp_path / "whole").finish({})
+    write(tmp_path / "damaged").finish({})
+    (tmp_path / "damaged" / "00001.safetensors").write_bytes(b"?")
+    reopen(tmp_path / "damaged", {"00001.safetensors"})
+    assert not (tmp_path / "damaged" / "manifest.json").exists()
+    assert ShardWriter(tmp_path / "damaged", 10, 33).missing == [range(10, 20)]
+    write(tmp_path / "damaged").finish({})
+    assert content(tmp_path / "damaged") == content(tmp_path / "whole")
+
+
+def test_a_thread_writes_while_rows_are_made_and_one_at_most_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go_on, at_work, save = threading.Event(), [], shards._save
+
+    def waiting(*arguments: object) -> None:
+        at_work.append(threading.current_thread().name)
+        assert may_go_on.wait(10)
+        save(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(shards, "_save", waiting)
+    with ShardWriter(tmp_path, 10, 33) as writer:
+        for span in writer.missing:
+            index = torch.arange(span.start, span.stop)
+            if span.start == 10:
+                assert not (tmp_path / "00000.json").exists()  # rows of the next shard are taken meanwhile
+                may_go_on.set()
+            writer.add({"latents": DATA[index], "index": index})
+    assert len(at_work) == 4
+    assert set(at_work) == {"shards_0"}
+
+
+def test_an_error_of_the_thread_reaches_the_writer_and_a_full_disk_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(shards, "save_file", full)
+    with pytest.raises(MachineFailed, match=r"the disk is full: 4 more shards need about 1\.6 kB, and .* are free"):
+        write(tmp_path)
+    assert not list(tmp_path.glob("*.json"))
 
 
 def test_a_cut_shard_a_missing_one_and_a_flipped_byte_are_named(tmp_path: Path) -> None:
-    fill(tmp_path, 10).finish({})
+    write(tmp_path).finish({})
     shard = tmp_path / "00001.safetensors"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert ShardReader(tmp_path).verify() == ["00001.safetensors"]
     shard.write_bytes(whole[:-5])
+    with pytest.raises(ArtifactError, match=rf"00001.safetensors: this shard is cut off.*latents mend {tmp_path}`"):
+        ShardReader(tmp_path)
+    shard.write_bytes(whole[:5])
     with pytest.raises(ArtifactError, match=r"00001.safetensors: this shard is cut off"):
         ShardReader(tmp_path)
     shard.unlink()
@@ -64,16 +155,84 @@ def test_a_cut_shard_a_missing_one_and_a_flipped_byte_are_named(tmp_path: Path) 
         ShardReader(tmp_path)
 
 
+def test_a_shard_that_is_cut_while_it_is_read_is_named(tmp_path: Path) -> None:
+    write(tmp_path).finish({})
+    reader = ShardReader(tmp_path)
+    (tmp_path / "00003.safetensors").write_bytes(b"")
+    with pytest.raises(ArtifactError, match=r"00003.safetensors: ends early"):
+        reader.rows("latents", torch.tensor([0, 31]))
+
+
+def test_a_manifest_of_other_rows_and_one_that_is_no_manifest_are_refused(tmp_path: Path) -> None:
+    write(tmp_path).finish({})
+    manifest = tmp_path / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text.replace('"rows": 33', '"rows": 34'))
+    with pytest.raises(ArtifactError, match=r"manifest.json says 34 rows, its shards hold 33"):
+        ShardReader(tmp_path)
+    manifest.write_text(text.replace('"rows": 3,', '"rows": 4,'))
+    with pytest.raises(ArtifactError, match=r"00003.safetensors: holds 3 rows of .*, its manifest says 4"):
+        ShardReader(tmp_path)
+    for broken in (text[: len(text) // 2], "[]", "{}"):
+        manifest.write_text(broken)
+        with pytest.raises(ArtifactError, match=r"manifest.json: damaged"):
+            ShardReader(tmp_path)
+
+
 def test_an_unfinished_cache_is_refused(tmp_path: Path) -> None:
-    fill(tmp_path, 10)
+    write(tmp_path)
     with pytest.raises(ArtifactError, match="was not finished"):
         ShardReader(tmp_path)
 
 
+def test_more_shards_than_may_be_open_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_reader, "OPEN_FILES", 2)
+    write(tmp_path).finish({})
+    reader = ShardReader(tmp_path)
+    order = torch.randperm(33, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(reader.rows("latents", order), DATA[order])
+    assert reader._open.cache_info().currsize == 2
+
+
+READ_ALL = """
+import resource, sys, torch
+from pathlib import Path
+from gaekit.store.shard_reader import ShardReader
+from gaekit.store.shards import ShardWriter
+folder, count = Path(sys.argv[1]), int(sys.argv[2])
+if not folder.exists():
+    with ShardWriter(folder, 128, count) as writer:
+        for span in writer.missing:
+            index = torch.arange(span.start, span.stop)
+            writer.add({"latents": torch.ones(len(index), 65536), "index": index})
+    writer.finish({})
+else:
+    reader = ShardReader(folder)
+    order = torch.randperm(count)
+    for first in range(0, count, 16):
+        assert float(reader.rows("latents", order[first : first + 16]).sum()) == 16 * 65536
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_does_not_grow_with_the_cache(tmp_path: Path) -> None:
+    peaks = []
+    for count in (256, 512):  # 64 MiB, 128 MiB
+        command = [sys.executable, "-c", READ_ALL, str(tmp_path / str(count)), str(count)]
+        subprocess.run(command, check=True, timeout=120)
+        peaks.append(int(subprocess.run(command, check=True, capture_output=True, timeout=120).stdout) / 1024)
+    assert peaks[1] - peaks[0] < 16, "MiB"
+
+
 def test_streamed_moments_are_the_two_pass_ones() -> None:
     data = torch.randn(100, 5, 3, 3, dtype=torch.float64) * 3 + 1000
-    moments = Moments(5)
-    for first in range(0, 100, 13):
+    moments, parts = Moments(5), [Moments(5) for _ in range(3)]
+    for number, first in enumerate(range(0, 100, 13)):
         moments.add(data[first : first + 13])
-    torch.testing.assert_close(moments.mean, data.mean((0, 2, 3)), rtol=1e-12, atol=0)
-    torch.testing.assert_close(moments.std, data.std((0, 2, 3), unbiased=False), rtol=1e-10, atol=0)
+        parts[number % 2].add(data[first : first + 13])  # the third stays empty
+    merged = Moments(5)
+    for part in parts:
+        merged.merge(part)
+    for found in (moments, merged):
+        torch.testing.assert_close(found.mean, data.mean((0, 2, 3)), rtol=1e-12, atol=0)
+        torch.testing.assert_close(found.std, data.std((0, 2, 3), unbiased=False), rtol=1e-10, atol=0)

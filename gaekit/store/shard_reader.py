@@ -1,0 +1,153 @@
+"""Reading rows of sharded tensors where they lie on disk: nothing of the cache is held, and no file is mapped."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gaekit.errors import ArtifactError
+from gaekit.store.files import read_json, sha256_file
+
+MANIFEST = "manifest.json"
+OPEN_FILES = 256
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "I64": torch.int64, "U8": torch.uint8}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where the rows of one tensor lie in a shard's file."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
+
+
+class ShardReader:
+    """Rows of a finished folder. Raises ArtifactError for a shard that is absent, cut off or of another length."""
+
+    def __init__(self, folder: Path, facts: dict[str, Any] | None = None):
+        self.folder = folder
+        self.facts = read_manifest(folder) if facts is None else facts
+        records = [record for record in self.facts["shards"] if record["rows"]]
+        self.files = [folder / record["file"] for record in records]
+        self.heads = [read_head(folder / record["file"], record["rows"]) for record in records]
+        self._starts = np.cumsum([0, *(record["rows"] for record in records)])
+        if self._starts[-1] != self.facts["rows"]:
+            raise ArtifactError(
+                f"{folder}: its {MANIFEST} says {self.facts['rows']} rows, its shards hold {self._starts[-1]}; "
+                "the manifest is damaged, and the cache has to be built again"
+            )
+        self._open = lru_cache(maxsize=OPEN_FILES)(_OpenFile)
+
+    def __len__(self) -> int:
+        return int(self.facts["rows"])
+
+    def empty(self, name: str, count: int) -> Tensor:
+        """Memory for `count` rows of the named tensor."""
+        stored = self.heads[0][name]
+        return torch.empty((count, *stored.shape[1:]), dtype=stored.dtype)
+
+    def rows(self, name: str, indices: Tensor) -> Tensor:
+        """The named rows in the order of `indices` (int64)."""
+        out = self.empty(name, len(indices))
+        self.read(name, indices.numpy(), out, np.arange(len(indices)))
+        return out
+
+    def read(self, name: str, indices: NDArray[np.int64], out: Tensor, places: NDArray[np.int64]) -> None:
+        """Read row indices[i] of the named tensor into out[places[i]]; neighbours are read at once."""
+        if not len(indices):
+            return
+        shard = np.searchsorted(self._starts[1:], indices, side="right")
+        row = indices - self._starts[shard]
+        memory = out.view(torch.uint8).view(len(out), -1).numpy()
+        breaks = np.flatnonzero((np.diff(row) != 1) | (np.diff(shard) != 0) | (np.diff(places) != 1)) + 1
+        for first, last in zip([0, *breaks.tolist()], [*breaks.tolist(), len(indices)], strict=True):
+            at, place = int(shard[first]), int(places[first])
+            stored = self.heads[at][name]
+            offset = stored.offset + int(row[first]) * stored.row_bytes
+            self._open(self.files[at]).read(memory[place : place + last - first], offset)
+
+    def shards(self, name: str) -> Iterator[Tensor]:
+        """The named tensor, a shard at a time."""
+        for start, stop in zip(self._starts[:-1], self._starts[1:], strict=True):
+            yield self.rows(name, torch.arange(int(start), int(stop)))
+
+    def verify(self) -> list[str]:
+        """Names of shards whose bytes are not those that were written."""
+        records = [record for record in self.facts["shards"] if record["rows"]]
+        return [s["file"] for s in records if sha256_file(self.folder / s["file"]) != s["sha256"]]
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a finished folder says of itself. Raises ArtifactError where it is absent or cannot be read."""
+    if not (folder / MANIFEST).exists():
+        raise ArtifactError(f"{folder}: no {MANIFEST}; the cache is absent or was not finished")
+    try:
+        facts = dict(read_json(folder / MANIFEST))
+        _ = facts["rows"], [(record["rows"], record["file"]) for record in facts["shards"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ArtifactError(f"{folder / MANIFEST}: damaged ({error}); the cache has to be built again") from error
+    return facts
+
+
+def read_head(path: Path, rows: int) -> dict[str, Stored]:
+    """The tensors of a safetensors file. Raises ArtifactError if it is absent, cut off, or has not `rows` rows."""
+    mend = f"`gaekit latents mend {path.parent}` removes what is damaged, and the next run writes it again"
+    if not path.exists():
+        raise ArtifactError(f"{path}: this shard is missing; {mend}")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = int.from_bytes(file.read(8), "little")
+        try:
+            head = json.loads(file.read(start)) if start < size - 8 else None
+        except ValueError:
+            head = None
+    if head is None:
+        raise ArtifactError(f"{path}: this shard is cut off or damaged; {mend}")
+    head.pop("__metadata__", None)
+    if size != 8 + start + max(entry["data_offsets"][1] for entry in head.values()):
+        raise ArtifactError(f"{path}: this shard is cut off; {mend}")
+    found = {
+        name: Stored(DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + start + entry["data_offsets"][0])
+        for name, entry in head.items()
+    }
+    for name, stored in found.items():
+        if stored.shape[0] != rows:
+            raise ArtifactError(f"{path}: holds {stored.shape[0]} rows of {name}, its manifest says {rows}; {mend}")
+    return found
+
+
+class _OpenFile:
+    """An open file that is closed when nobody holds it."""
+
+    def __init__(self, path: Path):
+        self.path, self._close = path, os.close
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self, into: NDArray[np.uint8], offset: int) -> None:
+        """Fill `into` with the bytes from `offset` on. Raises ArtifactError where the file ends before."""
+        memory = memoryview(into).cast("B")
+        while memory:
+            count = os.preadv(self.number, [memory], offset)
+            if not count:
+                raise ArtifactError(f"{self.path}: ends early; it was cut off while it was being read")
+            memory, offset = memory[count:], offset + count
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            self._close(self.number)
