@@ -59,12 +59,16 @@ def run(job: Job) -> dict[str, Any]:
         autoencoder = load_autoencoder(job.inputs["autoencoder"], job.registry)
         generator = ImageGenerator(job, autoencoder, denoiser, guidance)
         labels = labels_for(section.count, len(denoiser.spec.classes), section.labels, job.recipe.seed)
-        made = _chunks(job, name, generator, labels)
-        _collect(job, name, section, labels, denoiser.spec.classes)
+        made = int(job.world.sum(torch.tensor(_chunks(job, name, generator, labels))))
+        evaluations = int(job.world.sum(torch.tensor(generator.evaluations)))
+        if job.world.leads:
+            _collect(job, name, section, labels, denoiser.spec.classes)
         if made:
-            record["evaluations_per_image"][name] = generator.evaluations / made
-        write_json(job.room.out / f"{name}.json", protocol(job, section, guidance, denoiser.spec.classes))
-    shutil.rmtree(job.room.out / "chunks")
+            record["evaluations_per_image"][name] = evaluations / made
+        if job.world.leads:
+            write_json(job.room.out / f"{name}.json", protocol(job, section, guidance, denoiser.spec.classes))
+    if job.world.leads:
+        shutil.rmtree(job.room.out / "chunks")
     return record
 
 
@@ -83,10 +87,11 @@ def _chunk_file(out: Path, name: str, first: int) -> Path:
 
 
 def _chunks(job: Job, name: str, generator: ImageGenerator, labels: list[int]) -> int:
-    """Make the chunks that are not there; the last is padded, since the size of a chunk decides the last bit."""
+    """Make this rank's chunks that are not there; the last is padded, since the size of a chunk decides the last bit.
+    -> images made."""
     section = generator.section
     size, made, classes = section.batch, 0, max(1, len(generator.denoiser.spec.classes))
-    starts = range(0, section.count, size)
+    starts = range(0, section.count, size)[job.world.rank :: job.world.size]
     with job.reporter.bar(name.replace("_", " "), len(starts)) as bar:
         for first in starts:
             file = _chunk_file(job.room.out, name, first)
