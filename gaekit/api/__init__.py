@@ -2,6 +2,8 @@
 
 import pluggy
 
+from gaekit.api import weights
+from gaekit.api.assets import Asset, Download, HubFile, LocalFile
 from gaekit.api.component import API_VERSION, Component, ComponentConfig, Slot, require
 from gaekit.api.decode import decode_image
 from gaekit.api.kinds import (
@@ -33,6 +35,7 @@ __all__ = [
     "API_VERSION",
     "KINDS",
     "Aligner",
+    "Asset",
     "BadImage",
     "Component",
     "ComponentConfig",
@@ -41,12 +44,15 @@ __all__ = [
     "Dataset",
     "Decoder",
     "Denoiser",
+    "Download",
     "Draws",
     "Encoder",
     "GaekitError",
     "GeneratorDraws",
+    "HubFile",
     "ImageSource",
     "Latent",
+    "LocalFile",
     "Loss",
     "Losses",
     "Metric",
@@ -64,4 +70,5 @@ __all__ = [
     "decode_image",
     "hookimpl",
     "require",
+    "weights",
 ]

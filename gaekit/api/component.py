@@ -8,6 +8,7 @@ from typing import Any, ClassVar, cast
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from gaekit.api.assets import Asset
 from gaekit.errors import GaekitError, PluginError
 
 API_VERSION = 1
@@ -64,6 +65,12 @@ class Component:
         """Identity of what decides this component's results and is not in the recipe (the sha256 of its weights);
         part of a stage's fingerprint. None where there is nothing of the kind."""
         return None
+
+    @classmethod
+    def assets(cls, config: Any) -> tuple[Asset, ...]:
+        """The files that this component needs and no package holds: weights to be fetched, files that its settings
+        name. `gaekit assets` lists them, a run sees first that they are there. Components in slots tell their own."""
+        return ()
 
 
 def _check_contract(cls: type[Component]) -> None:

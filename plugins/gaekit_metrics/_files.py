@@ -17,9 +17,12 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from gaekit.api import GaekitError, decode_image
-from gaekit_metrics._weights import sha256
+from gaekit.api.assets import sha256_of
 
 IMAGES, MEAN, COVARIANCE = "arr_0", "mu", "sigma"
+REFERENCE_HINT = (
+    "give an .npz of ADM or a folder of images, or leave `reference` out to compare with the data set's `split`"
+)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 BLOCK = 64
 """Images read and looked at at once."""
@@ -165,12 +168,12 @@ def _images_in(folder: Path) -> list[Path]:
 def content_sha256(path: Path, owner: str) -> str:
     """What identifies the content of a file, or of the images in a folder. Raises GaekitError where it is absent."""
     if path.is_file():
-        return sha256(path)
+        return sha256_of(path)
     if not path.is_dir():
         raise _absent(path, owner)
     whole = hashlib.sha256()
     for file in _images_in(path):
-        whole.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
+        whole.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\n".encode())
     return whole.hexdigest()
 
 
@@ -184,7 +187,4 @@ def open_reference(path: Path, owner: str, image_size: int) -> Reference:
 
 
 def _absent(path: Path, owner: str) -> GaekitError:
-    return GaekitError(
-        f"{owner}: no reference {path}; give an .npz of ADM or a folder of images, or leave `reference` out to compare "
-        f"with the data set's `split`"
-    )
+    return GaekitError(f"{owner}: no reference {path}; {REFERENCE_HINT}")

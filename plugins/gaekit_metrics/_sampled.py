@@ -11,17 +11,16 @@ import torch
 from pydantic import Field, NonNegativeInt, StringConstraints
 from torch import Tensor
 
-from gaekit.api import ComponentConfig, GaekitError, Metric
-from gaekit_metrics import _weights
+from gaekit.api import Asset, ComponentConfig, GaekitError, LocalFile, Metric, weights
 from gaekit_metrics._common import implementation, to_uint8
-from gaekit_metrics._files import Reference, content_sha256, open_reference
-from gaekit_metrics.inception import ASSET, Extractor, Features, Inception
+from gaekit_metrics._files import REFERENCE_HINT, Reference, content_sha256, open_reference
+from gaekit_metrics.inception import ASSET, EXPECTED, Extractor, Features, Inception
 
 
 class InceptionSettings(ComponentConfig):
     """What every metric on Inception's features can be told."""
 
-    weights: str = Field(default=_weights.HUB, description=_weights.WEIGHTS)
+    weights: str = Field(default=weights.HUB, description=weights.DESCRIPTION)
     seed: NonNegativeInt = Field(default=2020, description="of shuffles, of drawn subsets and of `weights: random`")
     suffix: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]*$")] = Field(
         default="", description="added to the names of the numbers, to tell two references apart: val makes fid_val"
@@ -102,10 +101,18 @@ class InceptionMetric(Metric):
     @classmethod
     def external(cls, config: Any) -> str:
         """Identity of the weights and of the reference. Raises GaekitError where one is a file that is absent."""
-        weights = f"weights {_weights.identity(config.weights, ASSET, config.seed)}"
+        told = f"weights {weights.identity(config.weights, ASSET, config.seed, EXPECTED)}"
         if getattr(config, "reference", None) is None:
-            return weights
-        return f"{weights}; reference sha256:{content_sha256(Path(config.reference), f'metric {cls.name!r}')}"
+            return told
+        return f"{told}; reference sha256:{content_sha256(Path(config.reference), f'metric {cls.name!r}')}"
+
+    @classmethod
+    def assets(cls, config: Any) -> tuple[Asset, ...]:
+        """The network's weights, and the reference where it is a file or folder."""
+        found = weights.assets(config.weights, ASSET, EXPECTED)
+        if (path := getattr(config, "reference", None)) is not None:
+            found += (LocalFile("reference of real images", path, REFERENCE_HINT),)
+        return found
 
     def reference(self, real_B3RR: Tensor, label_B: Tensor) -> None:
         """Take in real images of `split`, in [-1, 1]."""

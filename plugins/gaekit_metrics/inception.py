@@ -10,17 +10,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from gaekit.api import require
-from gaekit_metrics import _weights
-from gaekit_metrics._weights import Asset
+from gaekit.api import Download, require, weights
+from gaekit.api.assets import sha256_of
 
 FEATURES = "2048"
 LOGITS = "logits_unbiased"
 WIDTH = 2048
-ASSET = Asset(
-    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+ASSET = Download(
     "the FID-compatible Inception network",
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
 )
+EXPECTED = f"{ASSET.file} ({ASSET.url})"
 
 
 @dataclass(frozen=True)
@@ -56,23 +56,24 @@ class Extractor(Protocol):
 class Inception:
     """torch-fidelity's InceptionV3, frozen: resizes uint8 images to 299 px as TensorFlow 1 does, float32, no TF32.
 
-    `weights` is hub, random or a path. Raises GaekitError where the package or the weights are absent or do not fit.
+    `setting` is hub, random or a path. Raises GaekitError where the package or the weights are absent or do not fit.
     """
 
     width = WIDTH
 
-    def __init__(self, weights: str, seed: int, owner: str):
+    def __init__(self, setting: str, seed: int, owner: str):
         self._sha256: str | None = None
-        self._weights = _weights.identity(weights, ASSET, seed)
+        self._weights = weights.identity(setting, ASSET, seed, EXPECTED)
         self._version = str(require("torch_fidelity", extra="metrics", wanted_by=owner).__version__)
-        if weights == _weights.RANDOM:
-            self._network = _weights.random_network(_random, seed, owner)
+        asset = weights.chosen(setting, ASSET, EXPECTED)
+        if asset is None:
+            self._network = weights.random_network(_random, seed, owner)
         else:
-            path = _weights.find(weights, ASSET, owner)
-            state = _weights.read(path)
+            path = asset.fetch(owner)
+            state = weights.read(path)
             self._network = _untrained()
-            _weights.load_into(self._network, state, path)
-            self._sha256 = _weights.sha256(path)
+            weights.load_into(self._network, state, path)
+            self._sha256 = sha256_of(path)
 
     @torch.no_grad()
     def __call__(self, pixel_B3RR: Tensor) -> Features:

@@ -10,18 +10,17 @@ import torch
 from pydantic import Field, NonNegativeInt
 from torch import Tensor, nn
 
-from gaekit.api import ComponentConfig, GaekitError, Metric, require
-from gaekit_metrics import _weights
+from gaekit.api import Asset, ComponentConfig, Download, GaekitError, Metric, require, weights
+from gaekit.api.assets import sha256_of
 from gaekit_metrics._common import implementation, require_some, to_uint8
-from gaekit_metrics._weights import Asset
 
 Net = Literal["alex", "vgg", "squeeze"]
 VERSION = "0.1"
 SOURCE = "https://download.pytorch.org/models/"
-ASSETS: dict[Net, Asset] = {
-    "alex": Asset(f"{SOURCE}alexnet-owt-7be5be79.pth", "AlexNet trained on ImageNet"),
-    "vgg": Asset(f"{SOURCE}vgg16-397923af.pth", "VGG16 trained on ImageNet"),
-    "squeeze": Asset(f"{SOURCE}squeezenet1_1-b8a52dc0.pth", "SqueezeNet 1.1 trained on ImageNet"),
+ASSETS: dict[Net, Download] = {
+    "alex": Download("torchvision's ImageNet weights of alexnet", f"{SOURCE}alexnet-owt-7be5be79.pth"),
+    "vgg": Download("torchvision's ImageNet weights of vgg16", f"{SOURCE}vgg16-397923af.pth"),
+    "squeeze": Download("torchvision's ImageNet weights of squeezenet1_1", f"{SOURCE}squeezenet1_1-b8a52dc0.pth"),
 }
 SMALLEST: dict[Net, int] = {"alex": 31, "vgg": 16, "squeeze": 17}
 """Side of the smallest image that the network's poolings leave something of."""
@@ -31,7 +30,7 @@ class LpipsConfig(ComponentConfig):
     """Settings of `lpips`."""
 
     net: Net = Field(default="alex", description="the network compared in; alex is its authors' choice for a metric")
-    weights: str = Field(default=_weights.HUB, description=f"of the network. {_weights.WEIGHTS}")
+    weights: str = Field(default=weights.HUB, description=f"of the network. {weights.DESCRIPTION}")
     seed: NonNegativeInt = Field(default=0, description="of `weights: random`")
 
 
@@ -59,7 +58,12 @@ class Lpips(Metric):
     @classmethod
     def external(cls, config: LpipsConfig) -> str:
         """Identity of the network's weights. Raises GaekitError where they are a file that is absent."""
-        return _weights.identity(config.weights, ASSETS[config.net], config.seed)
+        return weights.identity(config.weights, ASSETS[config.net], config.seed, _expected(config.net))
+
+    @classmethod
+    def assets(cls, config: LpipsConfig) -> tuple[Asset, ...]:
+        """The network's weights; those of its calibration come with the package."""
+        return weights.assets(config.weights, ASSETS[config.net], _expected(config.net))
 
     @torch.no_grad()
     def update(self, real_B3RR: Tensor, fake_B3RR: Tensor) -> None:
@@ -91,19 +95,24 @@ class Lpips(Metric):
         }
 
     def _load(self) -> nn.Module:
-        config, asset, owner = self.config, ASSETS[self.config.net], "metric 'lpips'"
+        config, owner = self.config, "metric 'lpips'"
         package = require("lpips", extra="metrics", wanted_by=owner)
-        if config.weights == _weights.RANDOM:
-            return _weights.random_network(lambda: _untrained(package, config.net), config.seed, owner)
-        path = _weights.find(config.weights, asset, owner)
+        asset = weights.chosen(config.weights, ASSETS[config.net], _expected(config.net))
+        if asset is None:
+            return weights.random_network(lambda: _untrained(package, config.net), config.seed, owner)
+        path = asset.fetch(owner)
         with torch.random.fork_rng(devices=[]):  # weights are drawn first, to be overwritten
             network = _untrained(package, config.net)
         backbone: Any = network.net
-        own, given = _published_names(backbone), _weights.read(path)
+        own, given = _published_names(backbone), weights.read(path)
         state = {own.get(name, name): given[name] for name in given if not name.startswith("classifier.")}
-        _weights.load_into(backbone, state, path)
-        self._sha256 = _weights.sha256(path)
+        weights.load_into(backbone, state, path)
+        self._sha256 = sha256_of(path)
         return network
+
+
+def _expected(net: Net) -> str:
+    return f"{ASSETS[net].file} ({ASSETS[net].url})"
 
 
 def _untrained(package: Any, net: Net) -> nn.Module:

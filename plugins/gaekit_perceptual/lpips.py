@@ -11,7 +11,8 @@ import torch
 from pydantic import Field, NonNegativeInt
 from torch import Tensor, nn
 
-from gaekit.api import ComponentConfig, GaekitError, Perceptual
+from gaekit.api import Asset, ComponentConfig, GaekitError, Perceptual, weights
+from gaekit.api.assets import sha256_of
 from gaekit.nn.apart import Apart
 from gaekit_perceptual import backbone
 from gaekit_perceptual.backbone import Published
@@ -34,7 +35,7 @@ class LpipsConfig(ComponentConfig):
         default="vgg", description="whose features are compared: vgg to train by (as GAE and LDM do), alex to report"
     )
     backbone: str = Field(
-        default=backbone.HUB,
+        default=weights.HUB,
         description="hub: torchvision's ImageNet weights, fetched once; random: untrained, for tests; else a path",
     )
     seed: NonNegativeInt = Field(default=0, description="of `backbone: random`")
@@ -62,8 +63,15 @@ class Lpips(Perceptual):
     @classmethod
     def external(cls, config: LpipsConfig) -> str:
         """Identity of the classifier's weights and of those of its differences. Raises GaekitError."""
-        classifier = backbone.identity(config.backbone, NETS[config.net], config.seed)
-        return f"{classifier} heads:{backbone.sha256(_heads_file(config.net))}"
+        published = NETS[config.net]
+        classifier = weights.identity(config.backbone, published.asset, config.seed, published.expected)
+        return f"{classifier} heads:{sha256_of(_heads_file(config.net))}"
+
+    @classmethod
+    def assets(cls, config: LpipsConfig) -> tuple[Asset, ...]:
+        """The classifier's weights; those of its differences come with the package."""
+        published = NETS[config.net]
+        return weights.assets(config.backbone, published.asset, published.expected)
 
     def forward(self, image_B3RR: Tensor, other_B3RR: Tensor) -> Tensor:
         """-> distance_B >= 0, float32, differentiable in both."""
@@ -80,7 +88,7 @@ class _Distance(nn.Module):
         super().__init__()
         published = NETS[config.net]
         # First what an installation may lack, then what may have to be fetched.
-        heads = backbone.read(_heads_file(config.net))
+        heads = weights.read(_heads_file(config.net))
         layers = backbone.load(config.backbone, published, config.seed, "perceptual 'lpips'")
         self.taps = published.taps
         self.layers = layers[: self.taps[-1] + 1]

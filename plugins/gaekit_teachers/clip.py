@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,9 @@ import torch
 from pydantic import Field, NonNegativeInt
 from torch import Tensor, nn
 
-from gaekit.api import ComponentConfig, require
+from gaekit.api import Asset, ComponentConfig, Download, HubFile, require, weights
 from gaekit.errors import GaekitError
-from gaekit_teachers import weights
 from gaekit_teachers.frozen import Backbone, FrozenTeacher
-
-log = logging.getLogger(__name__)
 
 RESNET_REDUCTIONS = (4, 4, 8, 16, 32)
 """Of CLIP's own ResNets: after the stem and after each stage."""
@@ -50,8 +47,12 @@ class Clip(FrozenTeacher):
     @classmethod
     def external(cls, config: Any) -> str:
         """Identity of the weights: where the tag's are published, `random:<seed>` or a file's sha256."""
-        published = str(_published(config)["where"]) if config.weights == weights.HUB else ""
-        return weights.identity(config.weights, hub=published, seed=config.seed)
+        return weights.identity(config.weights, _asset(config), config.seed)
+
+    @classmethod
+    def assets(cls, config: Any) -> tuple[Asset, ...]:
+        """The file of the whole CLIP, unless it is random. Raises GaekitError."""
+        return weights.assets(config.weights, _asset(config))
 
     def load(self) -> Backbone:
         """Build the CLIP by open_clip for the wanted input size and keep its image tower."""
@@ -129,31 +130,46 @@ def _reductions(vision: dict[str, Any]) -> list[int]:
 
 
 def _create(config: ClipConfig, side: int) -> Any:
-    open_clip = _open_clip()
-    torch.manual_seed(config.seed)  # the caller forked the generator
+    open_clip, owner = _open_clip(), "teacher 'clip'"
+    make = partial(open_clip.create_model, config.model, force_image_size=side)
     if config.weights == weights.RANDOM:
-        log.warning(
-            "teacher %s has random weights (seed %d): good for tests, it teaches nothing", config.model, config.seed
-        )
-        return open_clip.create_model(config.model, load_weights=False, force_image_size=side)
+        return weights.random_network(partial(make, load_weights=False), config.seed, f"{owner} ({config.model})")
+    torch.manual_seed(config.seed)  # the caller forked the generator
+    asset = weights.chosen(config.weights, _asset(config))
+    assert asset is not None
+    path = asset.fetch(owner)  # where open_clip finds it
     if config.weights == weights.HUB:
-        published = _published(config)
-        source, quick_gelu = config.tag, bool(published["quick_gelu"])
-        how = "keep the hub's cache from a machine with a network, or download the file and set `weights: PATH`"
+        make = partial(make, pretrained=config.tag, force_quick_gelu=bool(_published(config).get("quick_gelu")))
     else:
-        weights.identity(config.weights, hub="", seed=0)  # refuses an absent file by its path
-        source, quick_gelu, how = str(Path(config.weights)), False, "the file should hold a whole CLIP of this model"
+        make = partial(make, pretrained=str(path))
     try:
-        return open_clip.create_model(
-            config.model, pretrained=source, force_image_size=side, force_quick_gelu=quick_gelu, require_pretrained=True
-        )
-    except (
-        Exception
-    ) as error:  # hub clients and loaders raise dozens of types; whatever it is, these weights are not here
+        return make(require_pretrained=True)
+    except Exception as error:  # hub clients and loaders raise dozens of types; whatever it is, the file does not do
         reason = " ".join(str(error).split())[:400] or type(error).__name__
         raise GaekitError(
-            f"weights '{source}' of open_clip's {config.model} cannot be loaded: {reason}\n  {how}"
+            f"{owner}: weights {path} of open_clip's {config.model} cannot be loaded: {reason}\n"
+            "  the file should hold a whole CLIP of this model; `gaekit assets RECIPE` tells whether it is damaged"
         ) from error
+
+
+def _asset(config: ClipConfig) -> Asset | None:
+    """The file that open_clip would fetch; None where another is wanted."""
+    if config.weights != weights.HUB:
+        return None
+    published, what = _published(config), f"the weights '{config.tag}' of open_clip's {config.model}"
+    if where := published.get("hf_hub"):
+        repo, _, file = where.rpartition("/")
+        return HubFile(what, repo, hub_names(file or "open_clip_pytorch_model.bin"), alias=where)
+    url = str(published["url"])
+    digest = url.split("/")[-2] if "openaipublic" in url else ""
+    return Download(what, url, digest, folder=Path.home() / ".cache/clip")
+
+
+def hub_names(file: str) -> tuple[str, ...]:
+    """The names under which open_clip looks for a file on the hub, as safetensors first."""
+    if file == "open_clip_pytorch_model.bin":
+        return "open_clip_model.safetensors", file
+    return (f"{file[:-4]}.safetensors", file) if file.endswith((".bin", ".pth")) else (file,)
 
 
 def _published(config: ClipConfig) -> dict[str, Any]:
@@ -164,5 +180,5 @@ def _published(config: ClipConfig) -> dict[str, Any]:
         raise GaekitError(
             f"open_clip's {config.model} has no weights tagged '{config.tag}'; tags: {', '.join(known) or 'none'}"
         )
-    found = open_clip.get_pretrained_cfg(config.model, config.tag)
-    return {"where": found.get("hf_hub") or found.get("url"), "quick_gelu": found.get("quick_gelu", False)}
+    published: dict[str, Any] = open_clip.get_pretrained_cfg(config.model, config.tag)
+    return published

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import logging
+import sys
 from abc import abstractmethod
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,9 @@ import torch
 from pydantic import Field, NonNegativeInt
 from torch import Tensor, nn
 
-from gaekit.api import ComponentConfig
+from gaekit.api import Asset, ComponentConfig, Download, HubFile, weights
 from gaekit.errors import GaekitError
-from gaekit_teachers import weights
 from gaekit_teachers.frozen import Backbone, FrozenTeacher
-
-log = logging.getLogger(__name__)
 
 
 class TimmSettings(ComponentConfig):
@@ -56,8 +55,12 @@ class FromTimm(FrozenTeacher):
     @classmethod
     def external(cls, config: Any) -> str:
         """Identity of the weights: the hub's repository, `random:<seed>` or a file's sha256. Raises GaekitError."""
-        published = _published(cls.model_name(config)) if config.weights == weights.HUB else ""
-        return weights.identity(config.weights, hub=published, seed=config.seed)
+        return weights.identity(config.weights, _published(cls.model_name(config), config.weights), config.seed)
+
+    @classmethod
+    def assets(cls, config: Any) -> tuple[Asset, ...]:
+        """The file of weights, unless they are random. Raises GaekitError."""
+        return weights.assets(config.weights, _published(cls.model_name(config), config.weights))
 
     @classmethod
     def width(cls, config: Any) -> int:
@@ -73,7 +76,7 @@ class FromTimm(FrozenTeacher):
     def load(self) -> Backbone:
         """Build by timm, load the weights, fit positions to the input size, drop what lies after `layer`."""
         name = self.model_name(self.config)
-        model = _create(name, self.config)
+        model = _create(name, self.config, f"teacher '{self.name}'")
         info = _feature_info(model, name)
         if not -len(info) <= self.config.layer < len(info):
             raise GaekitError(
@@ -130,47 +133,68 @@ class Tap(nn.Module):
         return features[0]
 
 
-def _create(name: str, config: TimmSettings) -> Any:
+def _create(name: str, config: TimmSettings, owner: str) -> Any:
     import timm
 
     cfg = _pretrained_cfg(name)
+    asset = weights.chosen(config.weights, _published(name, config.weights))
+    build = partial(timm.create_model, name, num_classes=0)
+    if asset is None:
+        return weights.random_network(partial(build, pretrained=False), config.seed, f"{owner} ({name})")
+    path = asset.fetch(owner)
     if config.weights == weights.HUB:
-        return _from_hub(name)
-    torch.manual_seed(config.seed)  # the caller forked the generator
-    model = timm.create_model(name, pretrained=False, num_classes=0)
-    if config.weights == weights.RANDOM:
-        log.warning("teacher %s has random weights (seed %d): good for tests, it teaches nothing", name, config.seed)
-    else:
-        classifier = cfg.classifier or ()
-        weights.load_into(
-            model, Path(config.weights), ignore=(classifier,) if isinstance(classifier, str) else tuple(classifier)
-        )
+        return _from_hub(build, path, {"custom_load": False} if isinstance(asset, HubFile) else {}, owner)
+    model = build(pretrained=False)
+    classifier = cfg.classifier or ()
+    modules = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    weights.load_into(model, _wanted(weights.read(path), model, modules), path)
     return model
 
 
-def _from_hub(name: str) -> Any:
-    import timm
+def _wanted(state: dict[str, Tensor], model: Any, classifiers: tuple[str, ...]) -> dict[str, Tensor]:
+    """By timm's own names, where it knows how to convert the original authors', and without the classifier's."""
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is not None:
+        state = convert(state, model)
+    unwanted = tuple(f"{module}." for module in classifiers)
+    return {key: value for key, value in state.items() if not key.startswith(unwanted)}
 
-    published = _published(name)
+
+def _from_hub(build: Callable[..., Any], path: Path, how: dict[str, Any], owner: str) -> Any:
+    """By timm's own loader from the very file that is the asset: nothing is looked up, and nothing else fetched."""
     try:
-        return timm.create_model(name, pretrained=True, num_classes=0)
-    except Exception as error:  # hub clients raise dozens of types; whatever it is, these weights are not here
+        return build(pretrained=True, pretrained_cfg_overlay={"file": str(path), **how})
+    except Exception as error:  # loaders raise dozens of types; whatever it is, these weights are not whole
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise GaekitError(
-            f"weights of the timm model {name} ({published}) cannot be loaded: {reason[0]}\n"
-            f"  fetch them once where there is a network (python -c \"import timm; timm.create_model('{name}', "
-            "pretrained=True)\") and keep the hub's cache, or download the file and set `weights: PATH`"
+            f"{owner}: weights {path} cannot be loaded: {reason[0]}\n"
+            "  `gaekit assets RECIPE` tells whether the file is damaged"
         ) from error
 
 
-def _published(name: str) -> str:
+def _published(name: str, setting: str) -> Asset | None:
+    """The file that timm would fetch; None where another is wanted."""
+    if setting != weights.HUB:
+        return None
     cfg = _pretrained_cfg(name)
-    source = cfg.hf_hub_id or cfg.url
-    if not source:
-        raise GaekitError(
-            f"the timm model {name} has no published weights; set `weights` to a path, or to random for a test"
-        )
-    return f"{source}/{cfg.hf_hub_filename}" if cfg.hf_hub_filename else str(source)
+    what = f"the published weights of the timm model {name}"
+    if cfg.hf_hub_id:
+        repo, _, revision = cfg.hf_hub_id.partition("@")
+        alias = f"{cfg.hf_hub_id}/{cfg.hf_hub_filename}" if cfg.hf_hub_filename else cfg.hf_hub_id
+        return HubFile(what, repo, hub_names(cfg.hf_hub_filename or "pytorch_model.bin"), revision or None, alias)
+    if cfg.url:
+        return Download(what, cfg.url)
+    raise GaekitError(
+        f"the timm model {name} has no published weights; set `weights` to a path, or to random for a test"
+    )
+
+
+def hub_names(file: str) -> tuple[str, ...]:
+    """The names under which timm looks for a file on the hub, as safetensors first."""
+    known = {"pytorch_model.bin": "model.safetensors", "open_clip_pytorch_model.bin": "open_clip_model.safetensors"}
+    if file in known:
+        return known[file], file
+    return (f"{file.removesuffix('.bin')}.safetensors", file) if file.endswith(".bin") else (file,)
 
 
 def _pretrained_cfg(name: str) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import pytest
 import torch
@@ -12,8 +11,8 @@ from inception_helpers import crops, make
 from safetensors.torch import save_file
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
-from gaekit.api import GaekitError
-from gaekit_metrics import _weights
+from gaekit.api import GaekitError, assets
+from gaekit.api.assets import sha256_of
 from gaekit_metrics.fid import Fid
 from gaekit_metrics.inception import ASSET, WIDTH, Inception
 
@@ -58,7 +57,7 @@ def test_weights_by_path_give_torch_fidelitys_own_features(network: Inception, t
     assert torch.equal(found.feature_BF, feature)
     assert torch.equal(found.logit_BK, logit)
     facts = ours.protocol()
-    assert facts["weights"] == f"sha256:{_weights.sha256(path)}" == f"sha256:{facts['sha256']}"
+    assert facts["weights"] == f"sha256:{sha256_of(path)}" == f"sha256:{facts['sha256']}"
     assert facts["network"].startswith("InceptionV3 of torch-fidelity ")
 
 
@@ -80,11 +79,11 @@ def test_the_published_file_is_torch_fidelitys() -> None:
 def test_without_weights_every_metric_names_the_file_and_its_source(
     hub: Path, monkeypatch: pytest.MonkeyPatch, name: str, offline: bool
 ) -> None:
-    def no_network(*_: Any, **__: Any) -> None:
+    def no_network(*_: Any) -> None:
         assert not offline
-        raise URLError("no route")
+        raise GaekitError("no route")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    monkeypatch.setattr(assets, "download", no_network)
     if offline:
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     why = "HF_HUB_OFFLINE forbids downloads" if offline else "no route"
@@ -100,17 +99,19 @@ def built(name: str) -> Any:
     return cls(cls.Config(use=name), image_size=32, classes=())
 
 
-def test_a_fetched_file_is_checked_against_the_hash_in_its_name(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fetch(url: str, path: str, hash_prefix: str, progress: bool) -> None:
-        assert (url, hash_prefix) == (ASSET.url, ASSET.sha256_starts)
-        Path(path).write_bytes(b"half of it")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
-    for _ in range(2):  # fetched damaged, then found damaged
-        with pytest.raises(
-            GaekitError, match=f"{ASSET.file} is damaged: its sha256 begins with .*, should with 6726825d"
-        ):
-            built("fid")
+def test_a_fetched_file_is_checked_against_the_hash_in_its_name(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror, beginning = tmp_path / "mirror", ASSET.url.rpartition("/")[0]
+    mirror.mkdir()
+    (mirror / ASSET.file).write_bytes(b"half of it")
+    monkeypatch.setenv("GAEKIT_MIRROR", f"{beginning}={mirror.as_uri()}")
+    with pytest.raises(GaekitError, match="not the expected file: its sha256 should begin with 6726825d"):
+        built("fid")
+    assert not list(hub.iterdir())
+    (hub / ASSET.file).write_bytes(b"half of it")
+    with pytest.raises(GaekitError, match=f"{ASSET.file} is damaged: its sha256 begins with .*, should with 6726825d"):
+        built("fid")
 
 
 def test_files_that_are_no_weights_or_others_are_refused_and_run_no_code(network: Inception, tmp_path: Path) -> None:
@@ -143,4 +144,4 @@ def test_the_identity_of_the_weights_is_their_source_or_content(tmp_path: Path) 
     assert identity("hub") == f"weights hub:{ASSET.url}"
     assert identity("random") == "weights random:3"
     (tmp_path / "a.pth").write_bytes(b"a")
-    assert identity(str(tmp_path / "a.pth")) == f"weights sha256:{_weights.sha256(tmp_path / 'a.pth')}"
+    assert identity(str(tmp_path / "a.pth")) == f"weights sha256:{sha256_of(tmp_path / 'a.pth')}"

@@ -99,7 +99,7 @@ def test_weights_come_from_a_file_of_a_whole_clip(tmp_path: Path) -> None:
         tokens = whole.visual(looks.preprocess(images()))[1]
     torch.testing.assert_close(looks(images()).flatten(2).transpose(1, 2), tokens)
     assert Clip.external(looks.config).startswith("sha256:")
-    with pytest.raises(GaekitError, match=r"clip\.pt' of open_clip's tiny-timm cannot be loaded"):
+    with pytest.raises(GaekitError, match=r"clip\.pt of open_clip's tiny-timm cannot be loaded"):
         teacher("tiny-timm", weights=str(path))
     with pytest.raises(GaekitError, match=r"no file nowhere\.pt"):
         teacher(weights="nowhere.pt")
@@ -119,13 +119,6 @@ def test_published_weights_are_named_by_where_they_are_and_mistakes_are_answered
 
 
 def test_without_the_hub_the_message_says_which_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub.constants as hub
-
-    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("open_clip.factory.download_pretrained", _no_network)
-    with pytest.raises(GaekitError, match=r"weights 'openai' of open_clip's RN50 cannot be loaded: .*no network"):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(GaekitError, match=r"weights 'openai' of open_clip's RN50: .* is not in .*forbids downloads"):
         teacher("RN50", weights="hub")
-
-
-def _no_network(*_: Any, **__: Any) -> str:
-    raise OSError("no network")
