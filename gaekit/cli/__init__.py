@@ -16,7 +16,7 @@ def make_app() -> typer.Typer:
     inside the function, and a line here."""
     import typer
 
-    from gaekit.cli import checkpoints, images, inspect, interop, options, recipes, run, view
+    from gaekit.cli import assets, checkpoints, images, inspect, interop, latents, options, recipes, run, view
 
     app = typer.Typer(
         no_args_is_help=True, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
@@ -25,6 +25,7 @@ def make_app() -> typer.Typer:
     app.command()(run.run)
     app.command()(inspect.check)
     app.command()(run.plan)
+    app.command()(assets.assets)
     app.command()(images.sample)
     app.command()(images.reconstruct)
     app.command("import")(interop.import_)
@@ -35,6 +36,7 @@ def make_app() -> typer.Typer:
     app.add_typer(recipes.make_app(), name="recipes")
     app.add_typer(view.make_store(), name="store")
     app.add_typer(checkpoints.make_app(), name="checkpoints")
+    app.add_typer(latents.make_app(), name="latents")
     app.command()(view.pack)
     return app
 

@@ -12,11 +12,11 @@ from pydantic import BaseModel
 
 from gaekit.api import ComponentConfig, Dataset
 from gaekit.errors import DataAbsent
-from gaekit.pipeline.taken import check_taken, find_taken
+from gaekit.pipeline.taken import check_cache, check_taken, find_taken
 from gaekit.plugins import Registry, build, nested, slots
 from gaekit.recipe import canonical
 from gaekit.recipe.schema import Adversary, From, Recipe, Train
-from gaekit.stages import STAGES
+from gaekit.stages import STAGES, autoencoder, latents
 from gaekit.store.artifact import resolve
 from gaekit.store.files import sha256_file, sha256_json
 from gaekit.store.room import Room
@@ -110,7 +110,7 @@ def _plan_stage(
 ) -> StagePlan:
     section = section_of(recipe, stage)
     if isinstance(section, From):
-        return _plan_taken(stage, section, recipe, need_data)
+        return _plan_taken(stage, section, recipe, plan, need_data)
     before = {p.name: p for p in plan.stages if p.name in _reads(stage)}
     facts, step = _facts(stage, recipe, registry, plan.data, before)
     taken = find_taken(stage, recipe, needed=need_data)
@@ -125,14 +125,24 @@ def _plan_stage(
     return StagePlan(stage, status, fingerprint, facts, room.out / stage.ARTIFACT, room, inputs, step)
 
 
-def _plan_taken(stage: ModuleType, section: From, recipe: Recipe, needed: bool) -> StagePlan:
+def _plan_taken(stage: ModuleType, section: From, recipe: Recipe, plan: Plan, needed: bool) -> StagePlan:
     path = Path(section.path)
     if not needed and not path.expanduser().exists():
         return StagePlan(stage, "absent", "unknown", {"from": str(path), "sha256": None}, path)
     artifact = resolve(path, stage.NAME, stage.ARTIFACT)
     check_taken(stage.NAME, artifact, recipe)
+    if stage is latents:
+        check_cache(artifact.parent if artifact.is_file() else artifact, _autoencoder_of(plan), plan.data)
     content = sha256_file(artifact if artifact.is_file() else artifact / "manifest.json")
     return StagePlan(stage, "from", content, {"from": str(artifact), "sha256": content}, artifact)
+
+
+def _autoencoder_of(plan: Plan) -> str | None:
+    """The sha256 of the recipe's autoencoder, "" before it is trained, None where the plan has none or it is absent."""
+    for stage in plan.stages:
+        if stage.name == autoencoder.NAME and stage.status != "absent":
+            return sha256_file(stage.artifact) if stage.status in ("from", "cached") else ""
+    return None
 
 
 def _status(room: Room, step: int | None) -> Status:

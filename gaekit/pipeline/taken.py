@@ -13,6 +13,7 @@ from gaekit.stages import diffusion
 from gaekit.stages.generate import WEAK_KEY
 from gaekit.store.artifact import open_artifact, resolve
 from gaekit.store.files import read_json
+from gaekit.store.shard_reader import read_manifest
 
 _KINDS = {"semantic": "aligner", "autoencoder": "autoencoder", "diffusion": "denoiser"}
 """The kind of artifact of each stage; that of latents is a folder with a manifest."""
@@ -25,6 +26,32 @@ def check_taken(stage: str, artifact: Path, recipe: Recipe) -> None:
     else:
         config = read_json(artifact if artifact.is_file() else artifact / "manifest.json")
     _refuse_others(f"{stage}.from", artifact, config, _sizes(recipe))
+
+
+def check_cache(folder: Path, autoencoder: str | None, data: str | None) -> None:
+    """Raises ArtifactError where a cache of latents that a recipe takes is of another autoencoder or of other data.
+
+    autoencoder: the sha256 of the recipe's, "" where the recipe has yet to train it. data: the digest of its data set.
+    None is not known, and so is what the manifest of an imported cache does not say.
+    """
+    facts = read_manifest(folder)
+    own = "write `latents: {}` in place of `from`, and `gaekit run` makes a cache of its own"
+    made_by, made_of = facts.get("autoencoder"), facts.get("dataset")
+    if facts.get("online"):
+        raise ArtifactError(
+            f"latents.from: {folder} holds statistics alone (`online: true`), there are no latents in it"
+        )
+    if made_by is not None and autoencoder is not None and made_by != autoencoder:
+        other = f"it is {autoencoder[:12]}" if autoencoder else "it is yet to be trained by this recipe"
+        raise ArtifactError(
+            f"latents.from: {folder} was made by autoencoder {made_by[:12]} (sha256), and this recipe has another: "
+            f"{other}; take the two from one run, or {own}"
+        )
+    if made_of is not None and data is not None and made_of != data:
+        raise ArtifactError(
+            f"latents.from: {folder} was made of data set {made_of[:12]} (digest), and this recipe's is {data[:12]}: "
+            f"images or classes differ; {own}"
+        )
 
 
 def find_taken(stage: ModuleType, recipe: Recipe, *, needed: bool) -> dict[str, Path | None]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gaekit.errors import ArtifactError
-from gaekit.store.files import read_json, sha256_file
+from gaekit.store.files import read_json
 
 MANIFEST = "manifest.json"
 OPEN_FILES = 256
@@ -45,7 +45,7 @@ class ShardReader:
         self.facts = read_manifest(folder) if facts is None else facts
         records = [record for record in self.facts["shards"] if record["rows"]]
         self.files = [folder / record["file"] for record in records]
-        self.heads = [read_head(folder / record["file"], record["rows"]) for record in records]
+        self.heads = [self._head(record) for record in records]
         self._starts = np.cumsum([0, *(record["rows"] for record in records)])
         if self._starts[-1] != self.facts["rows"]:
             raise ArtifactError(
@@ -53,6 +53,13 @@ class ShardReader:
                 "the manifest is damaged, and the cache has to be built again"
             )
         self._open = lru_cache(maxsize=OPEN_FILES)(_OpenFile)
+
+    def _head(self, record: dict[str, Any]) -> dict[str, Stored]:
+        try:
+            return read_head(self.folder / record["file"], record["rows"])
+        except ArtifactError as error:
+            mend = f"`gaekit latents mend {self.folder}` removes what is damaged, and the next run writes it again"
+            raise ArtifactError(f"{error}; {mend}") from error
 
     def __len__(self) -> int:
         return int(self.facts["rows"])
@@ -87,11 +94,6 @@ class ShardReader:
         for start, stop in zip(self._starts[:-1], self._starts[1:], strict=True):
             yield self.rows(name, torch.arange(int(start), int(stop)))
 
-    def verify(self) -> list[str]:
-        """Names of shards whose bytes are not those that were written."""
-        records = [record for record in self.facts["shards"] if record["rows"]]
-        return [s["file"] for s in records if sha256_file(self.folder / s["file"]) != s["sha256"]]
-
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """What a finished folder says of itself. Raises ArtifactError where it is absent or cannot be read."""
@@ -107,9 +109,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def read_head(path: Path, rows: int) -> dict[str, Stored]:
     """The tensors of a safetensors file. Raises ArtifactError if it is absent, cut off, or has not `rows` rows."""
-    mend = f"`gaekit latents mend {path.parent}` removes what is damaged, and the next run writes it again"
     if not path.exists():
-        raise ArtifactError(f"{path}: this shard is missing; {mend}")
+        raise ArtifactError(f"{path}: this shard is missing")
     size = path.stat().st_size
     with path.open("rb") as file:
         start = int.from_bytes(file.read(8), "little")
@@ -118,17 +119,17 @@ def read_head(path: Path, rows: int) -> dict[str, Stored]:
         except ValueError:
             head = None
     if head is None:
-        raise ArtifactError(f"{path}: this shard is cut off or damaged; {mend}")
+        raise ArtifactError(f"{path}: this shard is cut off or damaged")
     head.pop("__metadata__", None)
     if size != 8 + start + max(entry["data_offsets"][1] for entry in head.values()):
-        raise ArtifactError(f"{path}: this shard is cut off; {mend}")
+        raise ArtifactError(f"{path}: this shard is cut off")
     found = {
         name: Stored(DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + start + entry["data_offsets"][0])
         for name, entry in head.items()
     }
     for name, stored in found.items():
         if stored.shape[0] != rows:
-            raise ArtifactError(f"{path}: holds {stored.shape[0]} rows of {name}, its manifest says {rows}; {mend}")
+            raise ArtifactError(f"{path}: holds {stored.shape[0]} rows of {name}, its manifest says {rows}")
     return found
 
 

@@ -80,7 +80,6 @@ def test_it_is_read_a_piece_at_a_time_and_goes_on_after_a_stop(tmp_path: Path, m
     imported = take(source, tmp_path / "taken")
     assert (imported.artifact / "00000.safetensors").stat().st_mtime_ns == kept
     reader = ShardReader(imported.artifact)
-    assert reader.verify() == []
     assert torch.equal(reader.rows("latents", torch.arange(12)), joined(source)["latents"])
     with pytest.raises(ArtifactError, match="holds a finished cache already"):
         take(source, tmp_path / "taken")

@@ -1,0 +1,64 @@
+"""`gaekit latents`: whether a latent cache is still what was written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+PATH = Annotated[Path, typer.Argument(help="A run, or the folder of a cache (with manifest.json).")]
+
+
+def make_app() -> typer.Typer:
+    """The commands under `gaekit latents`."""
+    app = typer.Typer(help="The cache of latents that a denoiser trains on.", no_args_is_help=True)
+    app.command("verify")(verify)
+    app.command("mend")(mend)
+    return app
+
+
+def verify(path: PATH, json: Annotated[bool, typer.Option("--json", help="For programs: one object.")] = False) -> None:
+    """Read every shard of a cache and compare it with the manifest; name each that is damaged and exit 2."""
+    import json as json_module
+    from dataclasses import asdict
+
+    from gaekit.cli.output import say
+    from gaekit.data.latents_check import verify_cache
+    from gaekit.store.shard_reader import read_manifest
+
+    folder = _folder(path)
+    damage = list(verify_cache(folder))
+    if json:
+        print(json_module.dumps({"folder": str(folder), "damaged": [asdict(found) for found in damage]}, indent=2))
+    for found in () if json else damage:
+        say(f"damaged: {folder / found.file}: {found.what}")
+    if damage:
+        say(f"to mend: gaekit latents mend {path}; then the run or import that made it, again", stderr=True)
+        raise typer.Exit(2)
+    if not json:
+        facts = read_manifest(folder)
+        say(f"intact: {folder}, {facts['rows']} images in {sum(bool(s['rows']) for s in facts['shards'])} shards")
+
+
+def mend(path: PATH) -> None:
+    """Remove the damaged shards of a cache, so that the next run writes these, and only these, again."""
+    from gaekit.cli.output import say
+    from gaekit.data.latents_check import mend_cache
+
+    folder = _folder(path)
+    damage = mend_cache(folder)
+    for found in damage:
+        say(f"removed: {folder / found.file}: {found.what}")
+    if damage:
+        say("the run or import that made this cache, started again, writes what is missing")
+    else:
+        say(f"intact: {folder}; nothing was removed")
+
+
+def _folder(path: Path) -> Path:
+    from gaekit.stages.latents import ARTIFACT, NAME
+    from gaekit.store.artifact import resolve
+
+    found = resolve(path, NAME, ARTIFACT).resolve()
+    return found if found.is_dir() else found.parent
