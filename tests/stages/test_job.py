@@ -1,0 +1,133 @@
+"""What `runtime` asks of every network is done without another result, and what cannot be done is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from gaekit.nn import regions
+from gaekit.pipeline.run import run_recipe
+from gaekit.plugins import Registry, load_plugins
+from gaekit.recipe import load_recipe_data
+from gaekit.stages import job as job_module
+from gaekit.stages.job import Job
+from gaekit.store.room import Room
+from gaekit.train.progress import Reporter
+
+VIT = {"use": "vit", "depth": 2, "width": 16, "heads": 2}
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return load_plugins()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few of scikit-learn's digits as files."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    folder = tmp_path_factory.mktemp("images")
+    for index, digit in enumerate(load_digits().images[:20]):
+        Image.fromarray((digit * 15).astype("uint8")).resize((16, 16)).save(folder / f"{index}.png")
+    return folder
+
+
+def recipe(images: Path, **runtime: Any) -> dict[str, Any]:
+    return {
+        "recipe": 1,
+        "name": "tiny",
+        "image": {"size": 16, "stride": 4},
+        "latent_dim": 4,
+        "dataset": {"use": "image_folder", "root": str(images)},
+        "teacher": {"use": "efficientnet_lite0"},
+        "aligner": {"use": "post", "loss": "vf", "adaptive": True, "weight": 0.1},
+        "autoencoder": {
+            "encoder": VIT,
+            "decoder": VIT,
+            "regularizer": {"use": "rms_norm"},
+            "noise": {"use": "dynamic"},
+            "weights": {"log_variance": 0.0},
+            "adversary": {"channels": 4, "layers": 1, "start": 1, "adaptive": True},
+            "train": {"steps": 3, "batch": 8, "lr": 1e-3},
+        },
+        "runtime": {"trackers": [], "threads": 1, "device": "cpu", **runtime},
+    }
+
+
+def trained(folder: Path, images: Path, registry: Registry, **runtime: Any) -> tuple[dict[str, Tensor], str]:
+    """The tensors of the autoencoder's artifact, and what was said."""
+    said = StringIO()
+    given = load_recipe_data(recipe(images, **runtime), registry)
+    view = run_recipe(given, registry, out=folder, reporter=Reporter(Console(file=said, width=200)))
+    return load_file(view.artifact("autoencoder")), said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, images: Path, registry: Registry) -> dict[str, Tensor]:
+    found, said = trained(tmp_path_factory.mktemp("plain"), images, registry)
+    assert "runtime." not in said
+    return found
+
+
+def test_checkpointing_changes_no_bit_of_a_run_and_names_what_it_cannot_recompute(
+    tmp_path: Path, images: Path, registry: Registry, plain: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recomputed: list[nn.Module] = []
+
+    def spy(block: nn.Module, *inputs: Any, **settings: Any) -> Any:
+        recomputed.append(block)
+        return torch.utils.checkpoint.checkpoint(block, *inputs, **settings)
+
+    monkeypatch.setattr(regions, "checkpoint", spy)
+    found, said = trained(tmp_path, images, registry, checkpointing=True)
+    assert {type(block).__name__ for block in recomputed} == {"TransformerBlock"}
+    assert found.keys() == plain.keys()
+    assert all(torch.equal(tensor, plain[key]) for key, tensor in found.items())
+    assert [line for line in said.splitlines() if "runtime." in line] == [
+        f"  runtime.checkpointing: {name} has no blocks to recompute, it keeps its activations"
+        for name in ("PostAligner", "PatchGAN")
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_compiled_blocks_train_to_the_same_weights(
+    tmp_path: Path, images: Path, registry: Registry, plain: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adaptive weights included, which go through compiled blocks more than once."""
+    compiled: list[str] = []
+
+    def without_inductor(module: nn.Module) -> None:
+        count = regions.compile_regions(module, backend="aot_eager")
+        compiled.append(f"{type(module).__name__} {count}")
+
+    monkeypatch.setattr(job_module, "compile_regions", without_inductor)
+    found, _ = trained(tmp_path, images, registry, compile=True)
+    torch._dynamo.reset()
+    assert compiled == ["PostAligner 0", "ViTEncoder 2", "ViTDecoder 2", "PatchGAN 0"]
+    assert found.keys() == plain.keys()
+    for key, tensor in found.items():
+        torch.testing.assert_close(tensor, plain[key], rtol=1e-3, atol=1e-4, msg=key)
+
+
+def test_what_does_not_train_is_not_complained_of(tmp_path: Path, images: Path, registry: Registry) -> None:
+    said = StringIO()
+    given = load_recipe_data(recipe(images, checkpointing=True), registry)
+    reporter = Reporter(Console(file=said, width=200))
+    job = Job("sample", given, registry, Room(tmp_path), {}, tmp_path, torch.device("cpu"), reporter)
+    prepare: Callable[[nn.Module], None] = job.prepare
+    prepare(nn.Linear(2, 2).requires_grad_(False))
+    assert not said.getvalue()
+    for _ in range(2):
+        prepare(nn.Linear(2, 2))
+    assert said.getvalue() == "  runtime.checkpointing: Linear has no blocks to recompute, it keeps its activations\n"
