@@ -16,7 +16,19 @@ def make_app() -> typer.Typer:
     inside the function, and a line here."""
     import typer
 
-    from gaekit.cli import assets, checkpoints, images, inspect, interop, latents, options, recipes, run, view
+    from gaekit.cli import (
+        assets,
+        checkpoints,
+        images,
+        inspect,
+        interop,
+        latents,
+        likelihood,
+        options,
+        recipes,
+        run,
+        view,
+    )
 
     app = typer.Typer(
         no_args_is_help=True, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
@@ -28,6 +40,7 @@ def make_app() -> typer.Typer:
     app.command()(assets.assets)
     app.command()(images.sample)
     app.command()(images.reconstruct)
+    app.command()(likelihood.likelihood)
     app.command("import")(interop.import_)
     app.command()(interop.export)
     app.command()(inspect.plugins)

@@ -22,7 +22,7 @@ from gaekit.stages import diffusion
 from gaekit.stages.generate import WEAK, ImageGenerator
 from gaekit.stages.job import Job
 from gaekit.store.artifact import resolve
-from gaekit.store.models import Autoencoder, load_autoencoder, load_denoiser
+from gaekit.store.models import Autoencoder, LoadedDenoiser, load_autoencoder, load_denoiser
 from gaekit.store.room import Room
 from gaekit.train.progress import Reporter
 
@@ -37,7 +37,8 @@ class OpenRun:
     reporter: Reporter
 
     @cached_property
-    def _job(self) -> Job:
+    def job(self) -> Job:
+        """The recipe at work outside of any stage: its device, its images, ways to prepare a network."""
         device = choose_device(self.recipe.runtime.device)
         here = self.view.path
         return Job("sample", self.recipe, self.registry, Room(here), {}, here, device, self.reporter)
@@ -46,14 +47,20 @@ class OpenRun:
     def autoencoder(self) -> Autoencoder:
         """The run's autoencoder, ready to use."""
         model = load_autoencoder(self.view.artifact("autoencoder"), self.registry)
-        self._job.prepare(model.encoder, compiled=False)
-        self._job.prepare(model.decoder, compiled=False)
-        return model.to(self._job.device)
+        self.job.prepare(model.encoder, compiled=False)
+        self.job.prepare(model.decoder, compiled=False)
+        return model.to(self.job.device)
 
     @cached_property
+    def denoiser(self) -> LoadedDenoiser:
+        """The run's denoiser, with its averaged weights unless the recipe samples without them."""
+        ema = self.recipe.sample is None or self.recipe.sample.ema
+        return load_denoiser(self.view.artifact("diffusion"), self.registry, ema=ema)
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes in label order; () for unconditional."""
-        return load_denoiser(self.view.artifact("diffusion"), self.registry).spec.classes
+        return self.denoiser.spec.classes
 
     def label(self, wanted: str) -> int:
         """The label of a class given by its name or its index. Raises GaekitError naming the classes."""
@@ -91,11 +98,10 @@ class OpenRun:
         section = self._section
         guidance = guidance or section.guidance
         if seed is not None:
-            self._job.recipe = self.recipe.model_copy(update={"seed": seed})
+            self.job.recipe = self.recipe.model_copy(update={"seed": seed})
         if guidance.weak is not None and guidance.scale != 1:
-            self._job.inputs[WEAK] = self._weak(guidance.weak)
-        denoiser = load_denoiser(self.view.artifact("diffusion"), self.registry, ema=section.ema)
-        generator = ImageGenerator(self._job, self.autoencoder, denoiser, guidance, compiled=False)
+            self.job.inputs[WEAK] = self._weak(guidance.weak)
+        generator = ImageGenerator(self.job, self.autoencoder, self.denoiser, guidance, compiled=False)
         made = []
         with self.reporter.bar("samples", len(labels)) as bar:
             for first in range(0, len(labels), section.batch):
@@ -108,7 +114,7 @@ class OpenRun:
     def reconstruct(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
         """uint8 reconstructions (B, R, R, 3) of batches of images in [-1, 1], by the latent's mean."""
         for image_B3RR in batches:
-            yield to_uint8(self.autoencoder.reconstruct(image_B3RR.to(self._job.device)).float()).cpu()
+            yield to_uint8(self.autoencoder.reconstruct(image_B3RR.to(self.job.device)).float()).cpu()
 
 
 def open_run(path: Path, registry: Registry, reporter: Reporter | None = None) -> OpenRun:
