@@ -29,6 +29,11 @@ class Solver:
     atol: float = 1e-5
     steps: int = 50
 
+    def facts(self) -> dict[str, Any]:
+        """The method and what decides its steps, for a protocol."""
+        chosen = ("rtol", "atol") if self.method == "dopri5" else ("steps",)
+        return {"method": self.method, **{name: getattr(self, name) for name in chosen}}
+
     def integrate(self, flow: _Augmented, x: Tensor, start: float, end: float) -> tuple[Tensor, Tensor]:
         """(x, its change of log-density) at t = `end`, from x at t = `start`."""
         from torchdiffeq import odeint

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ def measure_likelihood(
         "split": split,
         "seed": seed,
         **_numbers(run, torch.cat(found)),
-        "solver": {**asdict(solver), "probes": "exact" if probes is None else probes, "batch": batch},
+        "solver": {**solver.facts(), "probes": "exact" if probes is None else probes, "batch": batch},
         "evaluations_per_image": evaluations / len(chosen),
         **_facts(run),
     }
