@@ -21,7 +21,7 @@ FETCHING = "`gaekit assets RECIPE --fetch`"
 _TRUE = ("1", "ON", "YES", "TRUE")
 
 
-def offline() -> bool:
+def is_offline() -> bool:
     """Whether the environment forbids downloads: HF_HUB_OFFLINE, as the hub's own clients read it."""
     return os.environ.get(OFFLINE, "").upper() in _TRUE
 
@@ -200,7 +200,7 @@ class Download(PublishedAsset):
         return self.place
 
     def _download(self, owner: str) -> None:
-        if offline():
+        if is_offline():
             raise self._absent(owner, f"{OFFLINE} forbids downloads")
         try:
             download(self.url, self.place, self.sha256_starts)
@@ -260,7 +260,7 @@ class HubFile(PublishedAsset):
         """The file, fetched by the hub's client if it may be. Raises GaekitError."""
         if path := self.find():
             return path
-        if offline():
+        if is_offline():
             raise self._absent(owner, f"{OFFLINE} forbids downloads")
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 

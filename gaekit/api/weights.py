@@ -36,7 +36,7 @@ def chosen(setting: str, published: Asset | None, expected: str = "a .safetensor
         return published
     if setting == RANDOM:
         return None
-    return LocalFile(f"weights, {expected}", setting, f"give a path to {expected}, '{HUB}' or '{RANDOM}'")
+    return LocalFile("file of weights", setting, f"give a path to {expected}, '{HUB}' or '{RANDOM}'")
 
 
 def assets(setting: str, published: Asset | None, expected: str = "a .safetensors or .pth file") -> tuple[Asset, ...]:

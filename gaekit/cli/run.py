@@ -24,6 +24,9 @@ def run(
     nproc: Annotated[
         int | None, typer.Option(min=1, help="Processes on this machine, one a GPU, started by torchrun.")
     ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Fetch nothing: check first that all files are here (`gaekit assets`).")
+    ] = False,
 ) -> None:
     """Run a recipe: every stage that is not done yet, in order. The same command goes on after a stop."""
     if nproc is not None:
@@ -34,7 +37,7 @@ def run(
 
     registry = load_plugins()
     loaded = load_recipe(recipe, registry, overrides=set_ or (), name=name)
-    run_recipe(loaded, registry, out=out, until=until, redo=redo)
+    run_recipe(loaded, registry, out=out, until=until, redo=redo, offline=offline)
 
 
 def _launch(nproc: int) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from rich.console import Console
 
 from gaekit.errors import GaekitError
 from gaekit.parallel import World, join_world
+from gaekit.pipeline.assets import prepare_assets
 from gaekit.pipeline.plan import Plan, StagePlan, make_plan
 from gaekit.pipeline.view import STORE, View
 from gaekit.plugins import Registry
@@ -38,11 +40,13 @@ def run_recipe(
     out: Path = Path("runs"),
     until: str | None = None,
     redo: str | None = None,
+    offline: bool = False,
     reporter: Reporter | None = None,
 ) -> View:
     """Run every stage that is not cached, in order, and leave a view under `out`/<name>.
 
-    `until` ends after that stage, `redo` runs that stage and all after it again. Raises GaekitError and its kin.
+    `until` ends after that stage, `redo` runs that stage and all after it again, `offline` fetches nothing.
+    Raises GaekitError and its kin.
     """
     with join_world(choose_device(recipe.runtime.device)) as world:
         device = device_of_rank(recipe.runtime.device, world)
@@ -52,6 +56,8 @@ def run_recipe(
         if recipe.runtime.threads:
             torch.set_num_threads(recipe.runtime.threads)
         store = out / STORE
+        ready = partial(prepare_assets, offline=offline, until=until, redo=redo)
+        world.in_turn(lambda: ready(recipe, registry, store, reporter.say))
         plan = world.in_turn(lambda: make_plan(recipe, registry, store, until=until, need_data=True))
         world.in_turn(lambda: _check_stage_names(plan, until=until, redo=redo))
         view, record = View(out / recipe.name), _new_record(recipe, plan, registry, device, world)

@@ -1,0 +1,185 @@
+"""The files that a recipe needs from outside, by stage: found, or fetched, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import BaseModel
+
+from gaekit.api import Asset, ComponentConfig, LocalFile
+from gaekit.api.assets import FETCHING, PublishedAsset, State, go_offline, is_offline
+from gaekit.errors import ArtifactError
+from gaekit.pipeline.plan import make_plan, needed_stages, section_of
+from gaekit.plugins import Registry, nested, slots
+from gaekit.recipe.schema import Autoencoder, From, Recipe
+from gaekit.stages import autoencoder, diffusion
+from gaekit.store.artifact import open_artifact, resolve
+from gaekit.store.models import AutoencoderSpec
+
+_ARTIFACT_HINT = "give the path of a run, of a stage's folder in it, or of an artifact; `gaekit import` makes one"
+
+
+@dataclass(frozen=True)
+class Need:
+    """An asset, and who needs it: `stage` is where, `owner` what (teacher 'dinov2', autoencoder.from).
+
+    Without those that are `planned`, there is no telling what is cached.
+    """
+
+    stage: str
+    owner: str
+    asset: Asset
+    planned: bool = True
+
+
+def find_needs(recipe: Recipe, registry: Registry, until: str | None = None) -> list[Need]:
+    """What the stages of a recipe need, in order. Raises GaekitError where settings name what nobody publishes."""
+    needs: dict[Need, None] = {}
+    for stage in needed_stages(recipe, until):
+        needs |= dict.fromkeys(_of_stage(stage, recipe, registry))
+    return list(needs)
+
+
+def _of_stage(stage: ModuleType, recipe: Recipe, registry: Registry) -> Iterator[Need]:
+    section = section_of(recipe, stage)
+    if isinstance(section, From):
+        yield _artifact(stage, f"{stage.NAME}.from", section.path)
+        return
+    if init := getattr(getattr(section, "train", None), "init", None):
+        yield replace(_artifact(stage, f"{stage.NAME}.train.init", init), planned=False)
+    for name, path in stage.taken(recipe).items() if hasattr(stage, "taken") else ():
+        yield _artifact(stage, f"{stage.NAME}: {name}", str(path), diffusion.NAME)
+    for kind, config in _components(stage, recipe, registry):
+        cls = registry.find(kind, config.use)
+        for asset in cls.assets(config):
+            yield Need(stage.NAME, f"{kind} '{config.use}'", asset)
+
+
+def _artifact(stage: ModuleType, key: str, path: str, kind: str = "") -> Need:
+    what = f"artifact of the stage {kind or stage.NAME}"
+    return Need(stage.NAME, key, LocalFile(what, str(Path(path).expanduser()), _ARTIFACT_HINT))
+
+
+def _components(stage: ModuleType, recipe: Recipe, registry: Registry) -> Iterator[tuple[str, ComponentConfig]]:
+    """(kind, config) of every component that a stage builds."""
+    aligner: Any = registry.find("aligner", recipe.aligner.use)
+    kinds = slots(Recipe)
+    for name, value in stage.parts(recipe).items():
+        if name != "teacher" or aligner.needs_teacher:
+            yield from _within(kinds.get(name, ""), value)
+    if autoencoder.NAME in stage.NEEDS:
+        for kind, config in _autoencoder(recipe, registry).items():
+            yield from _within(kind, config)
+
+
+def _within(kind: str, value: Any) -> Iterator[tuple[str, ComponentConfig]]:
+    if isinstance(value, ComponentConfig):
+        yield kind, value
+    if isinstance(value, BaseModel):
+        yield from nested(value)
+
+
+def _autoencoder(recipe: Recipe, registry: Registry) -> dict[str, ComponentConfig]:
+    """By kind, what an autoencoder consists of that later stages load; {} where its artifact is not there yet."""
+    section: Any = recipe.autoencoder
+    if not isinstance(section, Autoencoder):
+        if not Path(section.path).expanduser().exists():
+            return {}
+        path = resolve(Path(section.path), autoencoder.NAME, autoencoder.ARTIFACT)
+        section = AutoencoderSpec.from_json(open_artifact(path, "autoencoder").config, registry, str(path))
+    return {kind: getattr(section, kind) for kind in ("encoder", "decoder", "regularizer")}
+
+
+def prepare_assets(
+    recipe: Recipe,
+    registry: Registry,
+    store: Path,
+    say: Callable[[str], None],
+    *,
+    offline: bool = False,
+    until: str | None = None,
+    redo: str | None = None,
+) -> None:
+    """See that what the stages that are not cached need is there; fetch what is published.
+
+    If `offline`, or with HF_HUB_OFFLINE set, nothing is fetched, from here on neither: contents are checked against
+    their hashes, and an ArtifactError names every file that is absent or damaged. Without, one names those that
+    cannot be fetched.
+    """
+    if offline:
+        go_offline()
+    cut_off = is_offline()
+    states = _states(find_needs(recipe, registry, until), thorough=cut_off)
+    lacking = [need for need, state in states.items() if state != "present"]
+    if any(isinstance(need.asset, LocalFile) and need.planned for need in lacking):
+        raise absent_error(states)
+    if lacking:
+        running = _running(recipe, registry, store, until, redo)
+        states = {need: state for need, state in states.items() if need.stage in running}
+        lacking = [need for need in lacking if need.stage in running]
+    if any(cut_off or isinstance(need.asset, LocalFile) for need in lacking):
+        raise absent_error(states)
+    fetch_all(lacking, say)
+
+
+def _running(recipe: Recipe, registry: Registry, store: Path, until: str | None, redo: str | None) -> set[str]:
+    """The stages that are neither cached nor taken from elsewhere."""
+    stages = make_plan(recipe, registry, store, until=until, need_data=True).stages
+    names = [stage.name for stage in stages]
+    again = set(names[names.index(redo) :]) if redo in names else set()
+    return {s.name for s in stages if s.room is not None and (s.status != "cached" or s.name in again)}
+
+
+def fetch_all(needs: Iterable[Need], say: Callable[[str], None]) -> None:
+    """Fetch the assets of all, each once, telling each. Raises GaekitError for the first that cannot be had."""
+    owners = {need.asset: need.owner for need in reversed(list(needs))}
+    for asset, owner in reversed(owners.items()):
+        say(f"fetching {asset.what}: {asset.source}")
+        asset.fetch(owner)
+
+
+def discard_damaged(states: dict[Need, State]) -> None:
+    """Remove what is damaged and can be fetched anew."""
+    damaged = {need.asset for need, state in states.items() if state == "damaged"}
+    for asset in damaged:
+        if isinstance(asset, PublishedAsset):
+            asset.discard()
+
+
+def states_of(needs: Iterable[Need]) -> dict[Need, State]:
+    """How each is: there and whole, absent or damaged. Reads all that is there."""
+    return _states(needs, thorough=True)
+
+
+def _states(needs: Iterable[Need], *, thorough: bool) -> dict[Need, State]:
+    found: dict[Asset, State] = {}
+    states: dict[Need, State] = {}
+    for need in needs:
+        if need.asset not in found:
+            found[need.asset] = need.asset.check() if thorough else "present" if need.asset.find() else "absent"
+        states[need] = found[need.asset]
+    return states
+
+
+def _line(need: Need, state: State) -> str:
+    asset = need.asset
+    if isinstance(asset, PublishedAsset):
+        return f"{state}: {asset.place}: {asset.what}, for {need.owner}"
+    return f"{asset.place}: no {asset.what} there, for {need.owner}; {asset.mend}"
+
+
+def absent_error(states: dict[Need, State]) -> ArtifactError:
+    """Names every file that is absent or damaged, a line each, and what to do."""
+    lines: dict[Asset, str] = {}
+    for need, state in states.items():
+        if state != "present":
+            lines.setdefault(need.asset, _line(need, state))
+    told = list(lines.values())
+    if any(isinstance(asset, PublishedAsset) for asset in lines):
+        told.append(f"{FETCHING}, where there is a network, fetches what is published")
+    count = "a file that this recipe needs is" if len(lines) == 1 else f"{len(lines)} files that this recipe needs are"
+    return ArtifactError("\n  ".join([f"{count} not here, or not whole:", *told]))
