@@ -4,7 +4,7 @@ large."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
@@ -71,11 +71,9 @@ def features_for(job: Job, images: Images, flip: bool) -> Features:
         return Features(teacher, None)
     room = _room(job, flip)
     job.caches.append(f"{job.store.name}/features/{room.path.name}")
-    if job.world.share(room.done()) is None:
-        # The first rank holds the lock for all; the others hear of it, or end with it, in `share`.
-        with room.lock() if job.world.leads else nullcontext():
-            if job.world.share(room.done()) is None:
-                _build(job, room, teacher, images, flip, size)
+    with ExitStack() as stack:
+        if job.world.lead(lambda: _claimed(room, stack)):
+            _build(job, room, teacher, images, flip, size)
     return Features(teacher, ShardReader(room.path / "shards"))
 
 
@@ -97,6 +95,13 @@ def _room(job: Job, flip: bool) -> Room:
     return room
 
 
+def _claimed(room: Room, stack: ExitStack) -> bool:
+    """Whether the room is yet to be filled; the first rank then holds its lock for all."""
+    if room.done() is None:
+        stack.enter_context(room.lock())
+    return room.done() is None
+
+
 def _build(job: Job, room: Room, teacher: Teacher, images: Images, flip: bool, size: int) -> None:
     chunks = max(1, SHARD_BYTES * len(images) // size // CHUNK)
     writer = ShardWriter(room.path / "shards", chunks * CHUNK, len(images), job.world)
@@ -110,7 +115,9 @@ def _build(job: Job, room: Room, teacher: Teacher, images: Images, flip: bool, s
             writer.add(rows)
             bar.advance(len(batch))
     job.world.wait()
-    if job.world.leads:
-        writer.finish({"holds": "teacher features"})
-        room.finish({"rows": writer.written})
-    job.world.wait()
+    job.world.lead(lambda: _finish(room, writer))
+
+
+def _finish(room: Room, writer: ShardWriter) -> None:
+    writer.finish({"holds": "teacher features"})
+    room.finish({"rows": writer.written})

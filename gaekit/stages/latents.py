@@ -17,7 +17,7 @@ from gaekit.stages.job import Job
 from gaekit.store.files import human_size, sha256_file
 from gaekit.store.models import Autoencoder, load_autoencoder
 from gaekit.store.moments import Moments
-from gaekit.store.shard_reader import ShardReader, read_manifest
+from gaekit.store.shard_reader import ShardReader
 from gaekit.store.shards import Rows, ShardWriter
 from gaekit.train.training import autocast, resolve_precision
 
@@ -44,30 +44,28 @@ def run(job: Job) -> dict[str, Any]:
     assert isinstance(section, Latents)
     model = load_encoder(job, section)
     images = job.images("train")
-    folder = job.room.out / ARTIFACT
     rows = rows_per_shard(section, model.spec.latent_dim, model.spec.grid)
-    writer = ShardWriter(folder, rows, 0 if section.online else len(images), job.world)
-    if section.online:
-        spread = _spread_of_images(job, section, model, images)
-    else:
-        _fill(job, section, model, images, writer)
+    writer = ShardWriter(job.room.out / ARTIFACT, rows, 0 if section.online else len(images), job.world)
+    spread = _spread_of_images(job, section, model, images) if section.online else None
+    _fill(job, section, model, images, writer)
     job.world.wait()
-    if job.world.leads:
-        if not section.online:
-            spread = _spread_of_cache(writer.reader(), section, model.spec.latent_dim)
-            _learn_skipped(images, writer.reader())
-        statistics = _statistics(section, spread, model.spec.latent_dim)
-        writer.finish({**_facts(job, model, section, images), **statistics})
-        for name, values in statistics["statistics"].items():
-            job.show({f"latents/{name}_least": min(values), f"latents/{name}_most": max(values)}, {})
-    job.world.wait()
-    facts = read_manifest(folder)
-    count = len(images) - len(facts["skipped"])
-    return {
-        "images": count,
-        "size": human_size(sum(shard["bytes"] for shard in facts["shards"])),
-        "skipped_images": facts["skipped"],
-    }
+    return job.world.lead(lambda: _finish(job, section, model, images, writer, spread))
+
+
+def _finish(
+    job: Job, section: Latents, model: Autoencoder, images: Images, writer: ShardWriter, spread: _Spread | None
+) -> dict[str, Any]:
+    """Write the manifest over what all ranks wrote; returns what DONE records."""
+    reader = writer.reader()
+    if spread is None:
+        spread = _spread_of_cache(reader, section, model.spec.latent_dim)
+        _learn_skipped(images, reader)
+    statistics = _statistics(section, spread, model.spec.latent_dim)
+    writer.finish({**_facts(job, model, section, images), **statistics})
+    for name, values in statistics["statistics"].items():
+        job.show({f"latents/{name}_least": min(values), f"latents/{name}_most": max(values)}, {})
+    size = human_size(sum(shard["bytes"] for shard in reader.facts["shards"]))
+    return {"images": len(images) - len(images.skipped), "size": size, "skipped_images": dict(images.skipped)}
 
 
 def load_encoder(job: Job, section: Latents) -> Autoencoder:
@@ -86,8 +84,9 @@ def rows_per_shard(section: Latents, latent_dim: int, grid: int) -> int:
 
 
 def _fill(job: Job, section: Latents, model: Autoencoder, images: Images, writer: ShardWriter) -> None:
-    mine = sum(map(len, writer.missing))
-    with writer, job.reporter.bar(NAME, mine) as bar:
+    if not writer.missing:
+        return  # before processes that decode are started
+    with writer, job.reporter.bar(NAME, sum(map(len, writer.missing))) as bar:
         for batch in images.in_order(section.batch, spans=writer.missing):
             writer.add(_encoded(job, section, model, batch))
             bar.advance(len(batch))
