@@ -4,6 +4,7 @@ A rule may be run on a recipe of which some sections are invalid; reading one of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -292,11 +293,20 @@ def weak_denoiser_exists_and_acts(recipe: Recipe, registry: Registry) -> Iterato
         yield Problem(at, "is not used: sample.guidance.scale is 1, which is no guidance")
 
 
+def checkpoints_for_good_are_saved(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """Where the two intervals do not fit, only the steps that both meet are kept."""
+    save, keep = recipe.runtime.save_every, recipe.runtime.keep_every
+    if keep is not None and keep % save:
+        text = f"{keep} is no multiple of runtime.save_every, {save}: multiples of {math.lcm(save, keep)} are kept"
+        yield Problem(("runtime", "keep_every"), text)
+
+
 DOUBTS: tuple[Rule, ...] = (
     bf16_on_a_cpu,
     semantic_training_is_used,
     taken_artifacts_exist,
     weak_denoiser_exists_and_acts,
+    checkpoints_for_good_are_saved,
 )
 
 
