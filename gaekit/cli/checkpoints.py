@@ -42,7 +42,7 @@ def ls(run: RUN, json: JSON = False) -> None:
         (stage, str(c.step), human_size(c.size), _age(time.time() - c.saved), ", ".join(c.kept) or "-",
          "no: " + "; ".join(c.damage) if c.damage else "yes") for stage, c in found
     ))  # fmt: skip
-    say(f"{len(found)} checkpoints, {human_size(sum(c.size for _, c in found))}")
+    say(f"{_count(found)}, {human_size(sum(c.size for _, c in found))}")
 
 
 def verify(run: RUN, json: JSON = False) -> None:
@@ -61,7 +61,7 @@ def verify(run: RUN, json: JSON = False) -> None:
     if json:
         _print_json(found)
     else:
-        say(f"{len(found)} checkpoints, {damaged} damaged")
+        say(f"{_count(found)}, {damaged} damaged")
     if damaged:
         raise typer.Exit(2)
 
@@ -96,6 +96,10 @@ def _as_json(stage: str, checkpoint: StoredCheckpoint) -> dict[str, Any]:
         "kept": list(checkpoint.kept),
         "damage": list(checkpoint.damage),
     }
+
+
+def _count(found: list[tuple[str, StoredCheckpoint]]) -> str:
+    return f"{len(found)} checkpoint{'s' if len(found) != 1 else ''}"
 
 
 def _age(seconds: float) -> str:

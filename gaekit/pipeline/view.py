@@ -35,7 +35,6 @@ class View:
         """Begin a run: an earlier one of other fingerprints moves to history/."""
         if (self.path / RECORD).exists() and _identity(self.record) != _identity(record):
             self._archive()
-        self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.path / RECIPE, recipe_yaml)
         self.write(record)
 

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import test_training
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from gaekit.errors import MachineFailed
+from gaekit.pipeline.view import View
 from gaekit.train import checkpoint
 from gaekit.train.checkpoint import Checkpoints
 from gaekit.train.progress import Reporter
@@ -37,8 +39,13 @@ def train(folder: Path, stop: int | None = None) -> Training:
 
 def attempt(folder: Path) -> str:
     """What ended a training; "" if nothing did."""
+    return refused(lambda: train(folder))
+
+
+def refused(action: Callable[[], object]) -> str:
+    """The MachineFailed that it raises; "" if it raises none."""
     try:
-        train(folder)
+        action()
     except MachineFailed as error:
         return str(error)
     return ""
@@ -108,10 +115,10 @@ def turns_read_only(disk: Path, whole: Training) -> dict[str, object]:
     room, saved = disk / "room", Checkpoints(disk / "room" / "checkpoints")
     train(room, stop=7)
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-    error = attempt(room)
+    errors = attempt(room), attempt(disk / "other"), refused(lambda: View(disk / "runs/new").open({"stages": {}}, ""))
     intact = [step for step in saved.steps() if not saved.damage(step)]
     subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
-    return {"error": error, "intact": intact, "same": same(train(room), whole)}
+    return {"errors": errors, "intact": intact, "same": same(train(room), whole)}
 
 
 def main(disk: Path, elsewhere: Path) -> None:

@@ -80,8 +80,12 @@ def test_a_disk_that_fills_in_the_middle_of_a_write_costs_that_checkpoint_alone(
 
 def test_a_folder_that_turns_read_only_is_named_and_what_was_saved_stays(disk: Path, found: dict[str, Any]) -> None:
     result = found["turns_read_only"]
-    checkpoints = disk / "room/checkpoints"
-    assert result["error"].startswith(f"{checkpoints}: cannot be written (Read-only file system); step 20 is not saved")
-    assert "check the disk and the folder's permissions" in result["error"]
+    begun, new, view = result["errors"]
+    why = "cannot be written (Read-only file system); "
+    assert begun.startswith(f"{disk / 'room/checkpoints'}: {why}step 20 is not saved (3 saves in a row have failed), ")
+    assert begun.endswith("that of step 5 is intact; check the disk and the folder's permissions, and run the same comm"
+                          "and again")  # fmt: skip
+    assert new.startswith(f"{disk / 'other/checkpoints'}: {why}step 15 is not saved (3 saves in a row have failed), ")
+    assert view.startswith(f"{disk / 'runs/new/recipe.yaml'}: {why}")
     assert result["intact"] == [5]
     assert result["same"]
