@@ -20,6 +20,7 @@ autoencoder:
   decoder: {use: vit, depth: 1, width: 16, heads: 2}
   regularizer: {use: rms_norm}
   noise: {use: dynamic}
+  weights: {log_variance: 0.0}
   adversary: {channels: 4, layers: 1, start: 2, warmup: 2, adaptive: true, diffaug: true}
   train: {steps: 9, batch: 8, lr: 1e-3, ema: 0.9}
 latents: {flip: true, batch: 16}
