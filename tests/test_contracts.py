@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from data_helpers import write_parquet, write_shards
 from PIL import Image
 
 from gaekit.plugins import Registry, load_plugins
@@ -79,12 +80,21 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def data_settings(name: str, pictures: Path) -> dict[str, Any]:
+    """Where a data set finds images."""
+    if name == "image_folder":
+        return {"root": str(pictures), "validation": 0.3}
+    if name == "webdataset":
+        return {"shards": write_shards(pictures.parent / "shards", 40, 20)}
+    return {"path": str(write_parquet(pictures.parent / "parquet", 40))} if name == "huggingface" else {}
+
+
 @pytest.mark.parametrize(("kind", "name"), list(registered()))
 @pytest.mark.filterwarnings("default::UserWarning")
 def test_a_component_keeps_the_promises_of_its_kind(kind: str, name: str, pictures: Path) -> None:
     settings = dict(SETTINGS.get((kind, name), {}))
-    if (kind, name) == ("dataset", "image_folder"):
-        settings |= {"root": str(pictures), "validation": 0.3}
+    if kind == "dataset":
+        settings |= data_settings(name, pictures)
     registry = Registry() if not settings else load_plugins()
     check_component(REGISTRY.find(kind, name), registry=registry, sizes=SIZES.get((kind, name)), **settings)
 

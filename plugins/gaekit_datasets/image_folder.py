@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from gaekit.api import ComponentConfig, DataError, Dataset, decode_image
+from gaekit.api import DataError, Dataset, decode_image
+from gaekit_datasets.contents import Hashes, content_hashes
 from gaekit_datasets.layout import ClassRule, Labelled, class_folders, labelled, split, without_empty
 from gaekit_datasets.scan import Names, scan
+from gaekit_datasets.settings import RGB, ImageConfig, fraction_or_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-RGB = tuple[int, int, int]
 
 
 class FolderImages:
@@ -32,7 +33,7 @@ class FolderImages:
 
     def __init__(self, root: Path, images: Labelled, background: RGB):
         self.root, self.names, self.background = root, Names(images.names), background
-        self.labels = np.array(images.labels, dtype=np.int64)
+        self.labels = images.labels
 
     def __len__(self) -> int:
         return len(self.names)
@@ -62,7 +63,7 @@ class ImageFolder(Dataset):
 
     name = "image_folder"
 
-    class Config(ComponentConfig):
+    class Config(ImageConfig):
         """Settings of `image_folder`."""
 
         root: str = Field(min_length=1, description="the folder; a relative one is looked up in the current directory")
@@ -78,23 +79,11 @@ class ImageFolder(Dataset):
         extensions: tuple[str, ...] = Field(
             default=EXTENSIONS, min_length=1, description="how the names of images end, in either case"
         )
-        on_bad_image: Literal["error", "skip"] = Field(default="error", description="skip: go on without it, and count")
-        background: str = Field(
-            default="white",
-            pattern=r"^(white|black|#[0-9a-fA-F]{6})$",
-            description="what shows through transparency: white, black or '#rrggbb'",
-        )
 
         @field_validator("validation", mode="before")
         @classmethod
         def _fraction_or_path(cls, value: Any) -> Any:
-            if isinstance(value, str):
-                value = _number(value)
-            if isinstance(value, bool) or not isinstance(value, int | float | str) or value == "":
-                raise ValueError("give a fraction between 0 and 1, or the path of a folder")
-            if not isinstance(value, str) and not 0 < value < 1:
-                raise ValueError(f"{value:g} is no fraction between 0 and 1; 0.1 holds out a tenth")
-            return value
+            return fraction_or_text(value, "the path of a folder")
 
         @field_validator("extensions")
         @classmethod
@@ -112,24 +101,39 @@ class ImageFolder(Dataset):
 
     def train(self) -> FolderImages:
         """The training split. Raises DataAbsent, DataError."""
-        return FolderImages(_expanded(self.config.root), self._contents.train, _color(self.config.background))
+        return FolderImages(_expanded(self.config.root), self._contents.train, self.config.color)
 
     def validation(self) -> FolderImages:
         """The held-out split. Raises DataAbsent, DataError."""
         contents = self._contents
-        return FolderImages(contents.validation_root, contents.validation, _color(self.config.background))
+        return FolderImages(contents.validation_root, contents.validation, self.config.color)
 
     def digest(self) -> str:
-        """sha256 over names and sizes of both splits, the class map and what changes pixels or order; not over where
-        the folder lies, nor over contents: a file replaced by another of the same name and size goes unseen."""
+        """sha256 over names and contents of both splits, the class map and what changes pixels or order; not over
+        where the folder lies, nor over times: those only say which contents are read again (`contents.py`)."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         contents = self._contents
-        settings = {"background": _color(self.config.background), "on_bad_image": self.on_bad_image}
-        total = hashlib.sha256(json.dumps([list(contents.classes), settings], sort_keys=True).encode())
-        for part in (contents.train, contents.validation):
+        decided = [list(contents.classes), self.config.decides_pixels]
+        total = hashlib.sha256(json.dumps(decided, sort_keys=True).encode())
+        for part, hashes in zip((contents.train, contents.validation), self._hashes(), strict=True):
             total.update(b"\0split\0")
-            for name, size, label in zip(part.names, part.sizes, part.labels, strict=True):
-                total.update(b"%s\0%d\0%d\0" % (os.fsencode(name), size, label))
+            names = Names(part.names).arrays
+            for array in (names["ends"], names["bytes"], part.stamps[:, 0], part.labels, hashes):
+                total.update(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes())
         return total.hexdigest()
+
+    def _hashes(self) -> tuple[Hashes, Hashes]:
+        root, contents, scope = _expanded(self.config.root), self._contents, " ".join(self.config.extensions)
+        train, validation = contents.train, contents.validation
+        if contents.validation_root != root:
+            apart = content_hashes(contents.validation_root, validation.names, validation.stamps, scope)
+            return content_hashes(root, train.names, train.stamps, scope), apart
+        stamps = np.concatenate([train.stamps, validation.stamps])
+        both = content_hashes(root, train.names + validation.names, stamps, scope)
+        return both[: len(train.names)], both[len(train.names) :]
 
     @cached_property
     def _contents(self) -> _Contents:
@@ -176,18 +180,3 @@ def _check_apart(root: Path, validation: Path) -> None:
 
 def _expanded(path: str) -> Path:
     return Path(os.path.expanduser(path))
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _color(text: str) -> RGB:
-    named: dict[str, RGB] = {"white": (255, 255, 255), "black": (0, 0, 0)}
-    if text in named:
-        return named[text]
-    red, green, blue = bytes.fromhex(text[1:])
-    return red, green, blue

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gaekit.api import DataError
+from gaekit_datasets.holdout import held_out_rows
 from gaekit_datasets.scan import Found, Tree
 
 ClassRule = Literal["folders", "none", "auto"]
@@ -16,11 +19,11 @@ ClassRule = Literal["folders", "none", "auto"]
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images of one split in their order: name relative to the root, bytes, label."""
+    """N images of one split in their order: names relative to the root, stamps (N, 3) int64, labels (N,) int64."""
 
     names: list[str]
-    sizes: list[int]
-    labels: list[int]
+    stamps: NDArray[np.int64]
+    labels: NDArray[np.int64]
 
 
 def class_folders(tree: Tree, rule: ClassRule, setting: str) -> dict[str, Found] | None:
@@ -76,44 +79,18 @@ def labelled(tree: Tree, classes: dict[str, Found] | None, order: Iterable[str] 
         groups = [everything]
     else:
         groups = [classes[name].files if name in classes else {} for name in order]
-    names, sizes, labels = [], [], []
-    for label, files in enumerate(groups):
-        for name in sorted(files):
-            names.append(name)
-            sizes.append(files[name])
-            labels.append(label)
-    return Labelled(names, sizes, labels)
-
-
-def held_out(name: str, fraction: float) -> bool:
-    """Whether an image belongs to the validation split: its name alone decides, so that adding files moves no other.
-
-    The head of sha256(name) is uniform over [0, 1); below `fraction` is held out.
-    """
-    head = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8]
-    return int.from_bytes(head, "big") < fraction * 2.0**64
+    names = [name for files in groups for name in sorted(files)]
+    stamps = [files[name] for files in groups for name in sorted(files)]
+    labels = np.repeat(np.arange(len(groups)), [len(files) for files in groups])
+    return Labelled(names, np.array(stamps, dtype=np.int64).reshape(-1, 3), labels)
 
 
 def split(images: Labelled, fraction: float, classes: tuple[str, ...]) -> tuple[Labelled, Labelled]:
     """(training, validation) by a hash of the names. Raises DataError if one is empty, or training lacks a class."""
-    chosen = [held_out(name, fraction) for name in images.names]
-    train, validation = (_select(images, [c is wanted for c in chosen]) for wanted in (False, True))
-    if not train.names or not validation.names:
-        raise DataError(
-            f"image_folder: validation: {fraction:g} of {len(chosen)} images leaves {len(train.names)} to train on and "
-            f"{len(validation.names)} held out (names decide, by their hash); give another fraction, or a folder"
-        )
-    left = set(train.labels)
-    for label, name in enumerate(classes):
-        if label not in left:
-            count = images.labels.count(label)
-            raise DataError(
-                f"image_folder: validation: {fraction:g} holds out all {count} images of class '{name}'; none is left "
-                "to train on: add images to it, or give a smaller fraction, or a folder"
-            )
-    return train, validation
+    chosen = held_out_rows(images.names, images.labels, fraction, classes, of="image_folder")
+    return _select(images, ~chosen), _select(images, chosen)
 
 
-def _select(images: Labelled, chosen: list[bool]) -> Labelled:
-    rows = [row for row in zip(images.names, images.sizes, images.labels, chosen, strict=True) if row[3]]
-    return Labelled([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
+def _select(images: Labelled, chosen: NDArray[np.bool_]) -> Labelled:
+    names = [name for name, wanted in zip(images.names, chosen.tolist(), strict=True) if wanted]
+    return Labelled(names, images.stamps[chosen], images.labels[chosen])

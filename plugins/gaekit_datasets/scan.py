@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +21,18 @@ HIDDEN = ("__MACOSX", "@eaDir")
 hidden too."""
 
 THREADS = 8
-GONE = -1
-"""The size of a link that leads nowhere: listed, so that it is named when it is visited."""
+Stamp = tuple[int, int, int]
+"""Of a file: bytes, time of change of its contents, time of change of its entry, both in nanoseconds."""
+
+GONE = (-1, 0, 0)
+"""Of a link that leads nowhere: listed, so that it is named when it is visited."""
 
 
 @dataclass
 class Found:
-    """What lies below one folder: {name relative to the root: bytes}, and how the names of other files end."""
+    """What lies below one folder: {name relative to the root: stamp}, and how the names of other files end."""
 
-    files: dict[str, int] = field(default_factory=dict)
+    files: dict[str, Stamp] = field(default_factory=dict)
     others: Counter[str] = field(default_factory=Counter)
 
 
@@ -50,10 +54,31 @@ class Names:
     """Relative names of many files in two flat arrays: a list of a million strings would be copied into each worker
     process as soon as it is read there."""
 
-    def __init__(self, names: list[str]):
+    def __init__(self, names: Sequence[str]):
         encoded = [os.fsencode(name) for name in names]
         self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         self._ends: NDArray[np.int64] = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, NDArray[Any]]) -> Names:
+        """The names that `arrays` were made of."""
+        names = cls(())
+        names._bytes, names._ends = arrays["bytes"], arrays["ends"]
+        return names
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All names as two arrays: their bytes, and where each begins (with the end of the last)."""
+        return {"bytes": self._bytes, "ends": self._ends}
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Names)
+            and np.array_equal(self._ends, other._ends)
+            and np.array_equal(self._bytes, other._bytes)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -139,6 +164,6 @@ def _take(entry: os.DirEntry[str], prefix: str, found: Found, extensions: tuple[
         found.files[prefix + entry.name] = GONE
         return
     if stat.S_ISREG(status.st_mode):
-        found.files[prefix + entry.name] = status.st_size
+        found.files[prefix + entry.name] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     else:  # a pipe would be waited on for ever
         found.others["no regular file"] += 1

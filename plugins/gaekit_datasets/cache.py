@@ -1,0 +1,84 @@
+"""The cache folder: what was learned of data sets once, and fetched shards, kept between runs. It may be deleted at
+any time, and where it cannot be written everything is found out anew."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+VARIABLE = "GAEKIT_CACHE"
+MANY = 2000
+"""Items from which on a person wants to see that something is going on."""
+
+Arrays = dict[str, NDArray[Any]]
+T = TypeVar("T")
+
+
+def cache_folder() -> Path:
+    """The folder that the variable GAEKIT_CACHE names, else ~/.cache/gaekit."""
+    return Path(os.environ.get(VARIABLE) or "~/.cache/gaekit").expanduser()
+
+
+class KeptArrays:
+    """Arrays in the cache folder under the hash of what they are about; `identity` names that, version and all."""
+
+    def __init__(self, *identity: str):
+        name = hashlib.sha256("\0".join(identity).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+        self.path = cache_folder() / "index" / f"{name}.npz"
+
+    def read(self) -> Arrays:
+        """What was kept; nothing where nothing was, or where the file is damaged."""
+        try:
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except (OSError, ValueError, EOFError, KeyError, BadZipFile):
+            return {}
+
+    def write(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Keep arrays in place of those before, whole or not at all; one warning where the folder is not writable."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle, part = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.stem}.", suffix=".part")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    np.savez(file, **arrays)
+                os.replace(part, self.path)
+            except BaseException:
+                os.unlink(part)
+                raise
+        except OSError as error:
+            _warn_unwritable(self.path.parent, error.strerror or str(error))
+
+
+@cache  # one warning a process, not one a file
+def _warn_unwritable(folder: Path, reason: str) -> None:
+    logger.warning(
+        "%s: cannot be written (%s): what is learned of the data is not kept, and every run reads it again; "
+        "set %s to a folder that can",
+        folder, reason, VARIABLE,
+    )  # fmt: skip
+
+
+def shown(items: Iterable[T], total: int, what: str, *, many: int = MANY) -> Iterator[T]:
+    """Pass items on, behind a bar on a terminal and a line in a log if there are `many`."""
+    from rich.console import Console
+    from rich.progress import track
+
+    if total < many:
+        yield from items
+        return
+    logger.info("%s: %d", what, total)
+    console = Console(stderr=True)
+    yield from track(items, what, total, console=console, transient=True, disable=not console.is_terminal)
