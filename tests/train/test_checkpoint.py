@@ -256,6 +256,21 @@ def test_a_process_that_ends_during_a_write_leaves_no_half_that_is_taken_for_who
     assert len(list(tmp_path.iterdir())) == 2  # what was half-written is gone
 
 
+def test_killed_before_any_operation_on_a_file_what_was_saved_is_there_and_whole(tmp_path: Path) -> None:
+    program = Path(__file__).parent / "kills_program.py"
+    ended = subprocess.run([sys.executable, program, tmp_path], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert len(found) > 20
+    assert {look["found"] for look in found} == {0, 1, 2, 3}
+    for moment, look in enumerate(found, 1):
+        assert look["sound"], moment
+        assert look["right"], moment
+        assert look["found"] >= look["reported"], moment
+        if look["found"] < 3:  # else there was nothing left to save, and the next save prunes
+            assert look["after"] == ["step-00000003"], moment
+
+
 class Squares(torch.utils.data.Dataset[int]):
     def __len__(self) -> int:
         return 40
