@@ -1,0 +1,202 @@
+"""A download is whole or absent, goes on where it broke, is what was asked for, and happens once."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from file_server import FileServer, serving, wait_until
+
+from gaekit.api import download as module
+from gaekit.api.download import download, mirrored
+from gaekit.errors import GaekitError, MachineFailed
+
+CONTENT = random.Random(0).randbytes(3 << 20)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def server() -> Iterator[FileServer]:
+    with serving(weights=CONTENT) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSES", (0.0, 0.0))
+    monkeypatch.delenv("GAEKIT_MIRROR", raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "weights.pth"
+
+
+def left(target: Path) -> list[str]:
+    return sorted(path.name for path in target.parent.iterdir())
+
+
+def test_a_file_comes_whole_and_once(server: FileServer, target: Path) -> None:
+    for _ in range(2):
+        download(f"{server.url}/weights", target, SHA256)
+    assert target.read_bytes() == CONTENT
+    assert left(target) == ["weights.pth"]
+    assert server.gets == [None]
+
+
+@pytest.mark.parametrize("sha256", [SHA256[:8], ""])
+def test_broken_connections_go_on_where_they_broke(server: FileServer, target: Path, sha256: str) -> None:
+    server.breaks = [1 << 20, 1 << 19, 10]
+    download(f"{server.url}/weights", target, sha256)
+    assert target.read_bytes() == CONTENT
+    starts = [None, 1 << 20, (1 << 20) + (1 << 19), (1 << 20) + (1 << 19) + 10]
+    assert server.gets == [start and f"bytes={start}-" for start in starts]
+
+
+def test_a_server_without_ranges_sends_all_of_it_again(server: FileServer, target: Path) -> None:
+    server.ranges, server.breaks = False, [1 << 20]
+    download(f"{server.url}/weights", target, SHA256)
+    assert target.read_bytes() == CONTENT
+    assert len(server.gets) == 2
+
+
+def test_a_file_that_changes_meanwhile_is_not_mixed(server: FileServer, target: Path) -> None:
+    other = CONTENT[::-1]
+
+    def change() -> None:
+        server.files["/weights"] = other
+
+    server.breaks, server.halfway = [1 << 20], change
+    download(f"{server.url}/weights", target)
+    assert target.read_bytes() == other
+
+
+def test_what_an_earlier_process_left_is_used_and_only_if_it_fits(server: FileServer, target: Path) -> None:
+    part = target.with_name("weights.pth.part")
+    target.parent.mkdir()
+    part.write_bytes(CONTENT[:1000])
+    download(f"{server.url}/weights", target, SHA256)
+    assert server.gets == ["bytes=1000-"]
+    target.unlink()
+    for leftover in (b"x" * 1000, b"x" * (4 << 20)):  # of another file; longer than the file
+        part.write_bytes(leftover)
+        download(f"{server.url}/weights", target, SHA256)
+        assert target.read_bytes() == CONTENT
+        target.unlink()
+    part.write_bytes(b"x" * 1000)
+    download(f"{server.url}/weights", target)  # without a hash nothing tells of what it is
+    assert target.read_bytes() == CONTENT
+
+
+def test_another_file_than_expected_is_refused_and_not_kept(server: FileServer, target: Path) -> None:
+    with pytest.raises(GaekitError, match=f"{server.url}/weights: not .* begin with 01234567, and is {SHA256}"):
+        download(f"{server.url}/weights", target, "01234567")
+    assert left(target) == []
+
+
+def test_an_absent_file_ends_it_at_once_and_a_tired_server_is_asked_again(server: FileServer, target: Path) -> None:
+    with pytest.raises(GaekitError, match=f"{server.url}/nothing: HTTP Error 404"):
+        download(f"{server.url}/nothing", target)
+    assert len(server.gets) == 1
+    server.answers = [503, 429]
+    download(f"{server.url}/weights", target, SHA256)
+    assert target.read_bytes() == CONTENT
+
+
+def test_it_gives_up_after_some_attempts_that_bring_nothing(server: FileServer, target: Path) -> None:
+    server.breaks = [1000, 0, 0]
+    with pytest.raises(GaekitError, match=f"ended after 1000 of {len(CONTENT)} bytes"):
+        download(f"{server.url}/weights", target, SHA256)
+    assert len(server.gets) == 3
+    assert left(target) == ["weights.pth.part"]  # to go on from
+
+
+def test_room_on_the_disk_is_seen_to_beforehand(
+    server: FileServer, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=1e6))
+    with pytest.raises(MachineFailed, match=r"weights\.pth: 3 MB are still to come, and that disk has 1 MB free"):
+        download(f"{server.url}/weights", target, SHA256)
+    assert target.with_name("weights.pth.part").stat().st_size == 0
+
+
+def test_a_folder_that_cannot_be_written_is_named(server: FileServer, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MachineFailed, match=r"file/weights\.part: cannot be written .*TORCH_HOME"):
+        download(f"{server.url}/weights", tmp_path / "file" / "weights", SHA256)
+
+
+def test_mirrors_replace_the_longest_beginning_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GAEKIT_MIRROR", "https://a.org=https://m.org/a/, https://a.org/deep=file:///deep")
+    assert mirrored("https://a.org/x/y.pth") == "https://m.org/a/x/y.pth"
+    assert mirrored("https://a.org/deep/y.pth") == "file:///deep/y.pth"
+    assert mirrored("https://a.org/deeper") == "https://m.org/a/deeper"
+    assert mirrored("https://a.org.uk/x") == "https://a.org.uk/x"
+    assert mirrored("https://a.org") == "https://m.org/a"
+    monkeypatch.setenv("GAEKIT_MIRROR", "mirror.org")
+    with pytest.raises(GaekitError, match=r"'mirror\.org' is no mirror; write https://from"):
+        mirrored("https://a.org")
+
+
+def test_a_mirror_may_be_a_folder(tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights").write_bytes(CONTENT)
+    monkeypatch.setenv("GAEKIT_MIRROR", f"https://nowhere.example={tmp_path.as_uri()}")
+    download("https://nowhere.example/weights", target, SHA256)
+    assert target.read_bytes() == CONTENT
+    with pytest.raises(GaekitError, match=r"file://.*/absent"):
+        download("https://nowhere.example/absent", tmp_path / "absent_too")
+
+
+PROGRAM = """
+import importlib.util, sys
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("download", sys.argv[1])  # without torch, to begin at once
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+Path(sys.argv[2]).touch()
+module.download(sys.argv[3], Path(sys.argv[4]), sys.argv[5])
+"""
+
+
+def start(mark: Path, server: FileServer, target: Path) -> subprocess.Popen[bytes]:
+    arguments = [str(module.__file__), str(mark), f"{server.url}/weights", str(target), SHA256]
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, *arguments])
+
+
+def test_of_several_processes_one_downloads_and_the_others_wait(
+    server: FileServer, target: Path, tmp_path: Path
+) -> None:
+    marks = [tmp_path / f"started{n}" for n in range(3)]
+    server.halfway = lambda: wait_until(lambda: all(mark.exists() for mark in marks))
+    processes = [start(mark, server, target) for mark in marks]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    assert target.read_bytes() == CONTENT
+    assert server.gets == [None]
+    assert left(target) == ["weights.pth"]
+
+
+def test_where_the_one_that_downloads_dies_another_goes_on(server: FileServer, target: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "started"
+    part, started = target.with_name("weights.pth.part"), list[subprocess.Popen[bytes]]()
+
+    def kill() -> None:
+        wait_until(lambda: bool(started) and part.exists() and part.stat().st_size >= 1 << 20)
+        process = started[0]
+        process.kill()
+        process.wait()
+        server.halfway = lambda: None
+
+    server.halfway = kill
+    started.append(start(mark, server, target))
+    wait_until(lambda: started[0].poll() is not None)
+    had = part.stat().st_size
+    download(f"{server.url}/weights", target, SHA256)
+    assert target.read_bytes() == CONTENT
+    assert server.gets == [None, f"bytes={had}-"]
