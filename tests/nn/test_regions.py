@@ -196,7 +196,7 @@ def test_a_network_without_regions_is_compiled_whole() -> None:
 
 @pytest.mark.usefixtures("fresh_compiler")
 def test_gradients_may_be_asked_twice_of_compiled_blocks() -> None:
-    """As adaptive weights do, perhaps only once the adversary joins: the first pass must leave the second its buffers."""
+    """As adaptive weights do once the adversary joins: a pass before them must not have given buffers away for good."""
     network, run = vit_decoder(2)
     compile_regions(network, backend="aot_eager")
     gradients(network, run)
