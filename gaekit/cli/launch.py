@@ -13,6 +13,15 @@ from pathlib import Path
 
 EXIT_CODES = "GAEKIT_EXIT_CODES"
 """Names the folder in which each rank leaves the code that it ends with."""
+TORCHRUN = """
+import sys
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.run import main
+try:
+    main(sys.argv[1:])
+except SignalException as stopped:  # the ranks have said what there is to say
+    sys.exit(1)
+"""
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 LOST_PEER = 4
 
@@ -27,7 +36,7 @@ def launch(nproc: int, arguments: Sequence[str]) -> int:
             EXIT_CODES: folder,
             "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
         }
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"]
+        command = [sys.executable, "-c", TORCHRUN, "--standalone", f"--nproc-per-node={nproc}"]
         # In a session of its own: Ctrl-C must reach the ranks once, through torchrun, not twice.
         torchrun = subprocess.Popen([*command, "-m", "gaekit", *arguments], env=environment, start_new_session=True)
         with _passing_on(torchrun):

@@ -62,7 +62,7 @@ def import_file(name: str, file: Path, out: Path, options: Options, registry: Re
         return Imported(artifact, found.stage, [_described(aligner, aligner.config), sizes])
     read = read_gae if name == "gae" else read_ldm_vae
     model = _told(source, name, lambda: read(source.state, options, registry))
-    save_autoencoder(artifact, model, {}, facts)
+    save_autoencoder(artifact, model.state_dict(), model.spec, {}, facts)
     spec = model.spec
     return Imported(artifact, found.stage, [
         f"encoder {_described(model.encoder, spec.encoder)}",

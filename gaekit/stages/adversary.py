@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from gaekit.errors import GaekitError
 from gaekit.nn.adversary import Reduce, adaptive_weight, augment, critic_loss, generator_loss
@@ -42,10 +43,13 @@ class AdversarialPlay:
     def generator_losses(
         self, critic: nn.Module, fake: Tensor, others: Losses, last_layer: nn.Parameter, step: Step
     ) -> Losses:
-        """The generator's term; {} before the start. Gradients reach the generator alone (`update` sees to it)."""
+        """The generator's term; {} before the start. `critic` is the bare network; no gradient reaches its weights."""
         if not self.started(step):
             return {}
-        value = generator_loss(critic(self._seen(fake, step, "fake for the generator")).float())
+        # The critic's weights are constants here, whatever the critic's own step makes of them.
+        constants = {name: parameter.detach() for name, parameter in critic.named_parameters()}
+        logits = functional_call(critic, constants, (self._seen(fake, step, "fake for the generator"),))
+        value = generator_loss(logits.float())
         weight: float | Tensor = self.settings.weight * self._ramp(step)
         if self.settings.adaptive:
             weight = weight * adaptive_weight(reconstruction(others), value, last_layer, reduce=self.reduce)

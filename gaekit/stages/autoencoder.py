@@ -3,6 +3,7 @@ step on."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from gaekit.api import Aligner, Latent, NoiseSampler, Perceptual
 from gaekit.data.images import ImageBatch, Images
+from gaekit.errors import GaekitError
 from gaekit.nn.adversary import PatchGAN, Reduce, adaptive_weight
 from gaekit.plugins import build
 from gaekit.recipe.schema import Autoencoder as Section
@@ -113,19 +115,36 @@ class Objective(nn.Module):
         return terms
 
 
+class Autoencoding(nn.Module):
+    """The autoencoder with its objective: what trains, as one network whose output are its losses."""
+
+    def __init__(self, model: Autoencoder, objective: Objective):
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, image_B3RR: Tensor, feature: Tensor | None, step: Step) -> tuple[Tensor, Losses]:
+        """-> (the reconstruction under noise, the terms without the adversary's)."""
+        return self.objective(self.model, image_B3RR, feature, step)  # type: ignore[no-any-return]
+
+    def trained_parts(self) -> list[nn.Module]:
+        """What is called by itself and has weights to train."""
+        parts = (self.model.encoder, self.model.regularizer, self.model.decoder, self.objective)
+        return [part for part in parts if any(p.requires_grad for p in part.parameters())]
+
+
 def run(job: Job) -> dict[str, Any]:
     """Train and save the autoencoder; returns what DONE records."""
     section, train = job.autoencoder_section, job.autoencoder_section.train
     model, objective, critic = _networks(job)
     images, shown = job.images("train"), _shown(job)
     features = features_for(job, images, section.flip) if job.teacher else None
-    play = AdversarialPlay(section.adversary, train) if section.adversary and critic else None
-    modules: dict[str, nn.Module] = {"autoencoder": nn.ModuleDict({"model": model, "objective": objective})}
+    play = AdversarialPlay(section.adversary, train, job.world.mean) if section.adversary and critic else None
+    modules: dict[str, nn.Module] = {"autoencoder": Autoencoding(model, objective)}
     if critic is not None:
         modules["adversary"] = critic
-    paces = (
-        {"adversary": Pace(section.adversary.lr, section.adversary.betas, averaged=False)} if section.adversary else {}
-    )
+    paces = {}
+    if section.adversary:
+        paces["adversary"] = Pace(section.adversary.lr, section.adversary.betas, averaged=False, sharded=False)
 
     with Training(train, modules, job.host, paces) as training:
         for step, batch in training.steps(
@@ -135,26 +154,30 @@ def run(job: Job) -> dict[str, Any]:
         ):
             feature = features.of(batch) if features else None
             with training.autocast():
-                fake, losses = objective(model, batch.image_B3RR, feature, step)
+                fake, losses = training["autoencoder"](batch.image_B3RR, feature, step)
                 if play and critic:
                     losses |= play.generator_losses(critic, fake, losses, model.decoder.last_layer, step)
             training.update("autoencoder", losses)
             if play and critic and play.started(step):
                 with training.autocast():
-                    judged, accuracy = play.critic_losses(critic, batch.image_B3RR, fake.detach(), step)
+                    judged, accuracy = play.critic_losses(training["adversary"], batch.image_B3RR, fake.detach(), step)
                 training.update("adversary", judged)
                 training.note("adversary/accuracy", accuracy)
             if step.pictures and step.final:
                 training.pictures({"reconstructions": _reconstructions(model, shown)})
-        averaged = {
-            k.removeprefix("model."): v for k, v in training.averaged("autoencoder").items() if k.startswith("model.")
-        }
-    save_autoencoder(job.room.out / ARTIFACT, model, averaged, {"seed": job.recipe.seed, "steps": train.steps})
+        weights, averaged = (_of_model(found("autoencoder")) for found in (training.weights, training.averaged))
+    if job.world.leads:
+        facts = {"seed": job.recipe.seed, "steps": train.steps}
+        save_autoencoder(job.room.out / ARTIFACT, weights, model.spec, averaged, facts)
     return {"steps": train.steps, "seconds": training.seconds, "skipped_steps": training.skipped,
             "skipped_images": dict(images.skipped)}  # fmt: skip
 
 
-def _networks(job: Job) -> tuple[Autoencoder, Objective, PatchGAN | None]:
+def _of_model(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+
+
+def _networks(job: Job) -> tuple[Autoencoder, Objective, nn.Module | None]:
     section = job.autoencoder_section
     aligner = job.build_aligner()
     if aligner.fit is not None:
@@ -168,7 +191,9 @@ def _networks(job: Job) -> tuple[Autoencoder, Objective, PatchGAN | None]:
     if section.train.init:
         start = open_artifact(resolve(Path(section.train.init), NAME, ARTIFACT), "autoencoder")
         load_into(model, start.tensors("ema") or start.tensors("weights"), start.path)
-    objective = Objective(section, aligner, perceptual, build(NoiseSampler, section.noise, job.registry))
+    noise = build(NoiseSampler, section.noise, job.registry)
+    objective = Objective(section, aligner, perceptual, noise, job.world.mean)
+    _check_strategy(job)
     job.prepare(model.encoder, section.train.precision)
     job.prepare(model.decoder, section.train.precision)
     model.to(job.device)
@@ -176,14 +201,35 @@ def _networks(job: Job) -> tuple[Autoencoder, Objective, PatchGAN | None]:
     return model, objective, _critic(job)
 
 
-def _critic(job: Job) -> PatchGAN | None:
+def _critic(job: Job) -> nn.Module | None:
     adversary = job.autoencoder_section.adversary
     if adversary is None:
         return None
     job.seed_torch("adversary")
-    critic = PatchGAN(channels=adversary.channels, layers=adversary.layers, norm=adversary.norm)
+    critic: nn.Module = PatchGAN(channels=adversary.channels, layers=adversary.layers, norm=adversary.norm)
     job.prepare(critic)
+    if adversary.norm == "batch" and job.world.size > 1:
+        critic = nn.SyncBatchNorm.convert_sync_batchnorm(critic)
     return critic
+
+
+def _check_strategy(job: Job) -> None:
+    """What several ranks cannot do is refused. Raises GaekitError."""
+    section, world = job.autoencoder_section, job.world
+    if world.size == 1:
+        return
+    if section.adversary and section.adversary.norm == "batch" and job.device.type == "cpu":
+        raise GaekitError(
+            "autoencoder.adversary.norm: batch norm over several processes needs CUDA devices: on CPUs each process "
+            f"would normalise by its own {section.train.batch // world.size} images; use group"
+        )
+    adaptive = (section.adversary and section.adversary.adaptive) or getattr(job.recipe.aligner, "adaptive", False)
+    learned = section.weights.log_variance is not None
+    if job.recipe.runtime.strategy == "fsdp" and (adaptive or learned):
+        raise GaekitError(
+            "runtime.strategy: fsdp shards the layers whose gradients adaptive weights compare, and cannot shard the "
+            "scalar of autoencoder.weights.log_variance; use ddp, or constant weights and no log_variance"
+        )
 
 
 def _shown(job: Job) -> Tensor:

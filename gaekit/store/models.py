@@ -78,10 +78,16 @@ class Autoencoder(nn.Module):
         return self.decode(self.encode(image_B3RR)[1].mean_BDHW)
 
 
-def save_autoencoder(path: Path, model: Autoencoder, ema: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+def save_autoencoder(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    spec: AutoencoderSpec,
+    ema: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+) -> None:
     """Write an autoencoder's artifact."""
-    groups = {"weights": model.state_dict(), "ema": ema}
-    save_artifact(path, "autoencoder", {**model.spec.to_json(), **facts}, groups)
+    groups = {"weights": weights, "ema": ema}
+    save_artifact(path, "autoencoder", {**spec.to_json(), **facts}, groups)
 
 
 def load_autoencoder(path: Path, registry: Registry, *, ema: bool = True) -> Autoencoder:

@@ -13,8 +13,6 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from gaekit.parallel import World
 
 Strategy = Literal["ddp", "fsdp"]
-OTHER_ENTRANCES = ("losses", "target", "fit_losses")
-"""Methods beside `forward` by which an aligner is called with its parameters gathered."""
 
 
 def spread(module: nn.Module, world: World, strategy: Strategy) -> nn.Module:
@@ -40,7 +38,7 @@ def _replicated(module: nn.Module) -> nn.Module:
 
 
 def _shard(module: nn.Module) -> None:
-    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+    from torch.distributed.fsdp import fully_shard
 
     for part in getattr(module, "trained_parts", lambda: [module])():
         for blocks in [child for child in part.modules() if isinstance(child, nn.ModuleList)]:
@@ -48,9 +46,6 @@ def _shard(module: nn.Module) -> None:
                 if any(p.requires_grad for p in block.parameters()):
                     fully_shard(block)
         fully_shard(part)
-        for name in OTHER_ENTRANCES:
-            if hasattr(part, name):
-                register_fsdp_forward_method(part, name)
 
 
 def synchronise(net: nn.Module, final: bool) -> None:

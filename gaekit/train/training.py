@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from gaekit.errors import GaekitError, Interrupted, Preempted, RunFailed
+from gaekit.errors import GaekitError, Interrupted, Preempted, RunFailed, ToldElsewhere
 from gaekit.parallel import World
 from gaekit.recipe.schema import Runtime, Train
 from gaekit.seeds import generator_for, seed_for
@@ -111,12 +111,13 @@ class Learner:
 
 @dataclass(frozen=True)
 class Pace:
-    """How one module learns where it differs from the section's `train`: its own rate, betas, whether it is
-    averaged."""
+    """How one module learns where it differs from the section's `train`: its own rate, betas, whether it is averaged,
+    whether a strategy that shards weights shards its too."""
 
     lr: float | None = None
     betas: tuple[float, float] | None = None
     averaged: bool = True
+    sharded: bool = True
 
 
 @dataclass
@@ -147,7 +148,7 @@ class Training:
 
     def _learner(self, name: str, module: nn.Module) -> Learner:
         pace = self.paces.get(name, Pace())
-        net = spread(module, self.host.world, self.host.runtime.strategy)
+        net = spread(module, self.host.world, self.host.runtime.strategy if pace.sharded else "ddp")
         peak = pace.lr or self.settings.lr
         optimizer = make_optimizer(module, self.settings, peak, pace.betas or self.settings.betas, name)
         averaged = self.settings.ema is not None and pace.averaged
@@ -360,10 +361,11 @@ class Training:
         self.save(required=True)
         self.host.world.wait()
         error = Interrupted if number == signal.SIGINT else Preempted
-        raise error(
+        message = (
             f"{self.host.stage}: stopped and saved at step {self.at} of {self.settings.steps}; "
             "the same command goes on from there"
         )
+        raise error(message) if self.host.world.leads else ToldElsewhere(message, error.exit_code)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

@@ -136,7 +136,7 @@ def test_an_autoencoder_trains_its_decoder_alone_and_comes_back_from_its_file(
     assert torch.equal(model.encoder(images())[1], before)
 
     path = tmp_path / "autoencoder.safetensors"
-    save_autoencoder(path, model, ema.tensors, {})
+    save_autoencoder(path, model.state_dict(), model.spec, ema.tensors, {})
     assert not [name for name in open_artifact(path, "autoencoder").names() if "network" in name]
     model.eval()
     assert torch.equal(load_autoencoder(path, registry, ema=False).reconstruct(images()), model.reconstruct(images()))
@@ -149,7 +149,7 @@ def test_an_artifact_of_other_teacher_weights_is_refused(registry: Registry, tmp
     file, path = tmp_path / "teacher.safetensors", tmp_path / "autoencoder.safetensors"
     save_file(network.state_dict(), file)
     model = autoencoder(registry, weights=str(file)).eval()
-    save_autoencoder(path, model, {}, {})
+    save_autoencoder(path, model.state_dict(), model.spec, {}, {})
     assert torch.equal(load_autoencoder(path, registry).reconstruct(images()), model.reconstruct(images()))
     save_file({key: 2 * value for key, value in network.state_dict().items()}, file)
     with pytest.raises(GaekitError, match="other teacher weights than timm: sha256:"):
