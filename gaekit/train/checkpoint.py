@@ -88,14 +88,19 @@ class Checkpoints(CheckpointFolder):
         self._join()
         if self._complete(step):
             return
-        state = json.loads(json.dumps(dict(state), allow_nan=False))
+        copied: dict[str, Any] = json.loads(json.dumps(dict(state), allow_nan=False))
         for name, tensors in groups.items():
             self._copies.setdefault(name, Snapshot()).take(tensors)
-        order = _Order(step, state, {name: self._copies[name] for name in groups})
+        order = _Order(step, copied, {name: self._copies[name] for name in groups})
         awaited = required or self._failures >= FAILURES_ALLOWED
         # Not a daemon: a process that ends otherwise than by being killed lets the write end first.
+        thread = threading.Thread(target=self._carry_out, args=(order, awaited), name=f"checkpoint {step}")
         self._idle.clear()
-        threading.Thread(target=self._carry_out, args=(order, awaited), name=f"checkpoint {step}").start()
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no more threads to give
+            self._idle.set()
+            raise
         if awaited:
             self.wait()
         elif not self.background:

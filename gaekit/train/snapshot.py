@@ -38,26 +38,27 @@ class Snapshot:
         that safetensors has no name for."""
         # The widest types first: each tensor then starts at a multiple of its element's size.
         order = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
-        header, end = {}, 0
+        header, places, end = {}, {}, 0
         for name, tensor in order:
             if tensor.dtype not in DTYPES:
                 raise ValueError(f"{name}: a tensor of {tensor.dtype} cannot be saved")
             start, end = end, end + tensor.numel() * tensor.element_size()
             header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+            places[name] = slice(start, end)
         self._header = _encoded(header)
         self._reserve(end, pinned=any(tensor.is_cuda for _, tensor in order))
         for name, tensor in order:
-            start, end = header[name]["data_offsets"]
-            place = self._buffer[start:end].view(tensor.dtype).view(tensor.shape)
+            place = self._buffer[places[name]].view(tensor.dtype).view(tensor.shape)
             place.copy_(tensor.detach(), non_blocking=True)
         for device in {tensor.device for _, tensor in order if tensor.is_cuda}:
             torch.cuda.synchronize(device)
 
     def write(self, path: Path) -> str:
         """Write the file, flushed to disk, and return its sha256. Raises OSError."""
-        digest, data = hashlib.sha256(), memoryview(self._buffer.numpy())
+        digest, data = hashlib.sha256(), self._buffer.numpy().data
+        blocks: list[bytes | memoryview] = [self._header, *(data[i : i + BLOCK] for i in range(0, len(data), BLOCK))]
         with path.open("wb") as file:
-            for block in (self._header, *(data[i : i + BLOCK] for i in range(0, len(data), BLOCK))):
+            for block in blocks:
                 file.write(block)
                 digest.update(block)
             file.flush()
