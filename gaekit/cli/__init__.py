@@ -19,6 +19,7 @@ def make_app() -> typer.Typer:
     from gaekit.cli import (
         assets,
         checkpoints,
+        data,
         images,
         inspect,
         interop,
@@ -46,6 +47,7 @@ def make_app() -> typer.Typer:
     app.command()(inspect.plugins)
     app.command()(inspect.components)
     app.command()(inspect.schema)
+    app.add_typer(data.make_app(), name="data")
     app.add_typer(recipes.make_app(), name="recipes")
     app.add_typer(view.make_store(), name="store")
     app.add_typer(checkpoints.make_app(), name="checkpoints")

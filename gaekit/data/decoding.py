@@ -6,9 +6,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from gaekit.api import ImageSource
 from gaekit.data.crop import center_crop
 from gaekit.errors import BadImage, DataError, GaekitError, MachineFailed
 
+Item = TypeVar("Item")
 OnBadImage = Literal["error", "skip"]
 Crop = tuple[NDArray[np.uint8], int]
 """The pixels of an image and its label."""
@@ -102,13 +104,13 @@ class Decoder(Dataset[Decoded]):
         return torch.from_numpy(pixels), label, index, place
 
 
-class _Requests(Sampler[Request]):
+class _Requests(Sampler[Any]):
     """Hands requests to the worker processes one by one, as they have room."""
 
-    def __init__(self, requests: Iterable[Request]):
+    def __init__(self, requests: Iterable[Any]):
         self.requests = requests
 
-    def __iter__(self) -> Iterator[Request]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.requests)
 
 
@@ -117,19 +119,27 @@ def decode_ahead(decoder: Decoder, requests: Iterable[Request], workers: int) ->
 
     Raises what a user must hear of where its batch would have been, and MachineFailed if a worker dies.
     """
+    with closing(ahead(decoder, requests, workers)) as answers:
+        for decoded in answers:
+            yield _checked(decoded)
+
+
+def ahead(items: Dataset[Item], requests: Iterable[Any], workers: int) -> Generator[Item, None, None]:
+    """`items[request]` for each request in order, from `workers` processes that run ahead; here and now if there are
+    none. Raises MachineFailed if a worker dies. When it is closed, no process is left."""
     if workers == 0:
-        yield from (_checked(decoder[request]) for request in requests)
+        yield from (items[request] for request in requests)
         return
     # batch_size=None: a request is one item. A generator of its own keeps torch's global random state untouched.
-    loader: DataLoader[Decoded] = DataLoader(
-        decoder, sampler=_Requests(requests), batch_size=None, num_workers=workers, worker_init_fn=_ignore_signals,
+    loader: DataLoader[Item] = DataLoader(
+        items, sampler=_Requests(requests), batch_size=None, num_workers=workers, worker_init_fn=_ignore_signals,
         collate_fn=_as_it_is, generator=torch.Generator(),
     )  # fmt: skip
     answers = iter(loader)
     died = ""
     try:
-        while (decoded := next(answers, None)) is not None:
-            yield _checked(decoded)
+        while (answer := next(answers, None)) is not None:
+            yield answer
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
