@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
 
 
 @dataclass
@@ -92,6 +95,19 @@ def serving(**files: bytes) -> Iterator[FileServer]:
         http.shutdown()
         http.server_close()
         thread.join()
+
+
+def empty_caches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches of downloads below `folder`, and a network that nothing forbids."""
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("TORCH_HOME", str(folder / "torch"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.delenv("GAEKIT_MIRROR", raising=False)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:

@@ -12,7 +12,7 @@ import open_clip
 import pytest
 import timm
 import torch
-from file_server import FileServer, serving
+from file_server import FileServer, empty_caches, serving
 from huggingface_hub import constants
 from safetensors.torch import save
 
@@ -29,13 +29,7 @@ OWNER = "teacher 'x'"
 @pytest.fixture(autouse=True)
 def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Empty caches, and a network that nothing forbids."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.delenv("GAEKIT_MIRROR", raising=False)
+    empty_caches(tmp_path, monkeypatch)
     return tmp_path
 
 
