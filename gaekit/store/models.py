@@ -145,7 +145,7 @@ class Statistics:
     def standardise(self, latent_BDHW: Tensor) -> Tensor:
         """Latent -> what the denoiser sees."""
         mean, std = self._like(latent_BDHW)
-        return (latent_BDHW - mean) / std
+        return (latent_BDHW - mean).div_(std)
 
     def restore(self, latent_BDHW: Tensor) -> Tensor:
         """Inverse of `standardise`."""

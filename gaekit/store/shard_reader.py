@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,9 @@ class ShardReader:
                 f"{folder}: its {MANIFEST} says {self.facts['rows']} rows, its shards hold {self._starts[-1]}; "
                 "the manifest is damaged, and the cache has to be built again"
             )
-        self._open = lru_cache(maxsize=OPEN_FILES)(_OpenFile)
+        self._open = lru_cache(maxsize=OPEN_FILES)(partial(_open, self.files))
+        names = set.intersection(*map(set, self.heads)) if self.heads else ()
+        self._offsets = {name: np.array([head[name].offset for head in self.heads]) for name in names}
 
     def _head(self, record: dict[str, Any]) -> dict[str, Stored]:
         try:
@@ -81,13 +83,12 @@ class ShardReader:
             return
         shard = np.searchsorted(self._starts[1:], indices, side="right")
         row = indices - self._starts[shard]
-        memory = out.view(torch.uint8).view(len(out), -1).numpy()
+        memory, size = out.view(torch.uint8).view(len(out), -1).numpy(), self.heads[0][name].row_bytes
+        offsets = (self._offsets[name][shard] + row * size).tolist()
         breaks = np.flatnonzero((np.diff(row) != 1) | (np.diff(shard) != 0) | (np.diff(places) != 1)) + 1
+        numbers, starts = shard.tolist(), places.tolist()
         for first, last in zip([0, *breaks.tolist()], [*breaks.tolist(), len(indices)], strict=True):
-            at, place = int(shard[first]), int(places[first])
-            stored = self.heads[at][name]
-            offset = stored.offset + int(row[first]) * stored.row_bytes
-            self._open(self.files[at]).read(memory[place : place + last - first], offset)
+            self._open(numbers[first]).read(memory[starts[first] : starts[first] + last - first], offsets[first])
 
     def shards(self, name: str) -> Iterator[Tensor]:
         """The named tensor, a shard at a time."""
@@ -131,6 +132,10 @@ def read_head(path: Path, rows: int) -> dict[str, Stored]:
         if stored.shape[0] != rows:
             raise ArtifactError(f"{path}: holds {stored.shape[0]} rows of {name}, its manifest says {rows}")
     return found
+
+
+def _open(files: Sequence[Path], number: int) -> _OpenFile:
+    return _OpenFile(files[number])
 
 
 class _OpenFile:
