@@ -3,51 +3,89 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from gaekit.errors import DataAbsent, GaekitError
-from gaekit.pipeline.describe import cache_bytes, data_facts, network_sizes
+from gaekit.parallel import World
+from gaekit.pipeline.budget import disk_of_stages, memory_of_stages, train_of
+from gaekit.pipeline.describe import Network, data_facts, sizes_of, trained_networks
 from gaekit.pipeline.plan import Plan, make_plan
 from gaekit.pipeline.view import STORE
 from gaekit.plugins import Registry
 from gaekit.recipe.schema import Recipe, Train
-from gaekit.store.files import human_size
+from gaekit.store.files import free_space, human_size
+
+NOT_COUNTED = "activations (`--measure` tells), and the weights of teachers and perceptual networks"
+MADE_UP = (
+    "Measured with images and latents made up, on one process with the share of one: neither decoding nor what the "
+    "processes tell each other is in it. An adversary takes part from the first step. Previews are not drawn."
+)
 
 
-def show_plan(recipe: Recipe, registry: Registry, out: Path, until: str | None, facts: bool) -> None:
-    """Print the plan of a recipe."""
+@dataclass(frozen=True)
+class Data:
+    """What is known of the data set: nothing where it is absent."""
+
+    classes: int | None = None
+    images: int | None = None
+
+
+def show_plan(
+    recipe: Recipe,
+    registry: Registry,
+    out: Path,
+    until: str | None,
+    facts: bool,
+    *,
+    nproc: int = 1,
+    measure: bool = False,
+) -> None:
+    """Print the plan of a recipe for `nproc` processes; with `measure`, run a few steps of each training."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 160
     plan = make_plan(recipe, registry, out / STORE, until=until)
     console.print(f"{recipe.name}: {recipe.image.size} px, latents {_latent_shape(recipe)}", markup=False)
-    classes = images = None
-    try:
-        classes, images, held_out = data_facts(recipe, registry)
-        console.print(
-            f"data: {recipe.dataset.use}, {images} training and {held_out} held-out images, {classes or 'no'} classes"
-        )
-    except DataAbsent as error:
-        console.print(f"data: absent, digest unknown ({error})", markup=False)
+    data = _show_data(console, recipe, registry)
     console.print(_stage_table(recipe, plan))
-    console.print(_size_table(recipe, registry, classes))
-    if images is not None and (size := cache_bytes(recipe, images)):
-        console.print(f"latent cache: {human_size(size)}")
+    networks = _networks(recipe, registry, data)
+    console.print(_size_table(networks))
+    _show_memory(console, recipe, networks, nproc)
+    _show_disk(console, recipe, registry, networks, data, plan, out)
+    if measure:
+        _show_measured(console, recipe, registry, data, nproc)
     if facts:
         for stage in plan.stages:
             console.print(f"\n{stage.name} {stage.fingerprint}", markup=False)
             console.print(json.dumps(stage.facts, indent=2, ensure_ascii=False), markup=False)
 
 
+def _show_data(console: Console, recipe: Recipe, registry: Registry) -> Data:
+    try:
+        classes, images, held_out = data_facts(recipe, registry)
+    except DataAbsent as error:
+        console.print(f"data: absent, digest unknown ({error})", markup=False)
+        return Data()
+    console.print(
+        f"data: {recipe.dataset.use}, {images} training and {held_out} held-out images, {classes or 'no'} classes"
+    )
+    return Data(classes, images)
+
+
 def _latent_shape(recipe: Recipe) -> str:
     return f"{recipe.image.grid} x {recipe.image.grid} x {recipe.latent_dim}"
 
 
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=None, header_style="bold")
+
+
 def _stage_table(recipe: Recipe, plan: Plan) -> Table:
-    table = Table("stage", "status", "steps", "batch", "decided by", "where", box=None, header_style="bold")
+    table = _table("stage", "status", "steps", "batch", "decided by", "where")
     for stage in plan.stages:
         train = getattr(getattr(recipe, stage.name), "train", None)
         steps = (str(train.steps), str(train.batch)) if isinstance(train, Train) else ("", "")
@@ -57,16 +95,98 @@ def _stage_table(recipe: Recipe, plan: Plan) -> Table:
     return table
 
 
-def _size_table(recipe: Recipe, registry: Registry, classes: int | None) -> Table:
-    table = Table("network", "parameters", "of them trained", "checkpoint", box=None, header_style="bold")
+def _networks(recipe: Recipe, registry: Registry, data: Data) -> list[Network]:
     try:
-        sizes = network_sizes(recipe, registry, classes)
+        return trained_networks(recipe, registry, data.classes)
     except GaekitError as error:
         raise GaekitError(f"the networks of this recipe cannot be built: {error}") from error
-    for size in sizes:
+
+
+def _size_table(networks: list[Network]) -> Table:
+    table = _table("network", "parameters", "of them trained", "checkpoint")
+    for size in sizes_of(networks):
         table.add_row(size.name, _millions(size.parameters), _millions(size.trained), human_size(size.checkpoint))
     return table
 
 
 def _millions(count: int) -> str:
     return f"{count / 1e6:.2f}M" if count < 1e8 else f"{count / 1e6:.1f}M"
+
+
+def _show_memory(console: Console, recipe: Recipe, networks: list[Network], nproc: int) -> None:
+    """Memory of each process, and how its share of a batch comes about."""
+    memories = memory_of_stages(recipe, networks, nproc)
+    if not memories:
+        return
+    processes = f"{nproc} processes, {recipe.runtime.strategy}" if nproc > 1 else "1 process"
+    console.print(f"\nmemory of each of {processes}; not counted: {NOT_COUNTED}")
+    table = _table(
+        "stage", "images", "weights", "gradients", "optimizer", "averages", "previews", "in all", "in the CPU's memory"
+    )
+    for memory in memories:
+        parts = (memory.weights, memory.gradients, memory.optimizer, memory.averages, memory.previews, memory.device)
+        beside = [f"averages {human_size(memory.offloaded)}"] if memory.offloaded else []
+        beside.append(f"{'rank 0: ' if nproc > 1 else ''}copy for checkpoints {human_size(memory.copied)}")
+        share = _share_of_batch(recipe, memory.stage, nproc)
+        table.add_row(memory.stage, share, *map(human_size, parts), ", ".join(beside))
+    console.print(table)
+
+
+def _share_of_batch(recipe: Recipe, stage: str, nproc: int) -> str:
+    """The rows of a step that one process takes, in how many passes. Raises GaekitError where they do not divide."""
+    train = train_of(recipe, stage)
+    assert train is not None
+    first, last = World(size=nproc).rows(train.batch)
+    rows = last - first
+    micro = min(recipe.runtime.micro_batch or rows, rows)
+    if rows % micro:
+        raise GaekitError(f"runtime.micro_batch: {micro} does not divide the {rows} images of each process ({stage})")
+    return str(rows) if micro == rows else f"{rows // micro} x {micro}"
+
+
+def _show_disk(
+    console: Console,
+    recipe: Recipe,
+    registry: Registry,
+    networks: list[Network],
+    data: Data,
+    plan: Plan,
+    out: Path,
+) -> None:
+    console.print("\ndisk, at most, for what is not cached; pictures and scalars not counted")
+    table, total, partial = _table("stage", "what", "size"), 0, ""
+    for disk in disk_of_stages(recipe, registry, networks, data.images, plan):
+        table.add_row(disk.stage, disk.what, "unknown without the data" if disk.size is None else human_size(disk.size))
+        total += disk.size or 0
+        partial = partial if disk.size is not None else " and what is unknown"
+    console.print(table)
+    console.print(f"in all {human_size(total)}{partial}; free in {out}: {human_size(free_space(out))}", markup=False)
+
+
+def _show_measured(console: Console, recipe: Recipe, registry: Registry, data: Data, nproc: int) -> None:
+    from gaekit.pipeline.measure import measure_stages
+
+    console.print(f"\n{MADE_UP}", markup=False)
+    table = _table("stage", "a step", "images/s", "steps", "all of them", "peak memory", "")
+    hours = 0.0
+    for found in measure_stages(recipe, registry, classes=data.classes, images=data.images, nproc=nproc):
+        train = train_of(recipe, found.stage)
+        assert train is not None
+        if found.seconds is None:
+            table.add_row(found.stage, "", "", str(train.steps), "", "", found.note)
+            continue
+        hours += found.seconds * train.steps / 3600
+        peak = "unknown" if found.peak is None else human_size(found.peak)
+        table.add_row(
+            found.stage, f"{found.seconds:.3g} s", f"{train.batch / found.seconds:.3g}", str(train.steps),
+            _duration(found.seconds * train.steps), f"{peak} ({found.peak_of})", found.note,
+        )  # fmt: skip
+    console.print(table)
+    console.print(f"the trainings in all: {_duration(hours * 3600)}", markup=False)
+
+
+def _duration(seconds: float) -> str:
+    """For a person: 12 s, 3.4 min, 5.6 h."""
+    if seconds < 90:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 5400 else f"{seconds / 3600:.3g} h"

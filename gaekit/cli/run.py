@@ -70,11 +70,16 @@ def plan(
     out: OUT = Path("runs"),
     until: Annotated[str | None, typer.Option(help="Plan up to this stage.")] = None,
     facts: Annotated[bool, typer.Option("--facts", help="Show all that each fingerprint is made of.")] = False,
+    nproc: Annotated[int, typer.Option(min=1, help="Processes to plan for, over all machines.")] = 1,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Run a few steps of each training here, and tell their time and memory.")
+    ] = False,
 ) -> None:
-    """Show what `run` would do: stages, cached or not, sizes of networks and disk. Works without the data."""
+    """Show what `run` would do: stages, cached or not, networks, memory, disk. Works without the data."""
     from gaekit.cli.planning import show_plan
     from gaekit.plugins import load_plugins
     from gaekit.recipe import load_recipe
 
     registry = load_plugins()
-    show_plan(load_recipe(recipe, registry, overrides=set_ or (), name=name), registry, out, until, facts)
+    loaded = load_recipe(recipe, registry, overrides=set_ or (), name=name)
+    show_plan(loaded, registry, out, until, facts, nproc=nproc, measure=measure)

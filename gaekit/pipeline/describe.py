@@ -1,20 +1,48 @@
-"""Sizes for `gaekit plan`: parameters and disk of what a recipe builds, on torch's meta device, so without memory."""
+"""The networks that a recipe trains, on torch's meta device, so without memory; and what its data set holds."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gaekit.api import Aligner, Dataset, Teacher
 from gaekit.nn.adversary import PatchGAN
 from gaekit.plugins import Registry, build
 from gaekit.recipe.schema import Autoencoder as AutoencoderSection
-from gaekit.recipe.schema import Diffusion, Latents, Recipe
+from gaekit.recipe.schema import Diffusion, Recipe, Semantic, Train
 from gaekit.store.models import Autoencoder, AutoencoderSpec, DenoiserSpec
 
-BYTES = {"float32": 4, "bf16": 2}
+UNKNOWN_CLASSES = 1000
+"""Taken where the data is absent."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network without memory, the stage in whose training it stands, and whether its weights are averaged there."""
+
+    stage: str
+    name: str
+    module: nn.Module
+    averaged: bool
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that train."""
+        return [p for p in self.module.parameters() if p.requires_grad]
+
+    @property
+    def checkpoint(self) -> int:
+        """Bytes of its tensors in a checkpoint: weights, AdamW's two moments and a count, averages."""
+        weights = sum(map(size_of, self.module.state_dict().values()))
+        return weights + sum(2 * size_of(p) + 4 for p in self.trained) + (self.averages if self.averaged else 0)
+
+    @property
+    def averages(self) -> int:
+        """Bytes of averaged weights, which are float32 at least."""
+        return sum(v.numel() * averaged_width(v) for v in self.module.state_dict().values())
 
 
 @dataclass(frozen=True)
@@ -27,49 +55,85 @@ class Size:
     checkpoint: int
 
 
+def size_of(tensor: Tensor) -> int:
+    """Bytes of a tensor."""
+    return tensor.numel() * tensor.element_size()
+
+
+def averaged_width(tensor: Tensor) -> int:
+    """Bytes of an element in the averaged weights."""
+    return max(4, tensor.element_size()) if tensor.is_floating_point() else tensor.element_size()
+
+
 def network_sizes(recipe: Recipe, registry: Registry, classes: int | None) -> list[Size]:
-    """Every network that the recipe trains. `classes` None: the data is absent, 1,000 are taken."""
-    sizes: list[Size] = []
+    """Every network that the recipe trains, once. `classes` None: the data is absent, 1,000 are taken."""
+    return sizes_of(trained_networks(recipe, registry, classes))
+
+
+def sizes_of(networks: Iterable[Network]) -> list[Size]:
+    """One for each name."""
+    found: dict[str, Size] = {}
+    for network in networks:
+        tensors = (*network.module.parameters(), *network.module.buffers())
+        total, trained = sum(t.numel() for t in tensors), sum(p.numel() for p in network.trained)
+        found.setdefault(network.name, Size(network.name, total, trained, network.checkpoint))
+    return list(found.values())
+
+
+def trained_networks(recipe: Recipe, registry: Registry, classes: int | None) -> list[Network]:
+    """What each training holds, in the order of the stages: an aligner that was fitted before is in the
+    autoencoder's too, frozen. An aligner for a teacher whose width cannot be told without its weights is left out."""
     with torch.device("meta"):
-        section = recipe.autoencoder
-        if isinstance(section, AutoencoderSection):
-            parts = (section.encoder, section.decoder, section.regularizer)
-            model = Autoencoder(
-                AutoencoderSpec(recipe.image.size, recipe.image.stride, recipe.latent_dim, *parts), registry
-            )
-            averaged = section.train.ema is not None
-            sizes += _aligner(recipe, registry, model.encoder.hidden_dim)
-            sizes += [_size("encoder", model.encoder, averaged), _size("decoder", model.decoder, averaged)]
-            if section.adversary:
-                settings = section.adversary
-                critic = PatchGAN(channels=settings.channels, layers=settings.layers, norm=settings.norm)
-                sizes.append(_size("adversary", critic, False))
+        found: list[Network] = []
+        if isinstance(recipe.autoencoder, AutoencoderSection):
+            found += _of_autoencoder(recipe, recipe.autoencoder, registry)
         if isinstance(recipe.diffusion, Diffusion):
-            names = tuple(str(i) for i in range(1000 if classes is None else classes))
-            spec = DenoiserSpec(
-                recipe.diffusion.denoiser, recipe.latent_dim, recipe.image.grid, names, recipe.diffusion.path
-            )
-            sizes.append(_size("denoiser", spec.build(registry), recipe.diffusion.train.ema is not None))
-    return sizes
+            train, denoiser = recipe.diffusion.train, _denoiser(recipe, recipe.diffusion, registry, classes)
+            found.append(Network("diffusion", "denoiser", denoiser, train.ema is not None))
+    return found
 
 
-def _aligner(recipe: Recipe, registry: Registry, hidden_dim: int) -> list[Size]:
-    """The aligner, if it learns something and the teacher's width can be told without its weights."""
+def _of_autoencoder(recipe: Recipe, section: AutoencoderSection, registry: Registry) -> list[Network]:
+    parts = (section.encoder, section.decoder, section.regularizer)
+    spec = AutoencoderSpec(recipe.image.size, recipe.image.stride, recipe.latent_dim, *parts)
+    model, averaged = Autoencoder(spec, registry), section.train.ema is not None
+    found = _aligners(recipe, registry, model.encoder.hidden_dim, averaged)
+    found += [
+        Network("autoencoder", "encoder", model.encoder, averaged),
+        Network("autoencoder", "decoder", model.decoder, averaged),
+    ]
+    if section.adversary:
+        settings = section.adversary
+        critic = PatchGAN(channels=settings.channels, layers=settings.layers, norm=settings.norm)
+        found.append(Network("autoencoder", "adversary", critic, False))
+    return found
+
+
+def _aligners(recipe: Recipe, registry: Registry, hidden_dim: int, averaged: bool) -> list[Network]:
+    """The aligner as it stands in each training, if it has parameters."""
     teacher = registry.find("teacher", recipe.teacher.use) if recipe.teacher else None
     if teacher is None or not issubclass(teacher, Teacher) or (width := teacher.width(recipe.teacher)) is None:
         return []
     sizes = {"feature_dim": width, "latent_dim": recipe.latent_dim, "hidden_dim": hidden_dim, "grid": recipe.image.grid}
     aligner = build(Aligner, recipe.aligner, registry, **sizes)
-    return [_size("aligner", aligner, False)] if any(True for _ in aligner.parameters()) else []
+    if not any(True for _ in aligner.parameters()):
+        return []
+    if aligner.fit is None:
+        return [Network("autoencoder", "aligner", aligner, averaged)]
+    fitted = build(Aligner, recipe.aligner, registry, **sizes).requires_grad_(False)
+    frozen = Network("autoencoder", "aligner", fitted, averaged)
+    train = fitting(recipe) if aligner.fit == "train" else None
+    return [Network("semantic", "aligner", aligner, train.ema is not None), frozen] if train else [frozen]
 
 
-def cache_bytes(recipe: Recipe, images: int) -> int:
-    """Bytes of the latent cache of so many images."""
-    section = recipe.latents
-    if not isinstance(section, Latents):
-        return 0
-    numbers = recipe.latent_dim * recipe.image.grid**2 * (2 if section.store == "moments" else 1)
-    return images * numbers * BYTES[section.dtype] * (2 if section.flip else 1)
+def fitting(recipe: Recipe) -> Train | None:
+    """How the recipe trains its aligner, where it says so."""
+    return recipe.semantic.train if isinstance(recipe.semantic, Semantic) else None
+
+
+def _denoiser(recipe: Recipe, section: Diffusion, registry: Registry, classes: int | None) -> nn.Module:
+    names = tuple(str(i) for i in range(UNKNOWN_CLASSES if classes is None else classes))
+    return DenoiserSpec(section.denoiser, recipe.latent_dim, recipe.image.grid, names, section.path).build(registry)
 
 
 def data_facts(recipe: Recipe, registry: Registry) -> tuple[int, int, int]:
@@ -77,9 +141,3 @@ def data_facts(recipe: Recipe, registry: Registry) -> tuple[int, int, int]:
     dataset = build(Dataset, recipe.dataset, registry)
     train, validation = dataset.train(), dataset.validation()
     return len(dataset.classes), len(train), len(validation)
-
-
-def _size(name: str, module: nn.Module, averaged: bool) -> Size:
-    total = sum(p.numel() for p in module.parameters()) + sum(b.numel() for b in module.buffers())
-    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    return Size(name, total, trained, 4 * (total + 2 * trained + (total if averaged else 0)))

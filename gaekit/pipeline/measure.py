@@ -1,0 +1,357 @@
+"""How long a training's step takes and what memory it needs: the stage's own code for a few steps, on made-up data, in
+a folder that is removed afterwards."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from gaekit.api import ComponentConfig, Dataset
+from gaekit.data.latents import INDEX, LABEL, LATENT, MIRROR
+from gaekit.errors import GaekitError
+from gaekit.parallel import World
+from gaekit.pipeline.budget import TRAININGS, feature_bytes, teacher_width, train_of
+from gaekit.pipeline.describe import UNKNOWN_CLASSES
+from gaekit.pipeline.run import choose_device
+from gaekit.plugins import Registry
+from gaekit.recipe.schema import Adversary, Autoencoder, From, Latents, Recipe
+from gaekit.stages import autoencoder, diffusion, semantic
+from gaekit.stages.job import Job
+from gaekit.stages.latents import DTYPES
+from gaekit.store.artifact import resolve
+from gaekit.store.models import Autoencoder as Model
+from gaekit.store.models import save_aligner, save_autoencoder
+from gaekit.store.room import Room
+from gaekit.store.shards import ShardWriter
+from gaekit.train.progress import Bar, Reporter
+
+STAGES = {stage.NAME: stage for stage in (semantic, autoencoder, diffusion)}
+IMAGES = 32
+"""How many are made up; a training visits them again and again."""
+MOST_STEPS, ENOUGH_SECONDS = 20, 5.0
+NEVER = 1 << 62
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One training: seconds of its median step after the first, None where it could not be run, as `note` says.
+
+    `peak` are bytes: on CUDA all that tensors took at once; on a CPU by how much this process's memory grew, which is
+    less than its need where memory of before was used again. None where the system does not tell.
+    """
+
+    stage: str
+    seconds: float | None
+    peak: int | None = None
+    peak_of: str = ""
+    note: str = ""
+
+
+def measure_stages(
+    recipe: Recipe, registry: Registry, *, classes: int | None, images: int | None, nproc: int = 1
+) -> Iterator[Measured]:
+    """Run some steps of every training of the recipe as one of `nproc` processes would, without the others.
+
+    With the stage's own losses, at the recipe's sizes and batch; the adversary takes part from the start. Raises
+    GaekitError where a batch does not divide over the processes.
+    """
+    device = choose_device(recipe.runtime.device)
+    stages = [stage for stage in TRAININGS if train_of(recipe, stage) is not None]
+    with tempfile.TemporaryDirectory(prefix="gaekit-measure-") as folder, _threads(recipe.runtime.threads):
+        for stage in stages:
+            rehearsal = Rehearsal(_rehearsed(recipe, registry, images, nproc), registry, device, Path(folder), classes)
+            yield rehearsal.measure(stage)
+
+
+@dataclass
+class Rehearsal:
+    """The trainings of a recipe on data that is made up, in `folder`."""
+
+    recipe: Recipe
+    registry: Registry
+    device: torch.device
+    folder: Path
+    classes: int | None
+
+    def measure(self, stage: str) -> Measured:
+        """Some steps of one training; on CUDA with smaller micro-batches where memory does not suffice."""
+        try:
+            return self._fitting(stage, self._inputs(stage))
+        except GaekitError as error:
+            return Measured(stage, None, note=f"not measured: {error}")
+
+    def _fitting(self, stage: str, inputs: Mapping[str, Path]) -> Measured:
+        train = train_of(self.recipe, stage)
+        assert train is not None
+        asked = micro = min(self.recipe.runtime.micro_batch or train.batch, train.batch)
+        while True:
+            with _peak_memory(self.device) as peak:
+                seconds = self._steps(stage, inputs, micro)
+            if seconds is not None:
+                note = "" if micro == asked else f"out of memory at {asked} images a pass: --set {MICRO}={micro}"
+                return Measured(stage, seconds, peak.bytes, peak.of, note)
+            if micro == 1:
+                return Measured(stage, None, note="not measured: out of memory even at one image a pass")
+            micro = next(m for m in range(micro // 2, 0, -1) if train.batch % m == 0)
+
+    def _steps(self, stage: str, inputs: Mapping[str, Path], micro: int) -> float | None:
+        """Seconds of the median step at so many images a pass; None where they do not fit in the device's memory."""
+        clock, fits = _Clock(), True
+        job = self._job(stage, inputs, clock)
+        job.recipe = _with(self.recipe, runtime=self.recipe.runtime.model_copy(update={"micro_batch": micro}))
+        try:
+            STAGES[stage].run(job)
+        except _Enough:
+            pass
+        except torch.OutOfMemoryError:
+            fits = False
+        del job
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return clock.median if fits else None
+
+    def _job(self, stage: str, inputs: Mapping[str, Path], reporter: Reporter) -> Job:
+        room = Room(Path(tempfile.mkdtemp(prefix=f"{stage}-", dir=self.folder)))
+        job = Job(stage, self.recipe, self.registry, room, dict(inputs), room.path, self.device, reporter)
+        job.dataset = MadeUpImages(self.recipe.image.size, UNKNOWN_CLASSES if self.classes is None else self.classes)
+        return job
+
+    def _inputs(self, stage: str) -> dict[str, Path]:
+        """What a stage reads, untrained. Raises GaekitError where an artifact of elsewhere is not there."""
+        if stage == "autoencoder":
+            return {"semantic": self._aligner()}
+        section = self.recipe.latents
+        if stage == "diffusion" and isinstance(section, Latents):
+            if section.online:
+                return {"latents": self._cache(section, online=True), "autoencoder": self._autoencoder()}
+            return {"latents": self._cache(section)}
+        if isinstance(section, From):
+            return {"latents": resolve(Path(section.path), "latents", "latents")}
+        return {}
+
+    def _aligner(self) -> Path:
+        """The aligner as the semantic stage would leave it: solved at once, or untrained."""
+        job = self._job("semantic", {}, _quiet())
+        aligner = job.build_aligner()
+        path = job.room.out / semantic.ARTIFACT
+        if aligner.fit == "train":
+            save_aligner(path, aligner, aligner.state_dict(), {})
+        else:
+            semantic.run(job)
+        return path
+
+    def _autoencoder(self) -> Path:
+        """The artifact that the recipe names, or an untrained autoencoder."""
+        section = self.recipe.autoencoder
+        if isinstance(section, From):
+            return resolve(Path(section.path), autoencoder.NAME, autoencoder.ARTIFACT)
+        job = self._job("autoencoder", {}, _quiet())
+        path = job.room.out / autoencoder.ARTIFACT
+        model = Model(job.autoencoder_spec, self.registry)
+        save_autoencoder(path, model.state_dict(), model.spec, {}, {})
+        return path
+
+    def _cache(self, section: Latents, *, online: bool = False) -> Path:
+        """A cache of latents that no image has; with `online` what is known of latents that are not kept."""
+        recipe, folder = self.recipe, Path(tempfile.mkdtemp(prefix="latents-", dir=self.folder))
+        classes = UNKNOWN_CLASSES if self.classes is None else self.classes
+        channels = recipe.latent_dim * (2 if section.store == "moments" else 1)
+        shape = (IMAGES, channels, recipe.image.grid, recipe.image.grid)
+        rows = {LATENT: torch.rand(shape).to(DTYPES[section.dtype]), LABEL: torch.arange(IMAGES) % max(1, classes)}
+        rows |= {INDEX: torch.arange(IMAGES), **({MIRROR: rows[LATENT].flip(-1)} if section.flip else {})}
+        writer = ShardWriter(folder, IMAGES, 0 if online else IMAGES)
+        with writer:
+            if not online:
+                writer.add(rows)
+        facts = {
+            "format": 1, "latent_dim": recipe.latent_dim, "grid": recipe.image.grid, "store": section.store,
+            "flip": section.flip, "dtype": str(DTYPES[section.dtype]).removeprefix("torch."),
+            "classes": [str(i) for i in range(classes)], "autoencoder": "", "dataset": "", "skipped": {},
+            "statistics": {"mean": [0.0] * recipe.latent_dim, "std": [1.0] * recipe.latent_dim},
+        }  # fmt: skip
+        writer.finish(facts | ({"online": True} if online else {}))
+        return folder
+
+
+MICRO = "runtime.micro_batch"
+
+
+def _rehearsed(recipe: Recipe, registry: Registry, images: int | None, nproc: int) -> Recipe:
+    """The recipe of one process alone: its share of each batch, nothing saved or drawn, every term from the start."""
+    runtime = recipe.runtime.model_copy(
+        update={
+            "workers": 0, "trackers": (), "log_every": NEVER, "images_every": NEVER, "save_every": NEVER,
+            "cache_gb": _cache_gb(recipe, registry, images),
+        }
+    )  # fmt: skip
+    changes: dict[str, Any] = {"runtime": runtime, "sample": None, "evaluate": None}
+    for stage in TRAININGS:
+        section, train = getattr(recipe, stage), train_of(recipe, stage)
+        if train is None:
+            continue
+        first, last = World(size=nproc).rows(train.batch)
+        new: dict[str, Any] = {"train": train.model_copy(update={"batch": last - first, "steps": NEVER, "init": None})}
+        if isinstance(section, Autoencoder) and isinstance(section.adversary, Adversary):
+            new["adversary"] = section.adversary.model_copy(update={"start": 0, "warmup": 0})
+        changes[stage] = section.model_copy(update=new)
+    return _with(recipe, **changes)
+
+
+def _with(recipe: Recipe, **changes: Any) -> Recipe:
+    return recipe.model_copy(update=changes)
+
+
+def _cache_gb(recipe: Recipe, registry: Registry, images: int | None) -> float:
+    """Enough for the made-up images and, where the run would keep the teacher's features, for theirs."""
+    width = teacher_width(recipe, registry)
+    kept = images is not None and width is not None and feature_bytes(recipe, width, images) <= _limit(recipe)
+    pixels = IMAGES * 3 * recipe.image.size**2 + 1
+    return recipe.runtime.cache_gb if kept else pixels / 1e9
+
+
+def _limit(recipe: Recipe) -> float:
+    return recipe.runtime.cache_gb * 1e9
+
+
+class _Enough(Exception):
+    """Ends a training that has been watched for long enough."""
+
+
+class _Clock(Reporter):
+    """Tells nobody anything, and notes when each step of a training ended."""
+
+    def __init__(self) -> None:
+        super().__init__(Console(quiet=True))
+        self.durations: list[float] = []
+
+    @property
+    def median(self) -> float:
+        """Seconds of the median step."""
+        return statistics.median(self.durations)
+
+    @contextmanager
+    def bar(self, title: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Bar]:
+        """A bar that measures, if it is a training's."""
+        yield _Stopwatch(self) if total == NEVER else Bar(self.console, title, total, done, unit)
+
+
+class _Stopwatch(Bar):
+    """Raises _Enough after the first step, which warms up, and some more."""
+
+    def __init__(self, clock: _Clock):
+        super().__init__(clock.console, "", NEVER, 0, "images")
+        self.durations = clock.durations
+        self.before: float | None = None
+
+    def advance(self, by: int = 1, *, per: int = 1, numbers: Mapping[str, float] | None = None) -> None:
+        """A step has ended."""
+        now = time.perf_counter()
+        if self.before is not None:
+            self.durations.append(now - self.before)
+        if len(self.durations) >= MOST_STEPS or sum(self.durations) >= ENOUGH_SECONDS:
+            raise _Enough
+        self.before = time.perf_counter()
+
+
+def _quiet() -> Reporter:
+    return Reporter(Console(quiet=True))
+
+
+class MadeUpImages(Dataset):
+    """Coloured noise at the recipe's size, which no file holds, in as many classes as the recipe's data has."""
+
+    name = "made_up"
+
+    def __init__(self, size: int, classes: int):
+        super().__init__(ComponentConfig(use=self.name))
+        self.size, self.classes = size, tuple(str(i) for i in range(classes))
+
+    def train(self) -> MadeUpImages:
+        """Itself: it is its only split."""
+        return self
+
+    def validation(self) -> MadeUpImages:
+        """Itself."""
+        return self
+
+    def digest(self) -> str:
+        """That of no file."""
+        return "0" * 64
+
+    def __len__(self) -> int:
+        return IMAGES
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        from PIL import Image
+
+        pixels = np.random.default_rng(index).integers(0, 256, (self.size, self.size, 3), dtype=np.uint8)
+        return Image.fromarray(pixels), index % max(1, len(self.classes))
+
+    def key(self, index: int) -> str:
+        """Its number."""
+        return str(index)
+
+
+@dataclass
+class _Peak:
+    bytes: int | None = None
+    of: str = ""
+
+
+@contextmanager
+def _peak_memory(device: torch.device) -> Iterator[_Peak]:
+    """The most memory during the block, known at its end."""
+    peak = _Peak(of="tensors on the device" if device.type == "cuda" else "growth of this process's memory")
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield peak
+        peak.bytes = torch.cuda.max_memory_allocated(device)
+        return
+    before = _forget_peak()
+    yield peak
+    after = _resident("VmHWM")
+    peak.bytes = None if before is None or after is None else max(0, after - before)
+
+
+def _forget_peak() -> int | None:
+    """Start Linux's high-water mark of resident memory anew; -> bytes now, None where there is no such mark."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5)
+    except OSError:
+        return None
+    return _resident("VmRSS")
+
+
+def _resident(field: str) -> int | None:
+    try:
+        text = Path(f"/proc/{os.getpid()}/status").read_text()
+    except OSError:
+        return None
+    found = re.search(rf"^{field}:\s+(\d+) kB$", text, flags=re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[None]:
+    """torch's CPU threads as the recipe wants them."""
+    before = torch.get_num_threads()
+    if wanted:
+        torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
