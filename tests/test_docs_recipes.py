@@ -121,7 +121,7 @@ def test_the_errors_shown_are_what_is_said(
 def test_the_plugin_shown_works_as_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module, _, test = blocks(PLUGINS, "python")
+    module, *_, test = blocks(PLUGINS, "python")
     assert len([line for line in module.splitlines() if line]) <= 20
     monkeypatch.syspath_prepend(install_text(tmp_path, "gaekit_laplace", module, blocks(PLUGINS, "toml")[0]))
     monkeypatch.delitem(sys.modules, "gaekit_laplace", raising=False)

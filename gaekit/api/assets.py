@@ -92,10 +92,12 @@ class Asset(ABC):
 
 @dataclass(frozen=True)
 class LocalFile(Asset):
-    """A file or folder that the recipe names by its path. Nothing fetches it. `hint` says what would be right."""
+    """A file that the recipe names by its path, or with `folders` a folder. Nothing fetches it. `hint` says what would
+    be right."""
 
     path: str
     hint: str = "give the path of a file that is there"
+    folders: bool = False
 
     @property
     def identity(self) -> str:
@@ -114,7 +116,8 @@ class LocalFile(Asset):
 
     def find(self) -> Path | None:
         """Its path, if something is there."""
-        return self.place if self.place.exists() else None
+        found = self.place.is_file() or (self.folders and self.place.is_dir())
+        return self.place if found else None
 
     def fetch(self, owner: str) -> Path:
         """Its path. Raises GaekitError where there is nothing."""

@@ -139,7 +139,7 @@ def _locked_part(path: Path) -> Iterator[_Part | None]:
     part = path.with_name(f"{path.name}.part")
     while not path.is_file():
         with _opened(part) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _lock(file, part)
             if not _is_at(file, part):
                 continue  # whoever held the lock has named it or removed it
             if path.is_file():  # named between our look and our opening: this one is new and empty
@@ -155,6 +155,14 @@ def _opened(part: Path) -> BinaryIO:
         part.parent.mkdir(parents=True, exist_ok=True)
         return part.open("a+b")
     except OSError as error:
+        raise _unwritable(part, error) from error
+
+
+def _lock(file: BinaryIO, part: Path) -> None:
+    """Wait for the lock. It ends with the process that holds it, however that ends."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:  # some network file systems have no locks
         raise _unwritable(part, error) from error
 
 

@@ -61,7 +61,7 @@ def _of_stage(stage: ModuleType, recipe: Recipe, registry: Registry) -> Iterator
 
 def _artifact(stage: ModuleType, key: str, path: str, kind: str = "") -> Need:
     what = f"artifact of the stage {kind or stage.NAME}"
-    return Need(stage.NAME, key, LocalFile(what, str(Path(path).expanduser()), _ARTIFACT_HINT))
+    return Need(stage.NAME, key, LocalFile(what, str(Path(path).expanduser()), _ARTIFACT_HINT, folders=True))
 
 
 def _components(stage: ModuleType, recipe: Recipe, registry: Registry) -> Iterator[tuple[str, ComponentConfig]]:
@@ -71,6 +71,8 @@ def _components(stage: ModuleType, recipe: Recipe, registry: Registry) -> Iterat
     for name, value in stage.parts(recipe).items():
         if name != "teacher" or aligner.needs_teacher:
             yield from _within(kinds.get(name, ""), value)
+    if stage.READS_DATA:
+        yield from _within("dataset", recipe.dataset)
     if autoencoder.NAME in stage.NEEDS:
         for kind, config in _autoencoder(recipe, registry).items():
             yield from _within(kind, config)

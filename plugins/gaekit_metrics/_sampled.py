@@ -111,7 +111,7 @@ class InceptionMetric(Metric):
         """The network's weights, and the reference where it is a file or folder."""
         found = weights.assets(config.weights, ASSET, EXPECTED)
         if (path := getattr(config, "reference", None)) is not None:
-            found += (LocalFile("reference of real images", path, REFERENCE_HINT),)
+            found += (LocalFile("reference of real images", path, REFERENCE_HINT, folders=True),)
         return found
 
     def reference(self, real_B3RR: Tensor, label_B: Tensor) -> None:

@@ -89,6 +89,10 @@ def test_a_file_of_the_recipe_is_there_or_named(tmp_path: Path) -> None:
     assert asset.check() == "absent"
     with pytest.raises(GaekitError, match=r"teacher 'x': no file .*a\.npz; give another"):
         asset.fetch(OWNER)
+    (tmp_path / "a.npz").mkdir()
+    assert asset.check() == "absent"
+    assert LocalFile("reference", asset.path, folders=True).check() == "present"
+    (tmp_path / "a.npz").rmdir()
     (tmp_path / "a.npz").write_bytes(b"a")
     assert asset.check() == "present"
     assert asset.identity == f"sha256:{hashlib.sha256(b'a').hexdigest()}"
