@@ -11,10 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import EDQUOT, ENOSPC
-from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 from gaekit.api import DataAbsent, DataError
 from gaekit.errors import MachineFailed
@@ -147,6 +144,10 @@ def _locked(lock: Path, url: str) -> Iterator[None]:
 
 def _download(url: str, part: Path, *, last: bool) -> bool:
     """Whether all of it came; on the `last` try, and where another would end the same way, raises instead."""
+    from http.client import HTTPException
+    from urllib.error import HTTPError
+    from urllib.request import urlopen
+
     try:
         with urlopen(url, timeout=TIMEOUT) as answer, part.open("wb") as file:
             promised = answer.headers.get("Content-Length")
