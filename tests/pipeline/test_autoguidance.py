@@ -150,6 +150,12 @@ def test_an_absent_weak_denoiser_is_planned_as_such_and_refused_by_a_run(
         run(folder, registry, *overrides, name="absent")
 
 
+def test_a_weak_denoiser_that_does_nothing_is_a_warning(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = [argument for override in guided(folder, "weak", 1) for argument in ("--set", override)]
+    assert main(["check", str(folder / "strong.yaml"), *changes]) == 0
+    assert "sample.guidance.weak: is not used: sample.guidance.scale is 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
