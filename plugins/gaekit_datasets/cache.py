@@ -46,7 +46,7 @@ class KeptArrays:
         except (OSError, ValueError, EOFError, KeyError, BadZipFile):
             return {}
 
-    def write(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def write(self, arrays: Mapping[str, Any]) -> None:
         """Keep arrays in place of those before, whole or not at all; one warning where the folder is not writable."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)

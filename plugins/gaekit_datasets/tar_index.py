@@ -6,6 +6,7 @@ import json
 import re
 import tarfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,8 +109,9 @@ def _indexed(file: BinaryIO, shard: Shard, fields: Fields) -> TarIndex:
         places.append((image.offset_data, image.size))
         hashes.append(content_hash(file, image.offset_data, image.size))
         written.append(_label(file, shard, key, members, fields))
-    if len(set(keys)) < len(keys):
-        raise DataError(f"shard {shard.where}: two samples are called '{_repeated(keys)}'; keys tell samples apart")
+    repeated, times = Counter(keys).most_common(1)[0] if keys else ("", 0)
+    if times > 1:
+        raise DataError(f"shard {shard.where}: {times} samples are called '{repeated}'; keys tell samples apart")
     start, size = np.array(places, dtype=np.int64).reshape(-1, 2).T
     packed = np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(-1, 32)
     return TarIndex(Names(keys), start.copy(), size.copy(), packed, Names(written))
@@ -173,8 +175,3 @@ def _lacks(shard: Shard, key: str, what: str, members: dict[str, tarfile.TarInfo
         f"shard {shard.where}: sample '{key}' has no {what}; it has: {', '.join(sorted(members))}; "
         f"the setting `{setting}` says what it is called"
     )
-
-
-def _repeated(keys: list[str]) -> str:
-    seen: set[str] = set()
-    return next(key for key in keys if key in seen or seen.add(key))

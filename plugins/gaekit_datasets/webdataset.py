@@ -51,21 +51,33 @@ class Samples:
         pairs = list(zip(shards, indexes, strict=True))
         names = [f"{shard.name}/{index.keys[row]}" for shard, index in pairs for row in range(len(index))]
         written = [index.written[row] for index in indexes for row in range(len(index))]
-        shard = np.repeat(np.arange(len(shards)), [len(index) for index in indexes])
-        joined = (np.concatenate([getattr(index, name) for index in indexes]) for name in ("start", "size", "hashes"))
-        return cls(shards, shard, *joined, names, written)
+        return cls(
+            shards=shards,
+            shard=np.repeat(np.arange(len(shards)), [len(index) for index in indexes]),
+            start=np.concatenate([index.start for index in indexes]),
+            size=np.concatenate([index.size for index in indexes]),
+            hashes=np.concatenate([index.hashes for index in indexes]),
+            names=names,
+            written=written,
+        )
 
     def where(self, chosen: NDArray[np.bool_]) -> Samples:
         """Some of them, in the same order."""
         rows = np.flatnonzero(chosen).tolist()
-        names, written = [self.names[row] for row in rows], [self.written[row] for row in rows]
-        arrays = (self.shard, self.start, self.size, self.hashes)
-        return Samples(self.shards, *(array[chosen] for array in arrays), names, written)
+        return Samples(
+            shards=self.shards,
+            shard=self.shard[chosen],
+            start=self.start[chosen],
+            size=self.size[chosen],
+            hashes=self.hashes[chosen],
+            names=[self.names[row] for row in rows],
+            written=[self.written[row] for row in rows],
+        )
 
     @property
     def counts(self) -> list[int]:
         """How many of them lie in each shard."""
-        return np.bincount(self.shard, minlength=len(self.shards)).tolist()
+        return [int(count) for count in np.bincount(self.shard, minlength=len(self.shards))]
 
 
 class ShardImages:

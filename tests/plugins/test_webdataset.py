@@ -211,7 +211,7 @@ class TestDamage:
         with tarfile.open(path, "a") as tar:
             for name in ("a.png", "a.cls"):
                 tar.addfile(tarfile.TarInfo(name))
-        with pytest.raises(DataError, match=r"twice\.tar: two samples are called 'a'"):
+        with pytest.raises(DataError, match=r"twice\.tar: 2 samples are called 'a'"):
             shards(path, label="none").train()
 
     def test_what_is_no_tar_or_compressed_or_absent_is_named(self, tmp_path: Path) -> None:
