@@ -1,0 +1,172 @@
+"""A run in two processes: the losses of one, its latents and samples byte for byte; how it stops, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+RECIPE = """
+recipe: 1
+name: tiny
+image: {size: 16, stride: 4}
+latent_dim: 4
+dataset: {use: digits}
+teacher: {use: efficientnet_lite0, layer: stage3}
+aligner: {use: latent, head_dim: 20}
+semantic: {train: {steps: 4, batch: 8}}
+autoencoder:
+  encoder: {use: vit, depth: 1, width: 16, heads: 2}
+  decoder: {use: vit, depth: 1, width: 16, heads: 2}
+  regularizer: {use: rms_norm}
+  noise: {use: dynamic}
+  adversary: {channels: 4, layers: 1, start: 2, warmup: 2, adaptive: true, diffaug: true}
+  train: {steps: 8, batch: 8, lr: 1e-3, ema: 0.9}
+latents: {flip: true, batch: 16}
+diffusion:
+  denoiser: {use: lightning_dit, depth: 1, width: 16, heads: 2}
+  times: {use: logit_normal}
+  train: {steps: 8, batch: 8, ema: 0.9}
+sample: {sampler: {use: euler_maruyama, steps: 3}, count: 25, batch: 5, guidance: {scale: 2.0}}
+evaluate: {metrics: [{use: psnr}, {use: ssim}, {use: linear_probe}, {use: class_accuracy}]}
+runtime: {save_every: 4, log_every: 1, threads: 1, cache_gb: 0.02}
+"""
+
+
+def gaekit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gaekit", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+
+
+def losses(folder: Path, run: str, stage: str) -> dict[str, list[float]]:
+    events = EventAccumulator(str(folder / "runs" / run / stage / "tensorboard"))
+    events.Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("loss/")]
+    return {tag: [point.value for point in events.Scalars(tag)] for tag in tags}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("ranks")
+    (root / "tiny.yaml").write_text(RECIPE)
+    one = gaekit(root, "run", "tiny.yaml")
+    assert one.returncode == 0, one.stderr
+    two = gaekit(root, "run", "tiny.yaml", "--nproc", "2", "--name", "two", "--out", "other", "--until", "diffusion")
+    assert two.returncode == 0, two.stderr
+    assert "2 processes, ddp, cpu" in two.stderr
+    assert "global batch 8 = 2 processes x 1 passes x 4 images" in two.stderr
+    return root
+
+
+@pytest.mark.parametrize("stage", ["semantic", "autoencoder", "diffusion"])
+def test_two_processes_have_the_losses_of_one(folder: Path, stage: str) -> None:
+    ours, theirs = losses(folder, "tiny", stage), losses(folder / "other/..", "../other/two", stage)
+    assert ours
+    assert ours.keys() == theirs.keys()
+    for tag, values in ours.items():
+        assert values == pytest.approx(theirs[tag], rel=1e-5, abs=1e-5), tag
+
+
+def test_latents_samples_and_numbers_of_two_processes_are_those_of_one(folder: Path) -> None:
+    taken = [f"--set={stage}={{from: runs/tiny/{stage}}}" for stage in ("autoencoder", "diffusion")]
+    done = gaekit(folder, "run", "tiny.yaml", *taken, "--name", "together", "--out", "together", "--nproc", "2")
+    assert done.returncode == 0, done.stderr
+    ours, theirs = folder / "runs/tiny", folder / "together/together"
+    for file in ("latents/latents/00000.safetensors", "latents/latents/manifest.json", "samples.npz", "metrics.json"):
+        assert (ours / file).read_bytes() == (theirs / file).read_bytes(), file
+    assert len(json.loads((ours / "metrics.json").read_text())) == 5
+    assert list(theirs.glob("sample/chunks")) == []
+
+
+def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A run of two processes that is in the middle of its diffusion stage."""
+    long = ["--set", "diffusion.train.steps=100000", "--set", "diffusion.train.schedule=constant"]
+    command = [sys.executable, "-m", "gaekit", "run", "tiny.yaml", *long, "--nproc", "2", *arguments]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    name = arguments[arguments.index("--name") + 1]
+    deadline = time.monotonic() + 120
+    while not list((folder / "runs" / name).glob("diffusion/checkpoints/step-*")):
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return process
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 85), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
+def test_a_signal_stops_all_ranks_at_one_step_and_the_next_run_goes_on(
+    folder: Path, number: signal.Signals, code: int
+) -> None:
+    process = started(folder, "--name", number.name, "--set", f"seed={int(number)}", "--set", "evaluate=null")
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == code, told
+    assert told.count("stopped and saved at step") == 1
+    step = int(told.split("stopped and saved at step ")[1].split()[0])
+    assert (folder / "runs" / number.name / f"diffusion/checkpoints/step-{step:08d}").is_dir()
+    if number == signal.SIGTERM:
+        resumed = gaekit(
+            folder, "run", "tiny.yaml", "--name", number.name, "--set", f"seed={int(number)}", "--set", "evaluate=null",
+            "--set", f"diffusion.train.steps={step + 2}", "--until", "diffusion",
+        )  # fmt: skip
+        assert "diffusion: resuming" in resumed.stderr
+        assert resumed.returncode == 0, resumed.stderr
+
+
+def test_a_killed_rank_ends_the_run_within_a_minute(folder: Path) -> None:
+    process = started(folder, "--name", "killed", "--set", "seed=5")
+    ranks = [
+        int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ")
+        if _environment(path).get("RANK") == "1" and str(folder) == os.readlink(path.parent / "cwd")
+    ]  # fmt: skip
+    assert ranks
+    start = time.monotonic()
+    os.kill(ranks[0], signal.SIGKILL)
+    _, told = process.communicate(timeout=60)
+    assert time.monotonic() - start < 60
+    assert process.returncode == 4, told
+    assert "SIGKILL" in told
+
+
+def _environment(path: Path) -> dict[str, str]:
+    try:
+        pairs = path.read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return {}
+    return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+
+
+@pytest.mark.slow
+def test_sharded_weights_train_to_the_losses_of_one_process(folder: Path) -> None:
+    sharded = ["--set", "runtime.strategy=fsdp", "--set", "autoencoder.adversary.adaptive=false"]
+    for name, options in (("whole", ()), ("sharded", ("--nproc", "2"))):
+        done = gaekit(folder, "run", "tiny.yaml", *sharded, "--out", name, "--until", "diffusion", *options)
+        assert done.returncode == 0, done.stderr
+    for stage in ("semantic", "autoencoder", "diffusion"):
+        ours, theirs = losses(folder, "../whole/tiny", stage), losses(folder, "../sharded/tiny", stage)
+        assert ours
+        for tag, values in ours.items():
+            assert values == pytest.approx(theirs[tag], rel=1e-5, abs=1e-5), tag
+
+
+@pytest.mark.slow
+def test_a_batch_that_does_not_divide_is_refused(folder: Path) -> None:
+    wrong = gaekit(folder, "run", "tiny.yaml", "--nproc", "2", "--name", "odd", "--set", "seed=9",
+                   "--set", "autoencoder.train.batch=7")  # fmt: skip
+    assert wrong.returncode == 2, wrong.stderr
+    assert "a batch of 7 does not divide over 2 processes; 6 or 8 would" in wrong.stderr
+
+
+def test_what_the_user_can_mend_is_told_once(folder: Path) -> None:
+    absent = gaekit(folder, "run", "tiny.yaml", "--nproc", "2", "--name", "odd",
+                    "--set", "dataset={use: image_folder, root: nowhere}")  # fmt: skip
+    assert absent.returncode == 2, absent.stderr
+    assert absent.stderr.count("error:") == 1
