@@ -8,6 +8,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,6 +47,15 @@ class KeptArrays:
         except (OSError, ValueError, EOFError, KeyError, BadZipFile):
             return {}
 
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """While one process finds out what is to be kept, the others wait for it; each for itself where the folder
+        cannot be written."""
+        with ExitStack() as stack:
+            with suppress(OSError):
+                stack.enter_context(locked(self.path))
+            yield
+
     def write(self, arrays: Mapping[str, Any]) -> None:
         """Keep arrays in place of those before, whole or not at all; one warning where the folder is not writable."""
         try:
@@ -60,6 +70,18 @@ class KeptArrays:
                 raise
         except OSError as error:
             _warn_unwritable(self.path.parent, error.strerror or str(error))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock beside `path`: of the processes of all ranks one goes in, the others wait. Raises OSError where
+    the folder cannot be written."""
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @cache  # one warning a process, not one a file

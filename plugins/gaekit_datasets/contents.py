@@ -57,18 +57,24 @@ def content_hashes(root: Path, names: Sequence[str], stamps: Stamps, scope: str,
     kept = KeptArrays("contents 1", str(root.resolve()), scope, str(whole))
     listed = Names(names)
     hashes, known = _recalled(kept.read(), listed, stamps)
-    unknown = np.flatnonzero(~known).tolist()
-    if not unknown:
+    if known.all():
         return hashes
-    begun = time.time_ns()
-    with ThreadPoolExecutor(THREADS) as pool:
-        read = pool.map(lambda row: _hash_of(root / names[row], whole), unknown)
-        for row, digest in zip(unknown, shown(read, len(unknown), f"reading {root} once"), strict=True):
-            hashes[row] = np.frombuffer(digest, dtype=np.uint8)
-    noted = settled(stamps, begun)
-    noted[~hashes.any(axis=1), 0] = UNSETTLED
-    kept.write({**listed.arrays, "stamps": noted, "hashes": hashes})
+    with kept.lock():
+        hashes, known = _recalled(kept.read(), listed, stamps)
+        if not known.all():
+            begun = time.time_ns()
+            _read(root, names, np.flatnonzero(~known).tolist(), hashes, whole)
+            noted = settled(stamps, begun)
+            noted[~hashes.any(axis=1), 0] = UNSETTLED
+            kept.write({**listed.arrays, "stamps": noted, "hashes": hashes})
     return hashes
+
+
+def _read(root: Path, names: Sequence[str], rows: list[int], hashes: Hashes, whole: bool) -> None:
+    with ThreadPoolExecutor(THREADS) as pool:
+        read = pool.map(lambda row: _hash_of(root / names[row], whole), rows)
+        for row, digest in zip(rows, shown(read, len(rows), f"reading {root} once"), strict=True):
+            hashes[row] = np.frombuffer(digest, dtype=np.uint8)
 
 
 def _recalled(kept: Arrays, names: Names, stamps: Stamps) -> tuple[Hashes, NDArray[np.bool_]]:

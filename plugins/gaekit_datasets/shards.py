@@ -7,15 +7,15 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
 from gaekit.api import DataAbsent, DataError
 from gaekit.errors import MachineFailed
-from gaekit_datasets.cache import VARIABLE, cache_folder
+from gaekit_datasets.cache import VARIABLE, cache_folder, locked
 
 REMOTE = ("http://", "https://", "file://")
 TRIES = 3
@@ -26,10 +26,12 @@ TIMEOUT = 60.0
 
 @dataclass(frozen=True)
 class Shard:
-    """`where` is a path or a URL; `name` tells it from the others, wherever they all lie."""
+    """`where` is a path or a URL; `name` tells it from the others, wherever they all lie; `total` are its bytes, where
+    they are known."""
 
     where: str
     name: str
+    total: int | None = None
 
     @property
     def remote(self) -> bool:
@@ -38,7 +40,7 @@ class Shard:
 
     def path(self) -> Path:
         """The file, fetched first if need be. Raises DataAbsent, DataError, MachineFailed."""
-        return fetched(self.where) if self.remote else Path(self.where)
+        return fetched(self.where, self.total) if self.remote else Path(self.where)
 
     def read(self, start: int, size: int) -> bytes:
         """`size` bytes from `start`. Raises DataError if the shard is shorter, MachineFailed where the disk fails."""
@@ -107,39 +109,39 @@ def _counted(first: str, last: str) -> list[str]:
     return [f"{number:0{width}d}" for number in range(start, stop + step, step)]
 
 
-def fetched(url: str) -> Path:
+def fetched(url: str, total: int | None = None) -> Path:
     """The file of a URL in the cache folder. One process fetches it while others wait; what a stop leaves is fetched
-    again. Raises DataAbsent where there is none, DataError if it comes cut off."""
+    again. Raises DataAbsent where there is none, DataError if it comes cut off, or with other than `total` bytes."""
     name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{url.rpartition('/')[2].partition('?')[0]}"
     path = cache_folder() / "shards" / name
     if path.exists():
         return path
-    with _locked(path.with_name(f"{name}.lock"), url):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path))
+        except OSError as error:
+            raise DataError(
+                f"shard {url} cannot be fetched: {path.parent} cannot be written ({error.strerror}); set {VARIABLE} to "
+                "a folder that can"
+            ) from error
         if not path.exists():
-            part = path.with_name(f"{name}.part")
-            for left in reversed(range(TRIES)):
-                if _download(url, part, last=not left):
-                    break
-                time.sleep(PAUSE)
-            os.replace(part, path)
+            _fetch(url, path, total)
     return path
 
 
-@contextmanager
-def _locked(lock: Path, url: str) -> Iterator[None]:
-    import fcntl
-
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
-    except OSError as error:
+def _fetch(url: str, path: Path, total: int | None) -> None:
+    part = path.with_name(f"{path.name}.part")
+    for left in reversed(range(TRIES)):
+        if _download(url, part, last=not left):
+            break
+        time.sleep(PAUSE)
+    size = part.stat().st_size
+    if total is not None and size != total:
         raise DataError(
-            f"shard {url} cannot be fetched: {lock.parent} cannot be written ({error.strerror}); set {VARIABLE} to a "
-            "folder that can"
-        ) from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            f"shard {url} changed since it was indexed: {total} bytes then, {size} now; delete {cache_folder()} to "
+            "have all shards fetched and indexed again"
+        )
+    os.replace(part, path)
 
 
 def _download(url: str, part: Path, *, last: bool) -> bool:

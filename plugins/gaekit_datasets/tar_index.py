@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gaekit.api import DataError
 from gaekit.errors import MachineFailed
 from gaekit_datasets.cache import Arrays, KeptArrays
-from gaekit_datasets.contents import Hashes, content_hash, settled
+from gaekit_datasets.contents import Hashes, Stamps, content_hash, settled
 from gaekit_datasets.scan import Names
 from gaekit_datasets.shards import Shard
 
@@ -46,14 +46,15 @@ class Fields:
 
 @dataclass(frozen=True)
 class TarIndex:
-    """The samples of one shard in their order: keys, where their images lie (N,), their hashes (N, 32), and labels as
-    they are written, "" for none."""
+    """The samples of one shard in their order: keys, where their images lie (N,), their hashes (N, 32), labels as they
+    are written, "" for none; and the bytes of the whole shard."""
 
     keys: Names
     start: NDArray[np.int64]
     size: NDArray[np.int64]
     hashes: Hashes
     written: Names
+    total: int
 
     def __len__(self) -> int:
         return len(self.start)
@@ -64,27 +65,38 @@ def index_of(shard: Shard, fields: Fields) -> TarIndex:
     it was, and is fetched only if it was not indexed. Raises DataAbsent, DataError, naming the shard."""
     place = shard.where if shard.remote else str(Path(shard.where).resolve())
     kept = KeptArrays("tar 1", place, *fields.image, "", fields.label)
-    arrays = kept.read()
-    if shard.remote and "stamp" in arrays:
-        return _restored(arrays)
+    known = _recalled(kept.read(), shard)
+    if known is not None:
+        return known
+    with kept.lock():
+        return _recalled(kept.read(), shard) or _found_out(kept, shard, fields)
+
+
+def _found_out(kept: KeptArrays, shard: Shard, fields: Fields) -> TarIndex:
     path, begun = shard.path(), time.time_ns()
-    status = path.stat()
-    stamp = np.array([[status.st_size, status.st_mtime_ns, status.st_ctime_ns]], dtype=np.int64)
-    if "stamp" in arrays and np.array_equal(arrays["stamp"], stamp):
-        return _restored(arrays)
+    stamp = _stamp(path)
     index = read_tar(path, shard, fields)
     names = {f"{of}_{name}": array for of, names in (("key", index.keys), ("label", index.written))
              for name, array in names.arrays.items()}  # fmt: skip
-    stamp = settled(stamp, begun)
-    kept.write({**names, "start": index.start, "size": index.size, "hashes": index.hashes, "stamp": stamp})
+    arrays = {"start": index.start, "size": index.size, "hashes": index.hashes, "total": index.total}
+    kept.write({**names, **arrays, "stamp": settled(stamp, begun)})
     return index
 
 
-def _restored(arrays: Arrays) -> TarIndex:
+def _recalled(arrays: Arrays, shard: Shard) -> TarIndex | None:
+    if "stamp" not in arrays:
+        return None
+    if not shard.remote and not np.array_equal(arrays["stamp"], _stamp(Path(shard.where))):
+        return None
     keys, written = (
         Names.of({"bytes": arrays[f"{of}_bytes"], "ends": arrays[f"{of}_ends"]}) for of in ("key", "label")
     )
-    return TarIndex(keys, arrays["start"], arrays["size"], arrays["hashes"], written)
+    return TarIndex(keys, arrays["start"], arrays["size"], arrays["hashes"], written, int(arrays["total"]))
+
+
+def _stamp(path: Path) -> Stamps:
+    status = path.stat()
+    return np.array([[status.st_size, status.st_mtime_ns, status.st_ctime_ns]], dtype=np.int64)
 
 
 def read_tar(path: Path, shard: Shard, fields: Fields) -> TarIndex:
@@ -114,7 +126,7 @@ def _indexed(file: BinaryIO, shard: Shard, fields: Fields) -> TarIndex:
         raise DataError(f"shard {shard.where}: {times} samples are called '{repeated}'; keys tell samples apart")
     start, size = np.array(places, dtype=np.int64).reshape(-1, 2).T
     packed = np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(-1, 32)
-    return TarIndex(Names(keys), start.copy(), size.copy(), packed, Names(written))
+    return TarIndex(Names(keys), start.copy(), size.copy(), packed, Names(written), file.seek(0, 2))
 
 
 def _samples(file: BinaryIO, shard: Shard) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,7 @@ class Samples:
         names = [f"{shard.name}/{index.keys[row]}" for shard, index in pairs for row in range(len(index))]
         written = [index.written[row] for index in indexes for row in range(len(index))]
         return cls(
-            shards=shards,
+            shards=[replace(shard, total=index.total) for shard, index in pairs],
             shard=np.repeat(np.arange(len(shards)), [len(index) for index in indexes]),
             start=np.concatenate([index.start for index in indexes]),
             size=np.concatenate([index.size for index in indexes]),

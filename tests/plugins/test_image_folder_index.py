@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import shutil
 import time
@@ -14,6 +15,9 @@ import pytest
 from PIL import Image
 
 from gaekit.errors import MachineFailed
+from gaekit.pipeline.plan import make_plan
+from gaekit.plugins import load_plugins
+from gaekit.recipe import load_recipe
 from gaekit_datasets import cache, contents
 from gaekit_datasets.contents import EDGE, UNREADABLE, content_hash
 from gaekit_datasets.image_folder import ImageFolder
@@ -115,7 +119,7 @@ def test_the_digest_is_of_the_data_and_not_of_what_is_kept(tmp_path: Path, kept:
         assert folder(root).digest() == digest
     shutil.rmtree(kept)
     assert folder(root).digest() == digest
-    assert [path.suffix for path in kept.iterdir()] == [".npz"]
+    assert sorted(path.suffix for path in kept.iterdir()) == [".lock", ".npz"]
 
 
 def test_a_cache_that_cannot_be_written_costs_one_warning(
@@ -174,3 +178,43 @@ def test_large_files_are_known_by_their_ends_and_small_ones_by_all(tmp_path: Pat
     large = bytes(8 * EDGE)
     assert len({hashed(large), hashed(b"\1" + large[1:]), hashed(large[:-1] + b"\1")}) == 3
     assert hashed(large[: 4 * EDGE] + b"\1" + large[4 * EDGE + 1 :]) == hashed(large)
+
+
+def test_processes_that_start_together_read_each_file_once(tmp_path: Path) -> None:
+    root, context = pictures(tmp_path / "data"), multiprocessing.get_context("fork")
+    reads, barrier = context.Value("i", 0), context.Barrier(3)
+    read = contents._hash_of
+
+    def counted(path: Path, whole: bool) -> bytes:
+        with reads.get_lock():
+            reads.value += 1
+        return read(path, whole)
+
+    def start() -> None:
+        contents._hash_of = counted
+        barrier.wait()
+        folder(root).digest()
+
+    processes = [context.Process(target=start) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+    assert ([process.exitcode for process in processes], reads.value) == ([0, 0, 0], 12)
+
+
+def test_a_changed_image_makes_every_stage_that_reads_data_run_again(tmp_path: Path) -> None:
+    root, registry = pictures(tmp_path / "data"), load_plugins()
+    change = f"dataset={{use: image_folder, root: {root}, validation: 0.5}}"
+    recipe = load_recipe("smoke", registry, overrides=[change])
+
+    def fingerprints() -> dict[str, str]:
+        return {stage.name: stage.fingerprint for stage in make_plan(recipe, registry, tmp_path / "store").stages}
+
+    before = fingerprints()
+    assert fingerprints() == before
+    noise(123).save(root / "a" / "02.bmp")
+    after = fingerprints()
+    assert before.keys() == after.keys() >= {"autoencoder", "latents", "diffusion"}
+    assert all(after[name] != before[name] for name in before)
+    assert make_plan(recipe, registry, tmp_path / "store").data == folder(root, validation=0.5).digest()

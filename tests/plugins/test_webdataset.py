@@ -25,6 +25,7 @@ from PIL import Image
 from gaekit.api import BadImage, DataAbsent, DataError
 from gaekit_datasets import shards as shards_module
 from gaekit_datasets import tar_index
+from gaekit_datasets.huggingface import HuggingFace
 from gaekit_datasets.shards import expand, fetched, shards_of
 from gaekit_datasets.webdataset import WebDataset
 from gaekit_datasets.windowed import windowed_order
@@ -365,6 +366,15 @@ class TestRemote:
         assert len(everything(shards(pattern))) == 120
         assert server.asked[4:] == ["002.tar"]
 
+    def test_a_shard_that_changed_at_its_url_is_named(self, tmp_path: Path, kept: Path) -> None:
+        write_shards(tmp_path / "data", 40, 40)
+        url = (tmp_path / "data" / "000.tar").as_uri()
+        shards(url).train()
+        next(kept.glob("shards/*.tar")).unlink()
+        write_shards(tmp_path / "data", 30, 30)
+        with pytest.raises(DataError, match=r"000\.tar changed since it was indexed: \d+ bytes then, \d+ now"):
+            shards(url).train()[0]
+
     def test_a_shard_that_comes_cut_off_is_fetched_again_and_named_in_the_end(self, server: Server) -> None:
         server.cut = {"000.tar": 2}
         assert len(everything(shards(f"{server.url}/000.tar"))) == 30
@@ -400,6 +410,19 @@ class TestRemote:
         monkeypatch.setenv("GAEKIT_CACHE", str(tmp_path / "file"))
         with pytest.raises(DataError, match=r"000\.tar cannot be fetched: .* cannot be written .*set GAEKIT_CACHE"):
             shards(f"{server.url}/000.tar").train()
+
+
+def test_every_setting_stands_in_the_document_with_its_default() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    for component in (WebDataset, HuggingFace):
+        part = text[text.index(f"## `{component.name}`") :].split("\n## ")[0]
+        rows = {line.split("|")[1].strip(" `"): line for line in part.splitlines() if line.startswith("| `")}
+        assert set(rows) == set(component.Config.model_fields) - {"use"}
+        for name, row in rows.items():
+            field = component.Config.model_fields[name]
+            default = "required" if field.is_required() else field.default
+            shown = ", ".join(default) if isinstance(default, tuple) else str(default)
+            assert row.split("|")[2].strip() == shown.replace("None", "null")
 
 
 class TestOrder:
