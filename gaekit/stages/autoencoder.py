@@ -209,7 +209,7 @@ def _critic(job: Job) -> nn.Module | None:
     critic: nn.Module = PatchGAN(channels=adversary.channels, layers=adversary.layers, norm=adversary.norm)
     job.prepare(critic)
     if adversary.norm == "batch" and job.world.size > 1:
-        critic = nn.SyncBatchNorm.convert_sync_batchnorm(critic)
+        critic = nn.SyncBatchNorm.convert_sync_batchnorm(critic)  # type: ignore[no-untyped-call]
     return critic
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Literal, cast
+from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -79,4 +78,4 @@ def load_whole(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 def total_norm(parameters: list[nn.Parameter], limit: float) -> Tensor:
     """Clip gradients to a total norm of at most `limit`; -> the norm before."""
-    return whole(cast(torch.Tensor, nn.utils.clip_grad_norm_(parameters, limit)))
+    return whole(nn.utils.clip_grad_norm_(parameters, limit))
