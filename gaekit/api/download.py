@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -82,7 +82,7 @@ def download(url: str, path: Path, sha256: str = "") -> None:
 class _Part:
     """What there is of a file so far, and the sha256 of that."""
 
-    def __init__(self, file: BinaryIO, path: Path, target: Path):
+    def __init__(self, file: FileIO, path: Path, target: Path):
         self.file, self.path, self.target = file, path, target
         self.validator: str | None = None  # by which the server knows whether its file is still the same
         self._hash = hashlib.sha256()
@@ -103,8 +103,10 @@ class _Part:
 
     def append(self, block: bytes) -> None:
         """Raises MachineFailed if the disk is full."""
+        rest = memoryview(block)
         try:
-            self.file.write(block)
+            while rest:
+                rest = rest[self.file.write(rest) :]
         except OSError as error:
             raise _unwritable(self.path, error) from error
         self._hash.update(block)
@@ -126,7 +128,6 @@ class _Part:
     def keep(self) -> None:
         """Flush to disk and give it its name."""
         try:
-            self.file.flush()
             os.fsync(self.file.fileno())
         except OSError as error:
             raise _unwritable(self.path, error) from error
@@ -150,15 +151,15 @@ def _locked_part(path: Path) -> Iterator[_Part | None]:
     yield None
 
 
-def _opened(part: Path) -> BinaryIO:
+def _opened(part: Path) -> FileIO:
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
-        return part.open("a+b")
+        return part.open("a+b", buffering=0)  # closing must not write what a full disk refused
     except OSError as error:
         raise _unwritable(part, error) from error
 
 
-def _lock(file: BinaryIO, part: Path) -> None:
+def _lock(file: FileIO, part: Path) -> None:
     """Wait for the lock. It ends with the process that holds it, however that ends."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -173,7 +174,7 @@ def _unwritable(path: Path, error: OSError) -> MachineFailed:
 _ROOM = "make room there, or move the cache (by TORCH_HOME)"
 
 
-def _is_at(file: BinaryIO, path: Path) -> bool:
+def _is_at(file: FileIO, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

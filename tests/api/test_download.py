@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -125,6 +126,20 @@ def test_room_on_the_disk_is_seen_to_beforehand(
     with pytest.raises(MachineFailed, match=r"weights\.pth: 3 MB are still to come, and that disk has 1 MB free"):
         download(f"{server.url}/weights", target, SHA256)
     assert target.with_name("weights.pth.part").stat().st_size == 0
+
+
+def test_a_disk_that_fills_up_is_named_and_what_came_is_kept(server: FileServer, target: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, before[1]))  # no file may grow larger
+    try:
+        with pytest.raises(MachineFailed, match=r"weights\.pth\.part: cannot be written \(File too large\)"):
+            download(f"{server.url}/weights", target, SHA256)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert target.with_name("weights.pth.part").read_bytes() == CONTENT[:2_000_000]
+    download(f"{server.url}/weights", target, SHA256)
+    assert server.gets == [None, "bytes=2000000-"]
+    assert target.read_bytes() == CONTENT
 
 
 def test_a_folder_that_cannot_be_written_is_named(server: FileServer, tmp_path: Path) -> None:
