@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gaekit.api import ImageSource
-from gaekit.data.crop import center_crop, to_float, to_uint8
+from gaekit.data.crop import center_crop, mirrored, to_float, to_uint8
 from gaekit.data.decoding import Decoded, Decoder, OnBadImage, Request, decode_ahead
 from gaekit.data.order import TrainingOrder
 from gaekit.errors import DataError
@@ -206,4 +206,4 @@ class Images:
 
 
 def _mirrored(batch: ImageBatch) -> ImageBatch:
-    return ImageBatch(batch.image_B3RR.flip(-1), batch.label_B, batch.index_B, ~batch.flip_B)
+    return ImageBatch(mirrored(batch.image_B3RR), batch.label_B, batch.index_B, ~batch.flip_B)

@@ -4,11 +4,13 @@ reads; or, for latents that are made anew at every step, only measure them."""
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gaekit.data.crop import mirrored
 from gaekit.data.images import ImageBatch, Images
 from gaekit.data.latents import INDEX, LABEL, LATENT, MIRROR
 from gaekit.errors import DataError
@@ -45,7 +47,8 @@ def run(job: Job) -> dict[str, Any]:
     model = load_encoder(job, section)
     images = job.images("train")
     rows = rows_per_shard(section, model.spec.latent_dim, model.spec.grid)
-    writer = ShardWriter(job.room.out / ARTIFACT, rows, 0 if section.online else len(images), job.world)
+    measure = partial(_measure, section, model.spec.latent_dim) if section.normalize == "channel" else None
+    writer = ShardWriter(job.room.out / ARTIFACT, rows, 0 if section.online else len(images), job.world, measure)
     spread = _spread_of_images(job, section, model, images) if section.online else None
     _fill(job, section, model, images, writer)
     job.world.wait()
@@ -58,7 +61,9 @@ def _finish(
     """Write the manifest over what all ranks wrote; returns what DONE records."""
     reader = writer.reader()
     if spread is None:
-        spread = _spread_of_cache(reader, section, model.spec.latent_dim)
+        spread = _Spread(model.spec.latent_dim)
+        for found in writer.measured():
+            spread.merge(_Spread.from_json(found))
         _learn_skipped(images, reader)
     statistics = _statistics(section, spread, model.spec.latent_dim)
     writer.finish({**_facts(job, model, section, images), **statistics})
@@ -96,7 +101,7 @@ def _encoded(job: Job, section: Latents, model: Autoencoder, batch: ImageBatch) 
     image = batch.image_B3RR.to(job.device)
     rows = {LATENT: encode(model, image, section), LABEL: batch.label_B, INDEX: batch.index_B}
     if section.flip:
-        rows[MIRROR] = encode(model, image.flip(-1), section)
+        rows[MIRROR] = encode(model, mirrored(image), section)
     return rows
 
 
@@ -153,14 +158,23 @@ class _Spread:
         self.means.merge(other.means)
         self.variances.merge(other.variances)
 
+    def to_json(self) -> dict[str, Any]:
+        return {"means": self.means.to_json(), "variances": self.variances.to_json()}
 
-def _spread_of_cache(reader: ShardReader, section: Latents, channels: int) -> _Spread:
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> _Spread:
+        made = cls(len(found["means"]["mean"]))
+        made.means, made.variances = (Moments.from_json(found[key]) for key in ("means", "variances"))
+        return made
+
+
+def _measure(section: Latents, channels: int, rows: Rows) -> dict[str, Any]:
+    """The spread of a shard's latents, both mirrors."""
     spread = _Spread(channels)
-    if section.normalize == "channel":
-        for name in (LATENT, MIRROR) if section.flip else (LATENT,):
-            for shard in reader.shards(name):
-                spread.add(shard)
-    return spread
+    for name in (LATENT, MIRROR) if section.flip else (LATENT,):
+        for part in rows[name].split(section.batch):
+            spread.add(part)
+    return spread.to_json()
 
 
 def _spread_of_images(job: Job, section: Latents, model: Autoencoder, images: Images) -> _Spread:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -31,6 +33,18 @@ class Moments:
         self.squares += squares + delta.square() * self.count * count / total
         self.mean += delta * count / total
         self.count = total
+
+    def to_json(self) -> dict[str, Any]:
+        """What it has seen, exactly."""
+        return {"count": self.count, "mean": self.mean.tolist(), "squares": self.squares.tolist()}
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> Moments:
+        """Inverse of `to_json`."""
+        made = cls(len(found["mean"]))
+        made.count = found["count"]
+        made.mean, made.squares = (torch.tensor(found[key], dtype=torch.float64) for key in ("mean", "squares"))
+        return made
 
     @property
     def std(self) -> Tensor:

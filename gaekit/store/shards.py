@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +25,7 @@ INDEX = "index"
 """The tensor that says which index of the whole each row is."""
 Rows = dict[str, Tensor]
 Record = dict[str, Any]
+Measure = Callable[[Rows], Any]
 
 
 class ShardWriter:
@@ -33,11 +34,13 @@ class ShardWriter:
 
     Rank r of n writes shards r, r + n, ...; a later writer on the same folder, of any number of ranks, goes on with
     the shards that are not there whole. It is a context: a thread writes, so that the next rows are made meanwhile, and
-    on leaving all that this rank writes is on disk. Raises MachineFailed where the disk is full.
+    on leaving all that this rank writes is on disk. What the thread finds by `measure` in a shard's rows, as JSON, is
+    kept until `finish`. Raises MachineFailed where the disk is full.
     """
 
-    def __init__(self, folder: Path, rows: int, total: int, world: World | None = None):
+    def __init__(self, folder: Path, rows: int, total: int, world: World | None = None, measure: Measure | None = None):
         world = world or World()
+        self._measure = measure
         self.folder, self.rows, self.total = folder, rows, total
         folder.mkdir(parents=True, exist_ok=True)
         kept = _records(folder)
@@ -104,6 +107,8 @@ class ShardWriter:
                 _save(rows, part, left)
             record |= {"file": file.name, "rows": len(rows[INDEX]), "bytes": file.stat().st_size}
             record["sha256"] = sha256_file(file)
+            if self._measure is not None:
+                record["measured"] = self._measure(rows)
         write_json(self.folder / f"{number:05d}.json", record)
 
     @property
@@ -115,13 +120,28 @@ class ShardWriter:
         found = _records(self.folder)
         return [found[number] for number in range(self._count)]
 
+    def measured(self) -> list[Any]:
+        """What `measure` found in each shard that has rows, of all ranks, in order; shards of an earlier manifest are
+        measured now."""
+        if self._measure is None:
+            return []
+        found = []
+        for record in self._shards():
+            if "measured" in record:
+                found.append(record["measured"])
+            elif record["rows"]:
+                one = ShardReader(self.folder, {"rows": record["rows"], "shards": [record]})
+                found.append(self._measure({name: next(one.shards(name)) for name in one.heads[0]}))
+        return found
+
     def reader(self) -> ShardReader:
         """The rows of all ranks, before `finish`; call it when all have left the context."""
         return ShardReader(self.folder, {"rows": self.written, "shards": self._shards()})
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Write the manifest: `facts` beside the shards' names, spans, rows and hashes. One rank does, at the end."""
-        write_json(self.folder / MANIFEST, {**facts, "rows": self.written, "shards": self._shards()})
+        shards = [{key: value for key, value in record.items() if key != "measured"} for record in self._shards()]
+        write_json(self.folder / MANIFEST, {**facts, "rows": self.written, "shards": shards})
         for leftover in (*self.folder.glob("[0-9]*.json"), *self.folder.glob(".*.part")):
             leftover.unlink()
 

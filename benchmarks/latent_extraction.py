@@ -1,0 +1,148 @@
+"""How much of the time of latent extraction is not decoding: with the encoder taken out, beside a bare loop.
+
+    python benchmarks/latent_extraction.py
+
+Crops of scikit-learn's two photographs, 256 px, written as JPEGs. The bare loop decodes and crops each by the data
+set's own decoder and drops it. The other is the latents stage with an encoder that only pools pixels: batches, both
+mirrors, shards on disk, hashes, statistics. With `--workers` both decode in that many processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from gaekit.api import Dataset, ImageSource
+from gaekit.data.crop import center_crop
+from gaekit.parallel import World
+from gaekit.plugins import build, load_plugins
+from gaekit.recipe import load_recipe
+from gaekit.recipe.schema import Recipe
+from gaekit.stages import latents
+from gaekit.stages.job import Job
+from gaekit.store.room import Room
+from gaekit.train.progress import Reporter
+from gaekit.values import Latent
+
+SIZE, STRIDE, CHANNELS = 256, 16, 32
+RECIPE = f"""
+recipe: 1
+name: extraction
+image: {{size: {SIZE}, stride: {STRIDE}}}
+latent_dim: {CHANNELS}
+dataset: {{use: image_folder, root: ROOT, classes: none}}
+autoencoder: {{from: ROOT}}
+latents: {{flip: true}}
+runtime: {{threads: 1, cache_gb: 0, workers: WORKERS, device: cpu, trackers: []}}
+"""
+
+
+class Spec:
+    """The sizes that the stage reads."""
+
+    latent_dim, grid = CHANNELS, SIZE // STRIDE
+
+
+class Pooling:
+    """In place of an autoencoder: a latent position is the first pixel of its patch, its channels repeated."""
+
+    spec = Spec()
+
+    def encode(self, image_B3RR: Tensor) -> tuple[Tensor, Latent]:
+        """-> (the image, a latent of the right shape)."""
+        pooled = image_B3RR[:, :1, ::STRIDE, ::STRIDE]
+        return image_B3RR, Latent(pooled.expand(-1, CHANNELS, -1, -1), 1.0, torch.zeros(()))
+
+
+def write_images(folder: Path, count: int) -> None:
+    """`count` crops of 256 px out of photographs of 427 x 640, as JPEGs."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    draw = np.random.default_rng(0)
+    photographs = load_sample_images().images
+    for index in range(count):
+        photograph = photographs[index % 2]
+        top, left = (int(draw.integers(0, side - SIZE)) for side in photograph.shape[:2])
+        crop = photograph[top : top + SIZE, left : left + SIZE]
+        Image.fromarray(crop).save(folder / f"{index:05d}.jpg", quality=95)
+
+
+def decode_all(source: ImageSource, indices: range) -> None:
+    """The bare loop."""
+    for index in indices:
+        center_crop(source[index][0], SIZE)
+
+
+def bare(source: ImageSource, workers: int) -> None:
+    """The bare loop over all images, shared out to processes where there are some."""
+    if not workers:
+        decode_all(source, range(len(source)))
+        return
+    shares = [range(first, len(source), workers) for first in range(workers)]
+    with multiprocessing.get_context("fork").Pool(workers) as pool:
+        pool.starmap(decode_all, zip(itertools.repeat(source), shares))
+
+
+def extract(recipe: Recipe, folder: Path) -> None:
+    """The stage as it runs, its encoder replaced."""
+    reporter = Reporter(Console(quiet=True))
+    job = Job(
+        "latents", recipe, load_plugins(), Room(folder), {"autoencoder": folder / "none"}, folder, torch.device("cpu"),
+        reporter, World(),
+    )  # fmt: skip
+    with (
+        mock.patch.object(latents, "load_encoder", return_value=Pooling()),
+        mock.patch.object(latents, "sha256_file", return_value=""),  # of the autoencoder, which there is none of
+    ):
+        latents.run(job)
+
+
+def rounds(recipe: Recipe, source: ImageSource, workers: int, root: Path, count: int) -> Iterator[tuple[float, float]]:
+    """(bare, stage) images a second, by turns, so that what else the machine does weighs on both."""
+    for number in range(count):
+        start = time.perf_counter()
+        bare(source, workers)
+        middle = time.perf_counter()
+        extract(recipe, root / f"room{number}")
+        yield len(source) / (middle - start), len(source) / (time.perf_counter() - middle)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=1024, help="images")
+    parser.add_argument("--workers", type=int, default=0, help="processes that decode")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        (root / "images").mkdir()
+        write_images(root / "images", given.count)
+        text = RECIPE.replace("ROOT", str(root / "images")).replace("WORKERS", str(given.workers))
+        (root / "recipe.yaml").write_text(text)
+        registry = load_plugins()
+        recipe = load_recipe(root / "recipe.yaml", registry)
+        source = build(Dataset, recipe.dataset, registry).train()
+        decode_all(source, range(min(64, len(source))))  # files into the page cache, libraries into memory
+        found = list(rounds(recipe, source, given.workers, root, given.rounds))
+    for title, column in (("bare decoding", 0), ("latents stage", 1)):
+        rates = [pair[column] for pair in found]
+        print(f"{title}   {max(rates):8.1f} images/s  (rounds: {', '.join(f'{rate:.1f}' for rate in rates)})")
+    print(f"of bare decoding  {max(pair[1] for pair in found) / max(pair[0] for pair in found):6.1%}")
+
+
+if __name__ == "__main__":
+    main()
