@@ -20,6 +20,7 @@ def make_app() -> typer.Typer:
         assets,
         checkpoints,
         data,
+        doctor,
         images,
         inspect,
         interop,
@@ -39,6 +40,7 @@ def make_app() -> typer.Typer:
     app.command()(inspect.check)
     app.command()(run.plan)
     app.command()(assets.assets)
+    app.command()(doctor.doctor)
     app.command()(images.sample)
     app.command()(images.reconstruct)
     app.command()(likelihood.likelihood)
