@@ -16,12 +16,18 @@ EXIT_CODES = "GAEKIT_EXIT_CODES"
 TORCHRUN = """
 import sys
 from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
 try:
     main(sys.argv[1:])
-except SignalException as stopped:  # the ranks have said what there is to say
+except SignalException:
+    sys.exit(1)
+except ChildFailedError as failed:
+    if any(rank.exitcode not in (2, 3, 4, 85, 130) for rank in failed.failures.values()):
+        print(failed, file=sys.stderr)
     sys.exit(1)
 """
+"""torchrun, without tracebacks of its own where the ranks have said what there is to say."""
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 LOST_PEER = 4
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -41,8 +41,8 @@ class Divergence:
         self.limit = limit
         self.state: dict[str, Any] = {}
 
-    def look(self, scalars: Mapping[str, float], where: str, checkpoints: str) -> None:
-        """Take in an interval's means. Raises RunFailed, naming the largest term."""
+    def look(self, scalars: Mapping[str, float], where: str, kept: Callable[[], str]) -> None:
+        """Take in an interval's means. Raises RunFailed, naming the largest term and what `kept` says is saved."""
         terms = {name.removeprefix("weighted/"): abs(v) for name, v in scalars.items() if name.startswith("weighted/")}
         total = sum(terms.values())
         if self.limit is None or not math.isfinite(total):  # what is not finite has a guard of its own
@@ -54,5 +54,5 @@ class Divergence:
             largest = max(terms, key=terms.__getitem__)
             raise RunFailed(
                 f"{where}: the loss diverges: {total:.4g}, {total / first:.3g} times what it began with, mostly by "
-                f"{largest}; checkpoints: {checkpoints}; lower the learning rate, or raise runtime.diverging"
+                f"{largest}; {kept()}; lower the learning rate, or raise runtime.diverging"
             )

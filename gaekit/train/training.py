@@ -163,9 +163,11 @@ class Training:
         self._trackers = self.host.trackers(self.at)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._trackers.close()
         self.checkpoints.close()
+        if isinstance(error, RunFailed | Interrupted | Preempted) and not self.host.world.leads:
+            raise ToldElsewhere(str(error), error.exit_code) from error  # every rank raises these at the same step
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of forward passes."""
@@ -304,15 +306,19 @@ class Training:
             self.host.reporter.say(f"{where}: {what} not finite for {name}; the step is skipped")
             if learner.bad >= BAD_STEPS_ALLOWED:
                 raise RunFailed(
-                    f"{where}: {what} not finite for {name}, {learner.bad} steps in a row; "
-                    f"the last checkpoint is intact ({self.host.room.checkpoints}); "
+                    f"{where}: {what} not finite for {name}, {learner.bad} steps in a row; {self._kept()}; "
                     f"lower {self.host.stage}.train.lr or its clip"
                 )
         if learner.dead >= DEAD_STEPS_ALLOWED:
             raise RunFailed(
                 f"{where}: the gradient of {name} has been exactly zero for {learner.dead} steps; "
-                "nothing is learnt any more"
+                f"nothing is learnt any more; {self._kept()}"
             )
+
+    def _kept(self) -> str:
+        self.checkpoints.close()
+        steps = self.checkpoints.steps()
+        return f"the checkpoint of step {steps[-1]} is intact" if steps else "there is no checkpoint yet"
 
     def _micro_batch(self, rows: int) -> int:
         """Rows a forward pass; says how the batch is made up where there is more than one."""
@@ -344,7 +350,7 @@ class Training:
         self.meter.add("train/images_per_second", self.settings.batch / seconds)
         if self.at % runtime.log_every == 0 or last or self._images:
             scalars = mean_of_scalars(self.meter.take(), self.host.world)
-            self.divergence.look(scalars, f"{self.host.stage}: step {self.at}", str(self.host.room.checkpoints))
+            self.divergence.look(scalars, f"{self.host.stage}: step {self.at}", self._kept)
             self._shown = {"loss": sum(v for k, v in scalars.items() if k.startswith("weighted/"))}
             self._trackers.log(self.at, scalars, self._images)
             self._images = {}
@@ -365,7 +371,7 @@ class Training:
             f"{self.host.stage}: stopped and saved at step {self.at} of {self.settings.steps}; "
             "the same command goes on from there"
         )
-        raise error(message) if self.host.world.leads else ToldElsewhere(message, error.exit_code)
+        raise error(message)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
