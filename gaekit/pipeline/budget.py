@@ -55,15 +55,15 @@ def memory_of_stages(recipe: Recipe, networks: Sequence[Network], nproc: int) ->
 
 
 def _memory(stage: str, networks: Sequence[Network], runtime: Runtime, nproc: int, previews: int) -> Memory:
-    shards = nproc if runtime.strategy == "fsdp" else 1
-    trained = [p for n in networks for p in n.trained]
-    gradients = sum(_share(p, shards) * p.element_size() for p in trained)
-    averages = sum(_averages(n, shards) for n in networks if n.averaged)
+    cut = nproc if runtime.strategy == "fsdp" else 1
+    shards = {n.name: cut if n.sharded else 1 for n in networks}
+    gradients = sum(_share(p, shards[n.name]) * p.element_size() for n in networks for p in n.trained)
+    averages = sum(_averages(n, shards[n.name]) for n in networks if n.averaged)
     return Memory(
         stage,
-        weights=sum(_weights(n, shards) for n in networks),
+        weights=sum(_weights(n, shards[n.name]) for n in networks),
         gradients=gradients,
-        optimizer=2 * gradients + 4 * len(trained),
+        optimizer=2 * gradients + 4 * sum(len(n.trained) for n in networks),
         averages=0 if runtime.ema_offload else averages,
         previews=previews,
         offloaded=averages if runtime.ema_offload else 0,

@@ -21,12 +21,14 @@ UNKNOWN_CLASSES = 1000
 
 @dataclass(frozen=True)
 class Network:
-    """A network without memory, the stage in whose training it stands, and whether its weights are averaged there."""
+    """A network without memory, the stage in whose training it stands, whether its weights are averaged there, and
+    whether FSDP shards them, which it does with networks that train, the adversary excepted."""
 
     stage: str
     name: str
     module: nn.Module
     averaged: bool
+    sharded: bool = True
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -105,7 +107,7 @@ def _of_autoencoder(recipe: Recipe, section: AutoencoderSection, registry: Regis
     if section.adversary:
         settings = section.adversary
         critic = PatchGAN(channels=settings.channels, layers=settings.layers, norm=settings.norm)
-        found.append(Network("autoencoder", "adversary", critic, False))
+        found.append(Network("autoencoder", "adversary", critic, averaged=False, sharded=False))
     return found
 
 
@@ -121,7 +123,7 @@ def _aligners(recipe: Recipe, registry: Registry, hidden_dim: int, averaged: boo
     if aligner.fit is None:
         return [Network("autoencoder", "aligner", aligner, averaged)]
     fitted = build(Aligner, recipe.aligner, registry, **sizes).requires_grad_(False)
-    frozen = Network("autoencoder", "aligner", fitted, averaged)
+    frozen = Network("autoencoder", "aligner", fitted, averaged, sharded=False)
     train = fitting(recipe) if aligner.fit == "train" else None
     return [Network("semantic", "aligner", aligner, train.ema is not None), frozen] if train else [frozen]
 

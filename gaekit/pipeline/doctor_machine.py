@@ -110,14 +110,14 @@ def _needed(case: Case) -> int:
     """Bytes that the recipe's stages still write."""
     if case.recipe is None:
         return LEAST_FREE
-    recipe, registry = case.recipe, case.registry
+    recipe, registry, known = case.recipe, case.registry, True
     try:
         classes, images, _ = data_facts(recipe, registry)
     except DataAbsent:
-        classes = images = None
-    networks = trained_networks(recipe, registry, classes)
+        known = False
+    networks = trained_networks(recipe, registry, classes if known else None)
     plan = make_plan(recipe, registry, case.out / STORE)
-    return sum(part.size or 0 for part in disk_of_stages(recipe, registry, networks, images, plan))
+    return sum(part.size or 0 for part in disk_of_stages(recipe, registry, networks, images if known else None, plan))
 
 
 def runs_folder(case: Case) -> Iterator[Finding]:
