@@ -150,7 +150,7 @@ def export_cache(path: Path, out: Path) -> list[Path]:
     for number, tensors in enumerate(shards):
         file = out / f"latents_rank00_shard{number:03d}.safetensors"
         with atomic(file) as part:
-            save_file(dict(zip((LATENT, MIRROR, LABEL), (t.clone() for t in tensors), strict=True)), part)
+            save_file(dict(zip((LATENT, MIRROR, LABEL), tensors, strict=True)), part)
         files.append(file)
     write_statistics(out / STATS_FILE, cache.statistics)
     return files

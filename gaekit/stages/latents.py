@@ -172,7 +172,7 @@ def _measure(section: Latents, channels: int, rows: Rows) -> dict[str, Any]:
     """The spread of a shard's latents, both mirrors."""
     spread = _Spread(channels)
     for name in (LATENT, MIRROR) if section.flip else (LATENT,):
-        for part in rows[name].split(section.batch):
+        for part in torch.split(rows[name], section.batch):
             spread.add(part)
     return spread.to_json()
 

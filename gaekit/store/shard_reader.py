@@ -147,7 +147,7 @@ class _OpenFile:
 
     def read(self, into: NDArray[np.uint8], offset: int) -> None:
         """Fill `into` with the bytes from `offset` on. Raises ArtifactError where the file ends before."""
-        memory = memoryview(into).cast("B")
+        memory = into.data.cast("B")
         while memory:
             count = os.preadv(self.number, [memory], offset)
             if not count:

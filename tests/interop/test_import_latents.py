@@ -98,6 +98,26 @@ def test_it_is_written_back_as_it_was(tmp_path: Path) -> None:
         export_artifact("gae-latents", tmp_path / "taken", tmp_path / "back", registry())
 
 
+def test_a_cache_of_ours_comes_back_from_the_published_files(tmp_path: Path) -> None:
+    """Two spans of images, one of them skipped, in bf16."""
+    rows = {name: torch.randn(9, 6, 4, 4).bfloat16() for name in ("latents", "latents_flip")}
+    kept = torch.tensor([0, 1, 2, 4, 5, 6, 7, 8])
+    with ShardWriter(tmp_path / "ours" / "latents", 5, 9) as writer:
+        for index in (kept[:4], kept[4:]):
+            writer.add({name: value[index] for name, value in rows.items()} | {"labels": index % 3, "index": index})
+    statistics = {"mean": [0.5] * 6, "std": [2.0] * 6}
+    facts = {"latent_dim": 6, "grid": 4, "store": "mean", "flip": True, "classes": ["a", "b", "c"]}
+    writer.finish({**facts, "statistics": statistics})
+    export_artifact("gae-latents", tmp_path / "ours", tmp_path / "published", registry())
+    (tmp_path / "names.txt").write_text("a\nb\nc\n")
+    back = take(tmp_path / "published", tmp_path / "back", classes=tmp_path / "names.txt")
+    ours, theirs = LatentCache(tmp_path / "ours" / "latents"), LatentCache(back.artifact)
+    assert theirs.classes == ours.classes
+    for one, other, _ in zip(ours.training(0, 8, 0), theirs.training(0, 8, 0), range(3), strict=False):
+        assert torch.equal(one.latent_BDHW, other.latent_BDHW)
+        assert torch.equal(one.label_B, other.label_B)
+
+
 def test_a_cache_without_mirror_images_stays_without(tmp_path: Path) -> None:
     source = tmp_path / "published"
     source.mkdir()
