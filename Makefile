@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: quickstart test test-all lint clean help
+.PHONY: quickstart test test-all benchmark lint clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -35,6 +35,9 @@ test: lint  ## lint and every fast test
 
 test-all: lint  ## also the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+benchmark: $(VENV)/.dev  ## measure what tests cannot: the latent cache, its building, saves; on a quiet machine
+	for program in benchmarks/*.py; do echo "$$program"; $(BIN)/python $$program || exit 1; done
 
 clean:  ## remove the environment and caches, not runs
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
