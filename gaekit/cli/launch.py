@@ -30,6 +30,8 @@ except ChildFailedError as failed:
 """torchrun, without tracebacks of its own where the ranks have said what there is to say."""
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 LOST_PEER = 4
+SAVING_SECONDS = 600
+"""How long torchrun lets ranks save after a signal; torch before it had this setting gives 30."""
 
 
 def launch(nproc: int, arguments: Sequence[str]) -> int:
@@ -38,9 +40,9 @@ def launch(nproc: int, arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="gaekit-") as folder:
         environment = {
             "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc)),
+            "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SAVING_SECONDS),
             **os.environ,
             EXIT_CODES: folder,
-            "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
         }
         command = [sys.executable, "-c", TORCHRUN, "--standalone", f"--nproc-per-node={nproc}"]
         # In a session of its own: Ctrl-C must reach the ranks once, through torchrun, not twice.
@@ -53,8 +55,8 @@ def launch(nproc: int, arguments: Sequence[str]) -> int:
 @contextmanager
 def _passing_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
     def pass_on(number: int, frame: object) -> None:
-        if process.poll() is None:
-            process.send_signal(number)
+        if process.poll() is None:  # torchrun would die of SIGUSR1; to the ranks SIGTERM means the same
+            process.send_signal(signal.SIGTERM if number == signal.SIGUSR1 else number)
 
     before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
     try:
