@@ -100,7 +100,12 @@ def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 85), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 85),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, 85, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_stops_all_ranks_at_one_step_and_the_next_run_goes_on(
     folder: Path, number: signal.Signals, code: int
