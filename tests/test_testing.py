@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from gaekit.api import (
     Aligner,
     Component,
     ComponentConfig,
+    Dataset,
     Decoder,
     Denoiser,
     Encoder,
@@ -318,8 +320,91 @@ class FixedPoint(NoiseSampler):
     perturb = RightNoise.perturb
 
 
+class Squares:
+    """Ten plain images."""
+
+    def __init__(self, split: str):
+        self.split, self.labels = split, [index % 2 for index in range(10)]
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.new("RGB", (4, 4)), index % 2
+
+    def key(self, index: int) -> str:
+        return f"{self.split}/{index}"
+
+
+class Plain(Dataset):
+    """Plain images."""
+
+    name = "plain"
+    classes = ("a", "b")
+    source: type[Squares] = Squares
+
+    def train(self) -> Squares:
+        return self.source("train")
+
+    def validation(self) -> Squares:
+        return self.source("validation")
+
+    def digest(self) -> str:
+        return "0" * 64
+
+
+class RestlessSquares(Squares):
+    epochs = 0
+
+    def order(self, seed: int, epoch: int) -> list[int]:
+        self.epochs += 1
+        return list(range(self.epochs % 10, 10)) + list(range(self.epochs % 10))
+
+
+class RepeatingSquares(Squares):
+    def order(self, seed: int, epoch: int) -> list[int]:
+        return [0] * 10
+
+
+class MislabelledSquares(Squares):
+    def __init__(self, split: str):
+        super().__init__(split)
+        self.labels = [0] * 10
+
+
+class BoundSquares(Squares):
+    def __init__(self, split: str):
+        super().__init__(split)
+        self.rule = lambda: 0
+
+
+class RestlessOrder(Plain):
+    """Orders an epoch otherwise each time."""
+
+    name, source = "restless_order", RestlessSquares
+
+
+class Repeating(Plain):
+    """Visits one image again and again."""
+
+    name, source = "repeating", RepeatingSquares
+
+
+class Mislabelled(Plain):
+    """Knows other labels than it gives."""
+
+    name, source = "mislabelled", MislabelledSquares
+
+
+class Bound(Plain):
+    """Cannot be handed to a worker process."""
+
+    name, source = "bound", BoundSquares
+
+
 def test_what_keeps_its_promises_passes() -> None:
     check_component(RightNoise)
+    check_component(Plain)
 
 
 @pytest.mark.parametrize(
@@ -345,6 +430,10 @@ def test_what_keeps_its_promises_passes() -> None:
         (Negative, "a distance is not negative"),
         (BatchMean, "does not depend on how batches are cut"),
         (Nameless, "a metric states its protocol"),
+        (Repeating, "an order visits each image once"),
+        (RestlessOrder, "an order depends on seed and epoch alone"),
+        (Mislabelled, "`labels` are those that come with the images"),
+        (Bound, "a split can be pickled, for worker processes"),
     ],
 )
 def test_a_broken_promise_is_named(cls: type[Component], promise: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from gaekit.api import Dataset, Metric, Tracker
+from gaekit.api import Dataset, ImageSource, Metric, Tracker
 from gaekit.testing.promises import Make, expect, numbers
 
 
@@ -25,10 +26,30 @@ def check_dataset(make: Make, sizes: Mapping[str, Any]) -> None:
             image, label = source[index]
             expect(image.mode == "RGB", f"images are RGB, not {image.mode}")
             expect(label in range(max(1, len(dataset.classes))), f"label {label} is an index of classes")
+        _check_known(source)
     keys = [{source.key(i) for i in range(len(source))} for source in splits]
     expect(all(len(k) == len(s) for k, s in zip(keys, splits, strict=True)), "keys are unique")
     expect(not keys[0] & keys[1], "the splits share no image")
     expect(len(dataset.digest()) == 64 and dataset.digest() == make().digest(), "digest is a stable sha256")
+
+
+def _check_known(source: ImageSource) -> None:
+    """What a split may also have, `labels` and `order`, agrees with its images; worker processes get a copy of it."""
+    last = len(source) - 1
+    try:
+        copy = pickle.loads(pickle.dumps(source))
+    except Exception as error:  # whatever its class raises
+        raise AssertionError(f"a split can be pickled, for worker processes: {error}") from error
+    expect(copy.key(last) == source.key(last), "a pickled split is the same")
+    labels, order = getattr(source, "labels", None), getattr(source, "order", None)
+    if labels is not None:
+        expect(len(labels) == len(source), "there is a label for each image")
+        expect(int(labels[last]) == source[last][1], "`labels` are those that come with the images")
+    if order is not None:
+        epoch = [int(index) for index in order(0, 1)]
+        expect(sorted(epoch) == list(range(len(source))), "an order visits each image once")
+        copy.order(0, 2)
+        expect(epoch == [int(index) for index in copy.order(0, 1)], "an order depends on seed and epoch alone")
 
 
 def check_metric(make: Make, sizes: Mapping[str, Any]) -> None:
