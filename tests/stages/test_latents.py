@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -253,8 +255,9 @@ def test_a_cache_that_does_not_say_what_made_it_is_taken_with_a_line_about_it(
 def test_features_that_were_cut_are_written_again_shard_by_shard(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "CHUNK", 4)
     monkeypatch.setattr(features, "SHARD_BYTES", 1)  # a chunk a shard
-    aligned = ["--set", "teacher={use: efficientnet_lite0, layer: stage3}", "--set", "aligner={use: latent, head_dim: 20}",
-               "--set", "semantic={train: {steps: 2, batch: 4}}", "--set", "runtime.cache_gb=0.1"]  # fmt: skip
+    settings = ("teacher={use: efficientnet_lite0, layer: stage3}", "aligner={use: latent, head_dim: 20}",
+                "semantic={train: {steps: 2, batch: 4}}", "runtime.cache_gb=0.1")  # fmt: skip
+    aligned = [option for setting in settings for option in ("--set", setting)]
     aligned += ["--until", "semantic"]
     assert main(["run", "tiny.yaml", *aligned]) == 0
     (room,) = Path("runs/store/features").iterdir()
@@ -264,3 +267,24 @@ def test_features_that_were_cut_are_written_again_shard_by_shard(here: Path, mon
     assert main(["latents", "mend", str(room / "shards")]) == 0
     assert main(["run", "tiny.yaml", *aligned, "--redo", "semantic"]) == 0
     assert {path.name: path.read_bytes() for path in (room / "shards").iterdir()} == whole
+
+
+SMALL_SHARDS = """
+import sys
+from gaekit.cli import main
+from gaekit.stages import latents
+latents.SHARD_BYTES = int(sys.argv[1])
+sys.exit(main(["run", "tiny.yaml", *sys.argv[2:]]))
+"""
+
+
+@pytest.mark.parametrize("settings", [(), ("--set", "latents.online=true")])
+def test_two_processes_leave_the_bytes_of_one(here: Path, settings: tuple[str, ...]) -> None:
+    assert main(["run", "tiny.yaml", "--until", "latents", *settings]) == 0
+    Path("program.py").write_text(SMALL_SHARDS)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "program.py"]
+    took = ["--set", "autoencoder={from: runs/tiny}", "--name", "two", "--until", "latents", *settings]
+    done = subprocess.run([*launcher, str(8 * ROW), *took], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert content("two") == content("tiny")
+    assert len(content("two")) == (1 if settings else 4)
