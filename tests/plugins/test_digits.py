@@ -17,8 +17,9 @@ def digits(**settings: Any) -> Digits:
     return Digits(Digits.Config(use="digits", **settings))
 
 
-def test_the_plugin_offers_both_data_sets() -> None:
-    assert [component.name for component in gaekit_components()] == ["digits", "image_folder"]
+def test_the_plugin_offers_all_data_sets() -> None:
+    names = [component.name for component in gaekit_components()]
+    assert names == ["digits", "image_folder", "webdataset", "huggingface"]
 
 
 def test_every_scan_is_in_one_split_with_its_own_pixels_and_label() -> None:

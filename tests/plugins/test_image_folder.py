@@ -21,8 +21,8 @@ from sklearn.datasets import load_sample_images
 from gaekit.api import BadImage, DataAbsent, DataError
 from gaekit.data.images import Images
 from gaekit.errors import MachineFailed
-from gaekit_datasets.image_folder import ImageFolder
 from gaekit_datasets.holdout import held_out
+from gaekit_datasets.image_folder import ImageFolder
 from gaekit_datasets.scan import Names
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "image_folder.md"
