@@ -13,10 +13,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from gaekit.errors import GaekitError
 from gaekit.store.files import disk_full_is_named, read_json, write_json
+
+_LOCKS: set[IO[str]] = set()
+"""The lock files that this process holds open."""
+
+
+def _let_go() -> None:
+    """In a process just forked, such as one that decodes: a lock ends with the process that took it, however long its
+    children outlive it."""
+    for file in _LOCKS:
+        file.close()
+    _LOCKS.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 @dataclass(frozen=True)
@@ -72,4 +86,8 @@ class Room:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
-            yield
+            _LOCKS.add(file)
+            try:
+                yield
+            finally:
+                _LOCKS.discard(file)

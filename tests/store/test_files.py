@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,44 @@ def test_a_room_belongs_to_one_process_and_is_free_when_it_ends(tmp_path: Path) 
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert f"in use by process {os.getpid()}" in other.stderr
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_room_is_free_when_its_process_was_killed_though_a_child_lives_on(tmp_path: Path) -> None:
+    room = Room(tmp_path / "room")
+    code = f"""
+import os, signal, time
+from pathlib import Path
+from gaekit.store.room import Room
+with Room(Path({str(room.path)!r})).lock():
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    print(child, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as killed:
+        assert killed.stdout is not None
+        child = int(killed.stdout.readline())
+        killed.wait()
+        os.kill(child, 0)  # it lives
+        try:
+            with room.lock():
+                pass
+        finally:
+            os.kill(child, signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL
+
+
+def test_a_lock_still_holds_after_a_child_was_forked_and_ended(tmp_path: Path) -> None:
+    room = Room(tmp_path / "room")
+    with room.lock():
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        with pytest.raises(GaekitError, match="in use by process"), room.lock():
+            pass
 
 
 def test_rooms_are_done_a_tag_at_a_time(tmp_path: Path) -> None:
