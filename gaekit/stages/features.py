@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,15 +70,16 @@ def features_for(job: Job, images: Images, flip: bool) -> Features:
             f"{job.stage}: teacher features would take {human_size(size)}, over runtime.cache_gb; computed at each step"
         )
         return Features(teacher, None)
-    room = _room(job, flip)
+    room, facts = _room(job, flip)
     job.caches.append(f"{job.store.name}/features/{room.path.name}")
     with ExitStack() as stack:
-        if job.world.lead(lambda: _claimed(room, stack)):
+        if job.world.lead(lambda: _claimed(room, facts, stack)):
             _build(job, room, teacher, images, flip, size)
     return Features(teacher, ShardReader(room.path / "shards"))
 
 
-def _room(job: Job, flip: bool) -> Room:
+def _room(job: Job, flip: bool) -> tuple[Room, dict[str, Any]]:
+    """Where the features belong, and what decides them."""
     recipe = job.recipe
     assert recipe.teacher is not None
     cls = job.registry.find("teacher", recipe.teacher.use)
@@ -89,16 +91,14 @@ def _room(job: Job, flip: bool) -> Room:
         "image": recipe.image.model_dump(mode="json"),
         "flip": flip,
     }
-    room = Room(job.store / "features" / sha256_json(facts)[:12])
-    if job.world.leads:
-        room.describe(facts)
-    return room
+    return Room(job.store / "features" / sha256_json(facts)[:12]), facts
 
 
-def _claimed(room: Room, stack: ExitStack) -> bool:
+def _claimed(room: Room, facts: dict[str, Any], stack: ExitStack) -> bool:
     """Whether the room is yet to be filled; the first rank then holds its lock for all."""
     if room.done() is None:
         stack.enter_context(room.lock())
+        room.describe(facts)
     return room.done() is None
 
 
@@ -111,7 +111,7 @@ def _build(job: Job, room: Room, teacher: Teacher, images: Images, flip: bool, s
             with torch.no_grad():
                 rows = {NAMES[False]: teacher(on_device.image_B3RR), INDEX: batch.index_B}
                 if flip:
-                    rows[NAMES[True]] = teacher(on_device.image_B3RR.flip(-1))
+                    rows[NAMES[True]] = teacher(on_device.mirrored().image_B3RR)
             writer.add(rows)
             bar.advance(len(batch))
     job.world.wait()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,7 +71,8 @@ class Room:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the room for this process; ends with the process, however it ends. Raises GaekitError if it is held."""
+        """Hold the room for this process; ends with the process, however it ends. What a killed one left half-written
+        is removed. Raises GaekitError if it is held."""
         with disk_full_is_named(self.path):
             self.out.mkdir(parents=True, exist_ok=True)
             file = (self.path / "lock").open("a+")
@@ -88,6 +90,11 @@ class Room:
             file.flush()
             _LOCKS.add(file)
             try:
+                self._sweep()
                 yield
             finally:
                 _LOCKS.discard(file)
+
+    def _sweep(self) -> None:
+        for left in [*self.path.rglob(".*.part")]:
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)

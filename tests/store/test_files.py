@@ -137,6 +137,17 @@ def test_a_lock_still_holds_after_a_child_was_forked_and_ended(tmp_path: Path) -
             pass
 
 
+def test_who_takes_a_room_removes_what_a_killed_process_left_half_written_there(tmp_path: Path) -> None:
+    room = Room(tmp_path, "step-4")
+    whole = [tmp_path / "checkpoints/step-00000004/weights.safetensors", room.out / "part"]
+    halves = [room.out / ".samples.npz.17.part", tmp_path / "checkpoints/.step-00000006.part/ema.safetensors"]
+    for file in (*whole, *halves):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+    with room.lock():
+        assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted([*whole, tmp_path / "lock"])
+
+
 def test_rooms_are_done_a_tag_at_a_time(tmp_path: Path) -> None:
     ten, twenty = Room(tmp_path, "step-10"), Room(tmp_path, "step-20")
     with ten.lock():
