@@ -25,6 +25,7 @@ from torch import Tensor
 
 from gaekit.api import Dataset, ImageSource
 from gaekit.data.crop import center_crop
+from gaekit.data.images import ImageBatch
 from gaekit.parallel import World
 from gaekit.plugins import build, load_plugins
 from gaekit.recipe import load_recipe
@@ -33,7 +34,6 @@ from gaekit.stages import latents
 from gaekit.stages.job import Job
 from gaekit.store.room import Room
 from gaekit.train.progress import Reporter
-from gaekit.values import Latent
 
 SIZE, STRIDE, CHANNELS = 256, 16, 32
 RECIPE = f"""
@@ -54,15 +54,17 @@ class Spec:
     latent_dim, grid = CHANNELS, SIZE // STRIDE
 
 
-class Pooling:
-    """In place of an autoencoder: a latent position is the first pixel of its patch, its channels repeated."""
+class NoAutoencoder:
+    """In place of an autoencoder, which has a spec."""
 
     spec = Spec()
 
-    def encode(self, image_B3RR: Tensor) -> tuple[Tensor, Latent]:
-        """-> (the image, a latent of the right shape)."""
-        pooled = image_B3RR[:, :1, ::STRIDE, ::STRIDE]
-        return image_B3RR, Latent(pooled.expand(-1, CHANNELS, -1, -1), 1.0, torch.zeros(()))
+
+def pool(model: object, batch: ImageBatch, section: object) -> Tensor:
+    """In place of encoding, which begins with uint8 pixels on the device: the first of each patch, its channels
+    repeated."""
+    pooled = batch.pixels_BRR3[:, ::STRIDE, ::STRIDE, 0].float()
+    return pooled[:, None].expand(-1, CHANNELS, -1, -1)
 
 
 def write_images(folder: Path, count: int) -> None:
@@ -103,7 +105,8 @@ def extract(recipe: Recipe, folder: Path) -> None:
         reporter, World(),
     )  # fmt: skip
     with (
-        mock.patch.object(latents, "load_encoder", return_value=Pooling()),
+        mock.patch.object(latents, "load_encoder", return_value=NoAutoencoder()),
+        mock.patch.object(latents, "encode", pool),
         mock.patch.object(latents, "sha256_file", return_value=""),  # of the autoencoder, which there is none of
     ):
         latents.run(job)

@@ -52,16 +52,6 @@ def to_float(pixels_BRR3: NDArray[Any] | Tensor) -> Tensor:
     return _empty(pixels.permute(0, 3, 1, 2)).copy_(pixels.permute(0, 3, 1, 2)).div_(127.5).sub_(1)
 
 
-def mirrored(image_B3RR: Tensor) -> Tensor:
-    """The mirror images."""
-    if image_B3RR.device.type != "cpu":
-        return image_B3RR.flip(-1)
-    out = _empty(image_B3RR)
-    for one, into in zip(image_B3RR, out, strict=True):
-        into.copy_(one.flip(-1))
-    return out
-
-
 def _empty(like: Tensor) -> Tensor:
     """Contiguous float32 memory of a shape. On the CPU it is numpy's, who asks the kernel for huge pages: a batch of
     images is large, and most of the time would go into the faults of small ones."""

@@ -10,13 +10,14 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gaekit.api import ImageSource
-from gaekit.data.crop import center_crop, mirrored, to_float, to_uint8
+from gaekit.data.crop import center_crop, to_float, to_uint8
 from gaekit.data.decoding import Decoded, Decoder, OnBadImage, Request, decode_ahead
 from gaekit.data.order import TrainingOrder
 from gaekit.errors import DataError
@@ -28,10 +29,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Images in [-1, 1], float32, with their labels (0 without classes), their indices in the split, and which are
-    mirrored."""
+    """Images with their labels (0 without classes), their indices in the split, and which are mirrored.
 
-    image_B3RR: Tensor
+    They are uint8 until they are asked for as numbers in [-1, 1]: that is then done on the device to which they went.
+    """
+
+    pixels_BRR3: Tensor
     label_B: Tensor
     index_B: Tensor
     flip_B: Tensor
@@ -39,14 +42,23 @@ class ImageBatch:
     def __len__(self) -> int:
         return len(self.label_B)
 
+    @cached_property
+    def image_B3RR(self) -> Tensor:
+        """The images in [-1, 1], float32."""
+        return to_float(self.pixels_BRR3)
+
+    def mirrored(self) -> ImageBatch:
+        """The mirror images."""
+        return ImageBatch(self.pixels_BRR3.flip(2), self.label_B, self.index_B, ~self.flip_B)
+
     def part(self, first: int, last: int) -> ImageBatch:
         """Rows first to last."""
         rows = slice(first, last)
-        return ImageBatch(self.image_B3RR[rows], self.label_B[rows], self.index_B[rows], self.flip_B[rows])
+        return ImageBatch(self.pixels_BRR3[rows], self.label_B[rows], self.index_B[rows], self.flip_B[rows])
 
     def to(self, device: torch.device | str) -> ImageBatch:
         """The same on a device."""
-        tensors = (self.image_B3RR, self.label_B, self.index_B, self.flip_B)
+        tensors = (self.pixels_BRR3, self.label_B, self.index_B, self.flip_B)
         return ImageBatch(*(tensor.to(device, non_blocking=True) for tensor in tensors))
 
 
@@ -131,7 +143,7 @@ class Images:
         visits = ((list(part), [False] * len(part)) for part in parts)
         for plain in self._batches(visits, stand_in=False, workers=self.workers):
             if len(plain):
-                yield from (_mirrored(plain) if flip else plain for flip in flips)
+                yield from (plain.mirrored() if flip else plain for flip in flips)
 
     def _batches(
         self, visits: Iterable[tuple[list[int], list[bool]]], *, stand_in: bool, workers: int
@@ -183,7 +195,7 @@ class Images:
         if not bool(keep.all()):
             pixels, label, index, flip = pixels[keep], label[keep], index[keep], flip[keep]
         pixels[flip] = pixels[flip].flip(2)
-        return ImageBatch(to_float(pixels), label, index, flip)
+        return ImageBatch(pixels, label, index, flip)
 
     def _remembered(self, index_B: Tensor, known_B: Tensor) -> Tensor:
         pixels = torch.zeros(len(index_B), self.size, self.size, 3, dtype=torch.uint8)
@@ -203,7 +215,3 @@ class Images:
             if key not in self.skipped:
                 self.skipped[key] = reason
                 logger.warning("skipped: %s", reason)
-
-
-def _mirrored(batch: ImageBatch) -> ImageBatch:
-    return ImageBatch(mirrored(batch.image_B3RR), batch.label_B, batch.index_B, ~batch.flip_B)

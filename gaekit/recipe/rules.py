@@ -118,7 +118,8 @@ def online_says_how_many_images(recipe: Recipe, registry: Registry) -> Iterator[
     """`latents.images` is of `online` alone: a cache is of all images."""
     section = recipe.latents
     if isinstance(section, Latents) and section.images is not None and not section.online:
-        yield Problem(("latents", "images"), "goes with `online: true`; a cache holds every image, and is measured whole")
+        text = "goes with `online: true`; a cache holds every image, and is measured whole"
+        yield Problem(("latents", "images"), text)
 
 
 def scale_goes_with_scalar(recipe: Recipe, registry: Registry) -> Iterator[Problem]:

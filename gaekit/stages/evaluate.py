@@ -134,8 +134,8 @@ def _of_pairs(job: Job, section: Evaluate) -> Numbers:
 def _reconstructed(job: Job, model: Autoencoder, batches: Iterator[ImageBatch]) -> Iterator[tuple[Tensor, Tensor]]:
     """(images, their reconstructions) as uint8, on the CPU."""
     for batch in batches:
-        fake = model.reconstruct(batch.image_B3RR.to(job.device)).float()
-        yield to_uint8(batch.image_B3RR), to_uint8(fake).cpu()
+        fake = model.reconstruct(batch.to(job.device).image_B3RR).float()
+        yield batch.pixels_BRR3, to_uint8(fake).cpu()
 
 
 def _of_latents(job: Job, section: Evaluate) -> Numbers:
@@ -172,7 +172,7 @@ def _encode(job: Job, images: Images, size: int, model: Autoencoder) -> Iterator
 @torch.no_grad()
 def _encoded(job: Job, model: Autoencoder, batches: Iterator[ImageBatch]) -> Iterator[tuple[Tensor, Tensor]]:
     for batch in batches:
-        yield model.encode(batch.image_B3RR.to(job.device))[1].mean_BDHW.float().cpu(), batch.label_B
+        yield model.encode(batch.to(job.device).image_B3RR)[1].mean_BDHW.float().cpu(), batch.label_B
 
 
 def _of_samples(job: Job, section: Evaluate, files: list[Path]) -> Numbers:
@@ -181,7 +181,7 @@ def _of_samples(job: Job, section: Evaluate, files: list[Path]) -> Numbers:
     splits = {metric.split for metric in judges.mine.values() if metric.split is not None}
     for split in sorted({split for found in job.world.gather(splits) for split in found}):
         images = job.images(split)
-        pixels = ((to_uint8(b.image_B3RR), b.label_B) for b in _own_batches(job, images, section.batch))
+        pixels = ((b.pixels_BRR3, b.label_B) for b in _own_batches(job, images, section.batch))
         with job.reporter.bar(f"{split} images", len(images)) as bar:
             for image, label in _round(job, pixels):
                 for metric in judges.mine.values():

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaekit.data.crop import mirrored
 from gaekit.data.images import ImageBatch, Images
 from gaekit.data.latents import INDEX, LABEL, LATENT, MIRROR
 from gaekit.errors import DataError
@@ -98,18 +97,19 @@ def _fill(job: Job, section: Latents, model: Autoencoder, images: Images, writer
 
 
 def _encoded(job: Job, section: Latents, model: Autoencoder, batch: ImageBatch) -> Rows:
-    image = batch.image_B3RR.to(job.device)
-    rows = {LATENT: encode(model, image, section), LABEL: batch.label_B, INDEX: batch.index_B}
+    there = batch.to(job.device)
+    rows = {LATENT: encode(model, there, section), LABEL: batch.label_B, INDEX: batch.index_B}
     if section.flip:
-        rows[MIRROR] = encode(model, mirrored(image), section)
+        rows[MIRROR] = encode(model, there.mirrored(), section)
     return rows
 
 
 @torch.no_grad()
-def encode(model: Autoencoder, image_B3RR: Tensor, section: Latents) -> Tensor:
+def encode(model: Autoencoder, batch: ImageBatch, section: Latents) -> Tensor:
     """The latents' means (B, D, H, W), or means and deviations (B, 2D, H, W), in the type that the section says."""
-    with autocast(resolve_precision(section.precision, image_B3RR.device), image_B3RR.device):
-        _, latent = model.encode(image_B3RR)
+    device = batch.pixels_BRR3.device
+    with autocast(resolve_precision(section.precision, device), device):
+        _, latent = model.encode(batch.image_B3RR)
     mean = latent.mean_BDHW.float()
     if section.store == "moments":
         mean = torch.cat([mean, torch.as_tensor(latent.std_BDHW, device=mean.device).float().expand_as(mean)], dim=1)

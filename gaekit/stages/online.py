@@ -34,7 +34,7 @@ class OnlineLatents(TrainingLatents):
         for step, images in enumerate(stream, start):
             size = self._section.batch
             parts = [images.part(at, at + size).to(self._device) for at in range(0, len(images), size)]
-            latent = torch.cat([encode(self._model, part.image_B3RR, self._section).float() for part in parts])
+            latent = torch.cat([encode(self._model, part, self._section).float() for part in parts])
             label = images.label_B.to(self._device)
             yield self._finished(latent, label, seed, step, batch, first, last)
 
