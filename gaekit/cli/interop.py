@@ -35,13 +35,22 @@ class Quantity(StrEnum):
     data = "data"
 
 
+class Names(StrEnum):
+    """In whose names an autoencoder of convolutions is written."""
+
+    published = "published"
+    diffusers = "diffusers"
+
+
 _LISTED = ", ".join(FORMATS)
 FORMAT = Annotated[str, typer.Argument(metavar="FORMAT", help=f"One of: {_LISTED}.")]
 
 
 def import_(
     format_: FORMAT,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .pt, .ckpt or .safetensors; a folder of latents.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A .pt, .ckpt or .safetensors; a folder of latents or of diffusers'.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the artifact: a recipe takes it by {from: DIR}.")],
     weights: Annotated[Weights | None, typer.Option(help="Which set; the averaged where there is one.")] = None,
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads; an encoder's where there are two.")] = None,
@@ -85,15 +94,27 @@ def import_(
 def export(
     format_: FORMAT,
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A run, an import, or an artifact.")],
-    out: Annotated[Path, typer.Option(help="A .pt, .ckpt or .safetensors to write; a folder for latents.")],
+    out: Annotated[
+        Path, typer.Option(help="A .pt, .ckpt or .safetensors to write; a folder for latents and diffusers.")
+    ],
     weights: Annotated[Weights | None, typer.Option(help="Which set; averaged ones where there are some.")] = None,
     stats: Annotated[Path | None, typer.Option(help="Also write a denoiser's latents_stats.pt there.")] = None,
+    names: Annotated[Names, typer.Option(help="Names of an ldm-vae; diffusers: a folder for it.")] = Names.published,
+    scale: Annotated[float | None, typer.Option(help="Factor of the latents, for --names diffusers.")] = None,
 ) -> None:
     """Write an artifact as the file that published code reads."""
     from gaekit.interop.exporting import export_artifact
     from gaekit.plugins import load_plugins
 
-    for file in export_artifact(
-        format_, path, out, load_plugins(), weights=weights.value if weights else None, stats=stats
-    ):
+    files = export_artifact(
+        format_,
+        path,
+        out,
+        load_plugins(),
+        weights=weights.value if weights else None,
+        stats=stats,
+        names=names.value,
+        scale=scale,
+    )
+    for file in files:
         typer.echo(f"written: {file}")

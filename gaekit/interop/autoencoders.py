@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gaekit.api import Aligner
 from gaekit.errors import ArtifactError
-from gaekit.interop import gae, ldm_vae, semantic_teacher
+from gaekit.interop import diffusers_vae, gae, ldm_vae, semantic_teacher
 from gaekit.interop.fitting import check_names, load
 from gaekit.interop.formats import Options
 from gaekit.interop.reading import State
@@ -75,7 +75,9 @@ def _gated(width: int, hidden: int) -> dict[str, Any]:
 
 
 def read_ldm_vae(state: State, options: Options, registry: Registry) -> Autoencoder:
-    """Latent diffusion's autoencoder: `kl` where it has two moments a channel, `none` where it has one.
+    """Latent diffusion's autoencoder, in its own names or those of diffusers.
+
+    Its regularizer is `kl` where it has two moments a channel, `none` where it has one.
 
     Raises ArtifactError for what is missing, unexpected or not said.
     """
@@ -83,9 +85,9 @@ def read_ldm_vae(state: State, options: Options, registry: Registry) -> Autoenco
         raise ArtifactError(
             "an autoencoder of convolutions does not tell the images that it is for; say their side with --image-size N"
         )
-    if any("down_blocks." in key for key in state):
-        raise ArtifactError("not an autoencoder of latent diffusion in its original names")
-    sizes = ldm_vae.sizes_of_published(state, resolution=options.image_size)
+    in_diffusers = diffusers_vae.is_diffusers(state)
+    published = diffusers_vae.to_published(state) if in_diffusers else state
+    sizes = ldm_vae.sizes_of_published(published, resolution=options.image_size)
     regularizer = "kl" if sizes.moments == 2 * sizes.latent_dim else "none"
     spec = {
         "image_size": options.image_size,
@@ -96,9 +98,12 @@ def read_ldm_vae(state: State, options: Options, registry: Registry) -> Autoenco
         "regularizer": {"use": regularizer},
     }
     model = _empty(spec, registry, "imported ldm-vae")
-    encoder, decoder = ldm_vae.autoencoder_from_published(state)
+    encoder, decoder = ldm_vae.autoencoder_from_published(published)
     given = ldm_vae.autoencoder_to_published(encoder, decoder)
-    check_names(given, write_autoencoder("ldm-vae", model.state_dict()), kind="an autoencoder of latent diffusion")
+    expected = write_autoencoder("ldm-vae", model.state_dict())
+    if in_diffusers:
+        given, expected = diffusers_vae.renewed(state), diffusers_vae.from_published(expected)
+    check_names(given, expected, kind="an autoencoder of latent diffusion")
     load(model, _both(encoder, decoder))
     return model
 

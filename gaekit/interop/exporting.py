@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from torch import Tensor
 from gaekit.errors import ArtifactError
 from gaekit.interop.autoencoders import write_autoencoder
 from gaekit.interop.denoisers import write_denoiser
+from gaekit.interop.diffusers_vae import config_of, from_published, write_folder
 from gaekit.interop.formats import Format, find_format
 from gaekit.interop.latent_cache import export_cache
 from gaekit.interop.semantic_teacher import to_gae
@@ -23,9 +25,11 @@ from gaekit.store.files import atomic
 from gaekit.store.models import DenoiserSpec, Statistics
 
 Weights = Literal["ema", "model"]
+Names = Literal["published", "diffusers"]
 State = dict[str, Tensor]
 KINDS = {"semantic": "aligner", "autoencoder": "autoencoder", "diffusion": "denoiser"}
 """The kind of artifact of each stage."""
+_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 _EXPECTED: dict[str, dict[str, dict[str, Any]]] = {
     "gae": {
         "encoder": {"use": "vit", "norm": "rms", "qk_norm": True, "rope": False},
@@ -33,6 +37,7 @@ _EXPECTED: dict[str, dict[str, dict[str, Any]]] = {
         "regularizer": {"use": "rms_norm"},
     },
     "ldm-vae": {"encoder": {"use": "conv"}, "decoder": {"use": "conv"}},
+    "diffusers": {"regularizer": {"use": "kl", "clamp": [-30.0, 20.0]}},
 }
 """What the published code does without saying so in its files."""
 
@@ -45,25 +50,33 @@ def export_artifact(
     *,
     weights: Weights | None = None,
     stats: Path | None = None,
+    names: Names = "published",
+    scale: float | None = None,
 ) -> list[Path]:
     """Write the artifact at `path` (a file, an import, a run) in the format `name` to `out`; returns the files.
 
-    `out` ends in .pt, .ckpt or .safetensors (bare tensors); it is a folder for gae-latents. `weights` picks the
-    averaged or the plain ones (default: averaged where there are some; a denoiser's .pt holds both). `stats` is where
-    the statistics of a denoiser's latents go. Raises ArtifactError for what the format has no place for.
+    `out` ends in .pt, .ckpt or .safetensors (bare tensors); it is a folder for gae-latents and in diffusers' `names`,
+    which ldm-vae alone has. `weights` picks the averaged or the plain ones (default: averaged where there are some; a
+    denoiser's .pt holds both). `stats` is where the statistics of a denoiser's latents go; `scale` is diffusers' factor
+    of the latents. Raises ArtifactError for what the format has no place for.
     """
     found = find_format(name)
+    _check_names(found, names, scale)
     artifact = resolve(path, found.stage, found.artifact)
     if found.stage == "latents":
         return export_cache(artifact.parent if artifact.is_file() else artifact, out)
-    if out.suffix not in (".pt", ".pth", ".ckpt", ".safetensors"):
+    if names == "published" and out.suffix not in _SUFFIXES:
         raise ArtifactError(f"{out}: --out names a file that ends in .pt, .pth, .ckpt or .safetensors")
+    if names == "diffusers" and out.suffix in _SUFFIXES:
+        raise ArtifactError(f"{out}: in diffusers' names --out is a folder, for the weights and their config.json")
     if stats is not None and found.stage != "diffusion":
         raise ArtifactError("--stats is for denoisers: no other format has statistics of latents")
     opened = open_artifact(artifact, KINDS[found.stage])
     sets = _sets(found, opened, registry)
     if weights is not None and weights not in sets:
         raise ArtifactError(f"{artifact}: --weights {weights}, but it holds {', '.join(sets)}")
+    if names == "diffusers":
+        return _write_diffusers(out, opened, _best(sets, weights), scale)
     _write(found, out, sets, weights)
     if stats is not None:
         numbers = opened.tensors("statistics")
@@ -74,7 +87,7 @@ def export_artifact(
 def _sets(found: Format, artifact: Artifact, registry: Registry) -> dict[str, State]:
     """The sets of weights, under the names of the format: "model", and "ema" where there is one."""
     kept = {"ema": artifact.tensors("ema"), "model": artifact.tensors("weights")}
-    _check_parts(found, artifact)
+    _check_parts(artifact, found.name, _EXPECTED.get(found.name) or {KINDS[found.stage]: {"use": found.component}})
     if found.stage == "diffusion":
         spec = DenoiserSpec.from_json(artifact.config, registry, str(artifact.path))
         null_row = artifact.config.get("imported", {}).get("null_row", True)
@@ -84,22 +97,47 @@ def _sets(found: Format, artifact: Artifact, registry: Registry) -> dict[str, St
     return {key: write_autoencoder(found.name, state) for key, state in kept.items() if state}
 
 
-def _check_parts(found: Format, artifact: Artifact) -> None:
-    """Raises ArtifactError for an artifact of other components than the format has."""
-    wanted = _EXPECTED.get(found.name)
-    if wanted is None:
-        wanted = {KINDS[found.stage]: {"use": found.component}}
+def _check_names(found: Format, names: Names, scale: float | None) -> None:
+    """Raises ArtifactError for options that the format has not."""
+    if names == "diffusers" and found.name != "ldm-vae":
+        raise ArtifactError(f"--names diffusers is for ldm-vae, diffusers' AutoencoderKL; {found.name} has one naming")
+    if scale is not None and names != "diffusers":
+        raise ArtifactError("--scale is for --names diffusers: no other file of an autoencoder holds a factor")
+    if scale is not None and not 0 < scale < math.inf:
+        raise ArtifactError(f"--scale {scale:g}: the factor of the latents is a number above 0")
+
+
+def _check_parts(artifact: Artifact, name: str, wanted: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises ArtifactError for an artifact of other components than the format `name` has."""
     for part, settings in wanted.items():
         given = artifact.config[part]
         for key, value in settings.items():
             if given[key] != value:
                 raise ArtifactError(
-                    f"{artifact.path}: its {part} has {key} {given[key]}; the format {found.name} is for {key} {value}"
+                    f"{artifact.path}: its {part} has {key} {given[key]}; the format {name} is for {key} {value}"
                 )
 
 
+def _write_diffusers(out: Path, artifact: Artifact, weights: State, scale: float | None) -> list[Path]:
+    _check_parts(artifact, "ldm-vae in diffusers' names", _EXPECTED["diffusers"])
+    factors = dict(artifact.config.get("imported", {}).get("diffusers", {}))
+    if scale is not None:
+        factors["scaling_factor"] = scale
+    if not factors:
+        raise ArtifactError(
+            f"{artifact.path}: does not tell what diffusers multiplies its latents by; say it with --scale F: 0.18215 "
+            "for Stable Diffusion's, 1 for latents as they are"
+        )
+    state = from_published(weights)
+    return write_folder(out, state, config_of(state, image_size=artifact.config["image_size"], factors=factors))
+
+
+def _best(sets: Mapping[str, State], weights: Weights | None) -> State:
+    return sets[weights or ("ema" if "ema" in sets else "model")]
+
+
 def _write(found: Format, out: Path, sets: Mapping[str, State], weights: Weights | None) -> None:
-    best = sets[weights or ("ema" if "ema" in sets else "model")]
+    best = _best(sets, weights)
     content: dict[str, Any]
     if found.stage == "diffusion":
         content = {"model": best if weights else sets["model"], "ema": best}

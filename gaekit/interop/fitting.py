@@ -17,6 +17,8 @@ _MARKS: dict[str, tuple[str, ...]] = {
     "dit or sit": ("x_embedder.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.adaLN_modulation.1.weight"),
 }
 """Tensors that tell a format from the others; a SiT's are a DiT's."""
+_DIFFUSERS = ("down_blocks.", "up_blocks.", "transformer_blocks.")
+"""How tensors of diffusers' denoisers begin."""
 SHOWN = 5
 
 
@@ -53,8 +55,8 @@ def likely_cause(error: ArtifactError, state: Mapping[str, Tensor], format_name:
     other = next((name for name, marks in _MARKS.items() if all(mark in state for mark in marks)), None)
     if other is not None and format_name not in other.split(" or "):
         return f"the names are those of format {other}"
-    if any("down_blocks." in key for key in state):
-        return "the names are those of diffusers; gaekit reads the original checkpoint"
+    if any(key.startswith(_DIFFUSERS) for key in state):
+        return "the names are those of diffusers, of whose networks gaekit reads AutoencoderKL alone, as ldm-vae"
     if not isinstance(error, Misfit):
         return None
     if error.missing and error.unexpected:

@@ -68,7 +68,7 @@ FORMATS: dict[str, Format] = {
                frozenset({"weights", "heads", "decoder_heads"}), "vit"),
         Format("gae-semantic", "GAE's semantic teacher: an aligner `latent`", "semantic",
                frozenset({"weights", "heads"}), "latent"),
-        Format("ldm-vae", "autoencoder of latent diffusion: SD-VAE, VA-VAE", "autoencoder",
+        Format("ldm-vae", "autoencoder of latent diffusion: SD-VAE, VA-VAE; or diffusers' AutoencoderKL", "autoencoder",
                frozenset({"weights", "image_size"}), "conv"),
         Format("lightningdit", "denoiser of GAE and LightningDiT", "diffusion",
                _DENOISER | {"absolute_positions", "path"}, "lightning_dit"),

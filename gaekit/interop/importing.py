@@ -12,6 +12,7 @@ from torch import nn
 from gaekit.errors import ArtifactError
 from gaekit.interop.autoencoders import read_gae, read_ldm_vae, read_semantic
 from gaekit.interop.denoisers import TABLE, read_denoiser
+from gaekit.interop.diffusers_vae import factors_beside, is_diffusers, weights_in
 from gaekit.interop.fitting import likely_cause
 from gaekit.interop.formats import Format, Options, check_options, find_format
 from gaekit.interop.latent_cache import import_cache
@@ -38,7 +39,7 @@ class Imported:
 
 
 def import_file(name: str, file: Path, out: Path, options: Options, registry: Registry) -> Imported:
-    """Import `file` (a folder for gae-latents) of the format `name` into the folder `out`.
+    """Import `file` (a folder for gae-latents, and for ldm-vae as diffusers writes it) of the format `name` into `out`.
 
     Raises GaekitError for an unknown format or option, and ArtifactError for a file that does not fit, with the likely
     cause, or an artifact that exists already.
@@ -51,8 +52,8 @@ def import_file(name: str, file: Path, out: Path, options: Options, registry: Re
         return _cache(file, artifact, options, names)
     if artifact.exists():
         raise ArtifactError(f"{artifact}: exists already; choose another --out, or remove it")
-    source = read_checkpoint(file, options.weights)
-    facts = {"imported": {"format": name, **source.facts}}
+    source = read_checkpoint(weights_in(file) if name == "ldm-vae" else file, options.weights)
+    facts: dict[str, Any] = {"imported": {"format": name, **source.facts}}
     if found.stage == "diffusion":
         return _denoiser(found, source, artifact, options, registry, names, facts)
     if found.stage == "semantic":
@@ -60,16 +61,26 @@ def import_file(name: str, file: Path, out: Path, options: Options, registry: Re
         save_aligner(artifact, aligner, aligner.state_dict(), facts)
         sizes = f"features {aligner.feature_dim}, latent_dim {aligner.latent_dim}, grid {aligner.grid}"
         return Imported(artifact, found.stage, [_described(aligner, aligner.config), sizes])
-    read = read_gae if name == "gae" else read_ldm_vae
-    model = _told(source, name, lambda: read(source.state, options, registry))
-    save_autoencoder(artifact, model.state_dict(), model.spec, {}, facts)
+    return _autoencoder(found, source, artifact, options, registry, facts)
+
+
+def _autoencoder(
+    found: Format, source: Source, artifact: Path, options: Options, registry: Registry, facts: dict[str, Any]
+) -> Imported:
+    read = read_gae if found.name == "gae" else read_ldm_vae
+    model = _told(source, found.name, lambda: read(source.state, options, registry))
     spec = model.spec
-    return Imported(artifact, found.stage, [
+    lines = [
         f"encoder {_described(model.encoder, spec.encoder)}",
         f"decoder {_described(model.decoder, spec.decoder)}",
         f"regularizer {spec.regularizer.use}; image: {{size: {spec.image_size}, stride: {spec.stride}}}, "
         f"latent_dim: {spec.latent_dim}",
-    ])  # fmt: skip
+    ]
+    if found.name == "ldm-vae" and is_diffusers(source.state) and (factors := factors_beside(source.path)):
+        facts["imported"]["diffusers"] = factors
+        lines.append(f"diffusers standardises its latents by {', '.join(f'{k} {v}' for k, v in factors.items())}")
+    save_autoencoder(artifact, model.state_dict(), spec, {}, facts)
+    return Imported(artifact, found.stage, lines)
 
 
 def _denoiser(

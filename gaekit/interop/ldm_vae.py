@@ -36,6 +36,8 @@ _WRAPPER = "first_stage_model."
 """Under which a whole latent diffusion model keeps its autoencoder."""
 _TRAINING_ONLY = ("loss.", "model_ema.", "foundation_model.", "linear_proj.")
 """What a published training checkpoint may carry besides the autoencoder."""
+_NEEDED = ("conv_in.weight", "conv_out.weight")
+"""What the sizes of each half are read off."""
 
 
 def autoencoder_from_published(state: Mapping[str, Tensor]) -> tuple[State, State]:
@@ -55,10 +57,13 @@ def autoencoder_from_published(state: Mapping[str, Tensor]) -> tuple[State, Stat
             halves["decoder"][key] = value
         else:
             unknown.append(key)
-    if unknown or not all("conv_out.weight" in half for half in halves.values()):
+    missing = [f"{name}.{key}" for name, half in halves.items() for key in _NEEDED if key not in half]
+    if unknown or missing:
+        faults = [f", and {verb} {', '.join(sorted(keys)[:5])}" for verb, keys in
+                  (("holds", unknown), ("lacks", missing)) if keys]  # fmt: skip
         raise ArtifactError(
             "not an autoencoder of latent diffusion: it should hold encoder.*, decoder.*, quant_conv.* and "
-            "post_quant_conv.*" + (f", and holds {', '.join(sorted(unknown)[:5])}" if unknown else "")
+            "post_quant_conv.*" + "".join(faults)
         )
     return _fused(halves["encoder"]), _fused(halves["decoder"])
 
@@ -120,6 +125,11 @@ def _settings(half: Mapping[str, Tensor], ch: int, resolution: int, *, extra_blo
             blocks = max(blocks, int(found[2]) + 1)
         elif found := re.match(r"levels\.(\d+)\.attentions\.", key):
             attending.add(int(found[1]))
+    if odd := [width for width in widths.values() if width % ch]:
+        raise ArtifactError(
+            f"levels of {', '.join(str(widths[level]) for level in sorted(widths))} channels after a first convolution "
+            f"to {ch}: gaekit's have a multiple (ch_mult) of the first one's, which {odd[0]} is not"
+        )
     return {
         "use": "conv",
         "ch": ch,
@@ -148,14 +158,12 @@ def _fused(state: Mapping[str, Tensor]) -> State:
     fused: State = {}
     for key, value in state.items():
         found = _THEIR_ATTENTION.fullmatch(key)
-        if not found:
-            fused[key] = value
+        parts = [f"{found[1]}.{part}.{found[3]}" for part in ("q", "k", "v")] if found else []
+        if not found or (found[2] != "proj_out" and not all(part in state for part in parts)):
+            fused[key] = value  # of an incomplete attention: told, by its own name, with what else is missing
         elif found[2] == "proj_out":
             fused[f"{found[1]}.attention.proj.{found[3]}"] = _matrix(value)
         elif found[2] == "q":
-            parts = [f"{found[1]}.{part}.{found[3]}" for part in ("q", "k", "v")]
-            if missing := [part for part in parts if part not in state]:
-                raise ArtifactError(f"an attention is incomplete: {', '.join(missing)} is missing")
             fused[f"{found[1]}.attention.qkv.{found[3]}"] = torch.cat([_matrix(state[part]) for part in parts])
     return fused
 

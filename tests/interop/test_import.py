@@ -259,13 +259,6 @@ def test_a_damaged_semantic_teacher_is_refused(tmp_path: Path) -> None:
         take("gae-semantic", cut(state, "to_latent"), tmp_path)
 
 
-def test_diffusers_layout_is_told(tmp_path: Path) -> None:
-    state = {"encoder.down_blocks.0.resnets.0.conv1.weight": torch.ones(4, 4, 3, 3), "encoder.conv_out.weight":
-             torch.ones(8, 4, 3, 3), "decoder.conv_out.weight": torch.ones(3, 4, 3, 3)}  # fmt: skip
-    with pytest.raises(ArtifactError, match="those of diffusers; gaekit reads the original"):
-        take("ldm-vae", state, tmp_path)
-
-
 def test_options_that_say_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(GaekitError, match=r"--image-size says nothing about a file of format sit, which takes"):
         take("sit", state_of("sit"), tmp_path, image_size=256)

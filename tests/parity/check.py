@@ -27,6 +27,7 @@ KINDS: dict[str, Callable[[Fixture], Recompute]] = {
     "gae_tokenizer": tokenizers.prepare_gae,
     "semantic_teacher": tokenizers.prepare_semantic,
     "ldm_vae": tokenizers.prepare_ldm_vae,
+    "diffusers_vae": tokenizers.prepare_ldm_vae,
     "lightning_dit": lightning_dit.prepare,
     "dit": dit.prepare,
     "sit": sit.prepare,

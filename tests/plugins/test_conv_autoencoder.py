@@ -85,8 +85,8 @@ def test_other_files_are_refused_by_name() -> None:
         autoencoder_from_published({**state, "blocks.0.weight": torch.ones(1)})
     with pytest.raises(ArtifactError, match="should hold encoder"):
         autoencoder_from_published({k: v for k, v in state.items() if not k.startswith("decoder.")})
-    with pytest.raises(ArtifactError, match=r"mid\.1\.k\.weight is missing"):
-        autoencoder_from_published({k: v for k, v in state.items() if k != "encoder.mid.attn_1.k.weight"})
+    with pytest.raises(ArtifactError, match=r"and lacks decoder\.conv_in\.weight"):
+        autoencoder_from_published({k: v for k, v in state.items() if k != "decoder.conv_in.weight"})
 
 
 @pytest.mark.parametrize(
