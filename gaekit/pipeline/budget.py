@@ -87,7 +87,7 @@ def _averages(network: Network, shards: int) -> int:
     parameters = {name for name, _ in network.module.named_parameters()}
     return sum(
         (_share(value, shards) if name in parameters else value.numel()) * averaged_width(value)
-        for name, value in network.module.state_dict().items()
+        for name, value in network.saved.items()
     )
 
 

@@ -36,15 +36,26 @@ class Network:
         return [p for p in self.module.parameters() if p.requires_grad]
 
     @property
+    def saved(self) -> dict[str, Tensor]:
+        """Parameters and buffers by the names under which they are saved. Not by `state_dict`: what a network adds to
+        that by itself it may be unable to tell without memory."""
+        found: dict[str, Tensor] = dict(self.module.named_parameters())
+        for prefix, part in self.module.named_modules():
+            for name, buffer in part.named_buffers(prefix, recurse=False):
+                if name.rpartition(".")[2] not in part._non_persistent_buffers_set:
+                    found[name] = buffer
+        return found
+
+    @property
     def checkpoint(self) -> int:
         """Bytes of its tensors in a checkpoint: weights, AdamW's two moments and a count, averages."""
-        weights = sum(map(size_of, self.module.state_dict().values()))
+        weights = sum(map(size_of, self.saved.values()))
         return weights + sum(2 * size_of(p) + 4 for p in self.trained) + (self.averages if self.averaged else 0)
 
     @property
     def averages(self) -> int:
         """Bytes of averaged weights, which are float32 at least."""
-        return sum(v.numel() * averaged_width(v) for v in self.module.state_dict().values())
+        return sum(tensor.numel() * averaged_width(tensor) for tensor in self.saved.values())
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,14 @@ def test_the_denoisers_memory_is_what_torch_holds_for_it() -> None:
     assert found.copied == bytes_of(network.state_dict().values()) + held["optimizer"] + held["averages"]
 
 
+@pytest.mark.parametrize("recipe", ["rae_dinov2_b", "dit_xl2", "ablations/kl", "my_images"])
+def test_the_networks_of_other_published_recipes_are_told_without_memory(recipe: str) -> None:
+    networks = trained_networks(load_recipe(recipe, REGISTRY), REGISTRY, None)
+    assert networks
+    assert all(p.is_meta for n in networks for p in n.module.parameters())
+    assert all(m.device > 0 for m in memory_of_stages(load_recipe(recipe, REGISTRY), networks, 8))
+
+
 @pytest.mark.parametrize("nproc", [2, 3, 8])
 def test_a_shard_is_the_first_of_torchs_chunks(nproc: int) -> None:
     recipe = smoke("runtime.strategy=fsdp")
