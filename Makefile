@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: quickstart test test-all benchmark lint clean help
+.PHONY: quickstart test test-all benchmark faults lint clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -38,6 +38,9 @@ test-all: lint  ## also the slow tests
 
 benchmark: $(VENV)/.dev  ## measure what tests cannot: the latent cache, its building, saves; on a quiet machine
 	for program in benchmarks/*.py; do echo "$$program"; $(BIN)/python $$program || exit 1; done
+
+faults: $(VENV)/.dev  ## kill a run 100 times, at random, and compare what comes out with one left alone
+	$(BIN)/python tests/faults/kill.py --kills 100 --jobs 2
 
 clean:  ## remove the environment and caches, not runs
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
