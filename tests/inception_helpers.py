@@ -124,6 +124,7 @@ def measure(made: Metric, fake: Tensor, real: Tensor | None = None, cut: int = 6
     """Its numbers on uint8 images, given in batches of `cut`."""
     for batch in torch.split(real if real is not None else fake[:0], cut) if made.split is not None else ():
         made.reference(to_float(batch), torch.zeros(len(batch)))
+    made.ready(torch.device("cpu"))
     for batch in torch.split(fake, cut):
         made.update(to_float(batch), torch.zeros(len(batch)))
     return made.compute()

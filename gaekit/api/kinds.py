@@ -16,6 +16,7 @@ from gaekit.api.component import Component
 from gaekit.values import Draws, Latent, Losses, Prediction
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
 
     from gaekit.flow.field import Field
@@ -273,6 +274,9 @@ class Metric(Component, ABC):
     latents: reference(latent_BDHW, label_B) over the training split's means, then update(...) over the held-out
     split's.
 
+    Between the two, `ready` is called once. Samples may come in several series: a copy of the metric judges each, so
+    what is done in `ready` is done once for all of them, and what `update` does first, once for each.
+
     Where `needs_classes` and the data has fewer than two, the metric is left out, and the run says so.
     """
 
@@ -287,6 +291,9 @@ class Metric(Component, ABC):
     def reference(self, real_B: Tensor, label_B: Tensor) -> None:
         """Take in a batch of what the metric compares with; metrics of pairs need none."""
         raise TypeError(f"metric '{self.name}' takes no reference")
+
+    def ready(self, device: torch.device) -> None:
+        """Every reference is in and no `update` yet: read a reference of one's own on `device`. Nothing by default."""
 
     @abstractmethod
     def update(self, first_B: Tensor, second_B: Tensor) -> None:

@@ -70,6 +70,11 @@ class Judges:
     all: list[type[Metric]]
     mine: dict[int, Metric]
 
+    def ready(self, device: torch.device) -> None:
+        """Say that every reference is in; a copy of them that is made hereafter needs it no more."""
+        for metric in self.mine.values():
+            metric.ready(device)
+
 
 def _judges(job: Job, section: Evaluate, needs: str) -> Judges:
     """The recipe's metrics of one sort. Those that need classes are left out, and listed, where the data has none."""
@@ -121,6 +126,7 @@ def _of_pairs(job: Job, section: Evaluate) -> Numbers:
     if not judges.all:
         return {}
     model, images = _autoencoder(job), job.images("validation")
+    judges.ready(job.device)
     with job.reporter.bar("reconstructions", len(images)) as bar:
         for real, fake in _round(job, _reconstructed(job, model, _own_batches(job, images, section.batch))):
             for metric in judges.mine.values():
@@ -146,6 +152,7 @@ def _of_latents(job: Job, section: Evaluate) -> Numbers:
     for latent, label in _training_latents(job, section, model):
         for metric in judges.mine.values():
             metric.reference(latent, label)
+    judges.ready(job.device)
     images = job.images("validation")
     for latent, label in _encode(job, images, section.batch, model):
         for metric in judges.mine.values():
@@ -188,6 +195,7 @@ def _of_samples(job: Job, section: Evaluate, files: list[Path]) -> Numbers:
                     if metric.split == split:
                         metric.reference(to_float(image).to(job.device), label)
                 bar.advance(len(label))
+    judges.ready(job.device)
     numbers: Numbers = {}
     for file in files if judges.all else ():
         numbers |= _judge(job, section, file, Judges(judges.all, copy.deepcopy(judges.mine)))

@@ -75,6 +75,7 @@ def _measured(metric: Metric, sizes: Mapping[str, Any], batch: int) -> tuple[dic
     if metric.needs != "pairs" and metric.split is not None:
         for part in parts:
             metric.reference(first[part], label[part])
+    metric.ready(torch.device("cpu"))
     for part in parts:
         metric.update(*((first[part], second[part]) if metric.needs == "pairs" else (second[part], label[part])))
     return metric.compute(), metric.protocol()

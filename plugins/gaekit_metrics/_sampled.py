@@ -120,12 +120,17 @@ class InceptionMetric(Metric):
             raise TypeError(f"{self.owner} takes no reference from the data set")
         self._take_real(to_uint8(real_B3RR, self))
 
-    def update(self, sample_B3RR: Tensor, label_B: Tensor) -> None:
-        """Take in generated images, in [-1, 1]; a reference from a file is read before the first ones."""
+    def ready(self, device: torch.device) -> None:
+        """Read the images of a reference that is a file or folder; the network runs on `device`."""
         if self._unread and self.file is not None:
             for pixel_B3RR in self.file.pixels():
-                self._take_real(pixel_B3RR.to(sample_B3RR.device))
+                self._take_real(pixel_B3RR.to(device))
             self._unread = False
+
+    def update(self, sample_B3RR: Tensor, label_B: Tensor) -> None:
+        """Take in generated images, in [-1, 1]."""
+        if self._unread:
+            raise TypeError(f"{self.owner}: `ready` comes before `update`; its reference is not read yet")
         self._take_fake(to_uint8(sample_B3RR, self))
 
     def compute(self) -> dict[str, float]:

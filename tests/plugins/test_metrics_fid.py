@@ -155,7 +155,7 @@ def test_an_image_of_another_size_in_a_folder_is_named(tmp_path: Path) -> None:
     Image.new("RGB", (SIDE, SIDE + 1)).save(tmp_path / "tall.png")
     made = make("fid", reference=str(tmp_path))
     with pytest.raises(GaekitError, match=r"tall\.png of shape \(33, 32, 3\).*image\.size = 32"):
-        made.update(to_float(FAKE), torch.zeros(60))
+        made.ready(torch.device("cpu"))
 
 
 def test_an_npz_that_is_cut_off_is_refused(tmp_path: Path) -> None:
