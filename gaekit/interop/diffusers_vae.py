@@ -155,8 +155,11 @@ def write_folder(out: Path, state: Mapping[str, Tensor], config: Mapping[str, An
 def _turned(state: Mapping[str, Tensor]) -> State:
     """The decoder's levels counted from the other end; there are as many as in the encoder."""
     last = max((int(found[1]) for key in state if (found := _ANY_LEVEL.match(key))), default=0)
-    found = ((_LEVEL.fullmatch(key), key, value) for key, value in state.items())
-    return {f"{level[1]}{last - int(level[2])}{level[3]}" if level else key: value for level, key, value in found}
+    turned: State = {}
+    for key, value in state.items():
+        level = _LEVEL.fullmatch(key)
+        turned[f"{level[1]}{last - int(level[2])}{level[3]}" if level else key] = value
+    return turned
 
 
 def _levels(state: Mapping[str, Tensor]) -> tuple[list[int], dict[str, int], set[tuple[str, int]]]:
