@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
-from rooms import LASTING, TRAININGS, Store, contents, differences, store_of
+from rooms import LASTING, Store, contents, differences, lasting, store_of
 
 PROGRAM = Path(__file__).parent / "small_shards.py"
 SETTINGS = (
@@ -54,7 +54,7 @@ class Fault(Exception):
 @dataclass(frozen=True)
 class Target:
     """A moment to kill at: in a phase, `lasting` things after the attempt began it, and a part of the time between two
-    of them later; or in the save that comes next, when `files` of it are there."""
+    of them later; or in the save that comes next, when `files` of a checkpoint's are there."""
 
     phase: str
     lasting: int
@@ -155,9 +155,9 @@ def make_reference(run: Run) -> Reference:
     began, process = time.monotonic(), run.begin()
     seen: dict[str, dict[str, float]] = {phase: {} for phase in LASTING}
     for _ in until(process):
-        for phase, (folder, pattern) in LASTING.items():
-            for path in run.store.glob(f"{phase}/*/{folder}/{pattern}"):
-                seen[phase].setdefault(path.name, time.monotonic())
+        for phase, times in seen.items():
+            for path in (path for room in run.store.glob(f"{phase}/*") for path in lasting(room, phase)):
+                times.setdefault(path.name, time.monotonic())
     run.check(process, killed=False)
     for phase, times in seen.items():
         if len(times) < 8:
@@ -169,17 +169,17 @@ def make_reference(run: Run) -> Reference:
 
 
 def draw_targets(rng: random.Random, kills: int, count: dict[str, int]) -> list[Target]:
-    """So many moments in one run, spread over the phases, in their order; every other of a training is in a save."""
+    """So many moments in one run, spread over the phases, in their order; every other one is in a save."""
     phases = list(LASTING)
     rng.shuffle(phases)
     share = Counter(phases[i % len(phases)] for i in range(min(kills, KILLS_A_RUN)))
-    found = []
+    saving, found = rng.random() < 0.5, []
     for phase in LASTING:
-        for number in range(share[phase]):
-            lasting = rng.randint(1, max(1, count[phase] // (share[phase] + 2)))
-            saving = phase in TRAININGS and (number + rng.randint(0, 1)) % 2 == 0
+        for _ in range(share[phase]):
+            things = rng.randint(1, max(1, count[phase] // (share[phase] + 1)))
             files = rng.randint(0, FILES_OF_A_SAVE) if saving else None
-            found.append(Target(phase, lasting, rng.random(), files))
+            found.append(Target(phase, things, rng.random(), files))
+            saving = not saving
     return found
 
 
@@ -195,18 +195,11 @@ def kill_at(target: Target, run: Run, store: Store, apart: float) -> bool:
         time.sleep(target.later * apart)
     else:
         for _ in until(process, LOOK_CLOSELY):
-            if any(_number_of_files(part) >= target.files for part in store.saves(phase)) or store.done(phase):
+            if store.saves(phase, target.files) or store.done(phase):
                 break
     process.kill()
     run.check(process, killed=True)
     return process.returncode != 0
-
-
-def _number_of_files(folder: Path) -> int:
-    try:
-        return len(os.listdir(folder))
-    except FileNotFoundError:
-        return -1
 
 
 @dataclass
@@ -225,7 +218,7 @@ class Sequence:
         folder = self.options.out / f"sequence-{self.number}"
         while tally.kills.total() < self.kills and len(tally.faults) < FAULTS_ALLOWED and not self.stop.is_set():
             tally.runs += 1
-            settings = (*SETTINGS, *(("runtime.workers=1",) if tally.runs % 2 == 0 else ()))
+            settings = (*SETTINGS, *(("runtime.workers=1",) if (self.number + tally.runs) % 2 else ()))
             run = Run(folder / f"run-{tally.runs:02d}", self.options.recipe, settings)
             faults = len(tally.faults)
             try:

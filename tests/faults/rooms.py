@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,14 +39,7 @@ class Store:
 
     def lasting(self, phase: str) -> dict[Path, int]:
         """What is safe of a phase, and when it was written."""
-        folder, pattern = LASTING[phase]
-        found = {}
-        for path in (self.room(phase) / folder).glob(pattern):
-            try:
-                found[path] = path.stat().st_mtime_ns
-            except FileNotFoundError:
-                continue  # pruned, or summed up in a manifest, meanwhile
-        return found
+        return lasting(self.room(phase), phase)
 
     def done(self, phase: str) -> bool:
         """Whether a phase is complete."""
@@ -55,12 +50,16 @@ class Store:
         """The phase that is under way."""
         return next((phase for phase in LASTING if not self.done(phase)), "evaluate")
 
-    def saves(self, phase: str) -> list[Path]:
-        """The checkpoints of a training that are being written."""
-        return list((self.room(phase) / "checkpoints").glob(".step-*.part"))
+    def saves(self, phase: str, files: int) -> bool:
+        """Whether a phase is in the middle of a save: of a checkpoint, when `files` of its files are begun."""
+        room = self.room(phase)
+        folder = room / LASTING[phase][0]
+        if phase in TRAININGS:
+            return any(len(_names(folder / name)) >= files for name in _names(folder) if name.endswith(".part"))
+        return any(name.endswith(".part") for name in (*_names(folder), *_names(room)))
 
     def writes(self, phase: str) -> bool:
-        """Whether a file of a phase stands half-written."""
+        """Whether a file of a phase stands half-written, now that nobody writes it."""
         return phase in LASTING and any(self.room(phase).rglob(".*.part"))
 
     def progress(self) -> dict[str, dict[Path, int]]:
@@ -79,6 +78,26 @@ class Store:
                     f"{path} stands though {newest.name} did" for path in now if path < newest and path not in old
                 ]
         return found
+
+
+def _names(folder: Path) -> list[str]:
+    """What a folder holds; nothing where it is not there, or no more."""
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
+def lasting(room: Path, phase: str) -> dict[Path, int]:
+    """What is safe in a room, and when it was written."""
+    folder, pattern = LASTING[phase]
+    found = {}
+    for name in fnmatch.filter(_names(room / folder), pattern):
+        try:
+            found[room / folder / name] = (room / folder / name).stat().st_mtime_ns
+        except FileNotFoundError:
+            continue  # pruned, or summed up in a manifest, meanwhile
+    return found
 
 
 def store_of(path: Path) -> Store:
