@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from gaekit.errors import GaekitError
+from gaekit.errors import GaekitError, Preempted, ToldElsewhere
 from gaekit.parallel import World, join_world
 from gaekit.pipeline.assets import prepare_assets
 from gaekit.pipeline.plan import Plan, StagePlan, make_plan
@@ -29,6 +29,7 @@ from gaekit.recipe.schema import Recipe
 from gaekit.stages.job import Job
 from gaekit.store.room import Room
 from gaekit.train.progress import Reporter
+from gaekit.train.signals import preemptible
 
 PACKAGES = ("gaekit", "torch", "timm", "open_clip_torch", "xformers", "safetensors", "numpy", "pillow", "scikit-learn")
 
@@ -88,12 +89,23 @@ def _run_stage(stage: StagePlan, title: str, redo: bool, job: Job, view: View, r
             job.reporter.say(f"{title}: {'resuming' if stage.status == 'resume' and not redo else 'running'}")
             room_facts = {"fingerprint": stage.fingerprint, **stage.facts}
             world.lead(lambda: _begin(room, room_facts, view, record))
-            result = {**stage.stage.run(job), "caches": job.caches}
+            result = {**_work(stage, job), "caches": job.caches}
             world.wait()
             world.lead(lambda: room.finish(result))
             entry.update(status="done", record=result, caches=job.caches)
             job.reporter.say(f"{title}: done in {time.monotonic() - start:.1f} s")
     world.lead(lambda: view.write(record))
+
+
+def _work(stage: StagePlan, job: Job) -> dict[str, Any]:
+    """The stage's own work; each rank ends at once when a scheduler wants the machine back, one of them tells."""
+    try:
+        with preemptible(stage.name):
+            return dict(stage.stage.run(job))
+    except Preempted as stopped:
+        if job.world.leads:
+            raise
+        raise ToldElsewhere(str(stopped), stopped.exit_code) from stopped
 
 
 @contextmanager

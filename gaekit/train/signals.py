@@ -1,14 +1,18 @@
-"""Stopping between two steps: Ctrl-C, SIGTERM and SIGUSR1 ask, the training saves and leaves."""
+"""Stopping: in a training, Ctrl-C, SIGTERM and SIGUSR1 ask, and it saves and leaves between two steps; elsewhere
+SIGTERM and SIGUSR1 end a stage at once, which goes on from its last whole file."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+from gaekit.errors import Preempted
+
+PREEMPTING = (signal.SIGTERM, signal.SIGUSR1)
+WATCHED = (signal.SIGINT, *PREEMPTING)
 
 
 class StopRequest:
@@ -30,12 +34,29 @@ class StopRequest:
 def stop_request() -> Iterator[StopRequest]:
     """Watch for signals during the block. Outside the main thread nothing is watched."""
     request = StopRequest()
+    with _handled(WATCHED, request._handle):
+        yield request
+
+
+@contextmanager
+def preemptible(stage: str) -> Iterator[None]:
+    """Have SIGTERM and SIGUSR1 raise Preempted at once during the block; a training in it handles them by itself."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise Preempted(f"{stage}: stopped; what was finished is kept, and the same command goes on from there")
+
+    with _handled(PREEMPTING, leave):
+        yield
+
+
+@contextmanager
+def _handled(numbers: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield request
+        yield
         return
-    before = {number: signal.signal(number, request._handle) for number in WATCHED}
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
-        yield request
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
