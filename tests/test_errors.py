@@ -66,7 +66,11 @@ def test_each_error_has_its_exit_code(name: str, code: int) -> None:
 
 
 def test_no_error_is_left_out_of_the_table_above() -> None:
-    assert sum(isinstance(e, type) and issubclass(e, GaekitError) for e in vars(errors).values()) == 11
+    assert sum(isinstance(e, type) and issubclass(e, GaekitError) for e in vars(errors).values()) == 12
+
+
+def test_what_another_process_tells_ends_this_one_with_the_same_code() -> None:
+    assert errors.ToldElsewhere("stopped", 85).exit_code == 85
 
 
 def failing(error: BaseException) -> typer.Typer:

@@ -74,7 +74,8 @@ def test_recipes_compare_hash_and_pickle(load: Load) -> None:
         (("    - use: ssim", "    - us: ssim"), ["38: evaluate.metrics[1].us: unknown key -- did you mean 'use'?"]),
         (("latents: {}", "latents: {frm: a.pt}"), ["26: latents.frm: unknown key -- did you mean 'from'?"]),
         (("latents: {}", "latents: {zebra: 1}"), [
-            "26: latents.zebra: unknown key -- known: batch, dtype, flip, normalize, precision, scale, store"]),
+            "26: latents.zebra: unknown key -- known: batch, dtype, flip, images, normalize, online, "
+            "precision, scale, store"]),
         (("{use: rms_norm}", "{use: rms_norm, zebra: 1}"), [
             "14: autoencoder.regularizer.zebra: unknown key -- 'rms_norm' knows: eps, use"]),
     ],
