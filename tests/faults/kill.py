@@ -114,24 +114,33 @@ class Run:
     def _said(self) -> Path:
         return self.folder / f"attempt-{self.attempts:03d}.log"
 
-    def check(self, process: subprocess.Popen[bytes], *, killed: bool) -> None:
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill an attempt. What is said afterwards is of processes that lost the one they decoded for."""
+        said = self._said.read_text(errors="replace")
+        process.kill()
+        self._check(process, said, (0, -9))
+
+    def _check(self, process: subprocess.Popen[bytes], said: str, codes: tuple[int, ...]) -> None:
         """Raise Fault unless the attempt ended as it should and complained of nothing."""
-        code, said = process.wait(), self._said.read_text(errors="replace")
+        code = process.wait()
         bad = [line for line in said.splitlines() if "Traceback" in line or "damaged" in line]
-        if code not in ((0, -9) if killed else (0,)) or bad:
-            raise Fault(f"{self._said}: ended with code {code}{', ' if bad else ''}{'; '.join(bad)}\n{said[-2000:]}")
+        if code not in codes or bad:
+            raise Fault(f"{self._said}: ended with code {code}\n{self._said.read_text(errors='replace')[-2000:]}")
 
     def finish(self) -> None:
         """An attempt that nobody kills."""
-        process = self.begin()
-        self.check(process, killed=False)
+        self.wait(self.begin())
+
+    def wait(self, process: subprocess.Popen[bytes]) -> None:
+        """Let an attempt end."""
+        process.wait()
+        self._check(process, self._said.read_text(errors="replace"), (0,))
 
     def begin_and_kill(self, seconds: float) -> None:
         """An attempt that lives so long."""
         process = self.begin()
         time.sleep(seconds)
-        process.kill()
-        self.check(process, killed=True)
+        self.kill(process)
 
     def record_is_complete(self) -> bool:
         """Whether run.json says that every stage is done."""
@@ -158,7 +167,7 @@ def make_reference(run: Run) -> Reference:
         for phase, times in seen.items():
             for path in (path for room in run.store.glob(f"{phase}/*") for path in lasting(room, phase)):
                 times.setdefault(path.name, time.monotonic())
-    run.check(process, killed=False)
+    run.wait(process)
     for phase, times in seen.items():
         if len(times) < 8:
             raise SystemExit(f"{phase}: left only {len(times)} things that last, too few to kill between; see SETTINGS")
@@ -197,8 +206,7 @@ def kill_at(target: Target, run: Run, store: Store, apart: float) -> bool:
         for _ in until(process, LOOK_CLOSELY):
             if store.saves(phase, target.files) or store.done(phase):
                 break
-    process.kill()
-    run.check(process, killed=True)
+    run.kill(process)
     return process.returncode != 0
 
 
