@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -37,14 +38,22 @@ def _replicated(module: nn.Module) -> nn.Module:
 
 
 def _shard(module: nn.Module) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    # Named by where the parameters lie: torch's own choice is the machine's accelerator, used or not.
+    mesh = init_device_mesh(next(module.parameters()).device.type, (dist.get_world_size(),))
     for part in getattr(module, "trained_parts", lambda: [module])():
-        for blocks in [child for child in part.modules() if isinstance(child, nn.ModuleList)]:
-            for block in blocks:
-                if any(p.requires_grad for p in block.parameters()):
-                    fully_shard(block)
-        fully_shard(part)
+        for block in _blocks(part):
+            if any(p.requires_grad for p in block.parameters()):
+                fully_shard(block, mesh=mesh)
+        fully_shard(part, mesh=mesh)
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The members of its outermost ModuleLists; those of lists within them belong to these."""
+    for child in module.children():
+        yield from child if isinstance(child, nn.ModuleList) else _blocks(child)
 
 
 def synchronise(net: nn.Module, final: bool) -> None:

@@ -45,12 +45,25 @@ def points(start: int, first: int, last: int) -> Iterator[Points]:
         start += 1
 
 
+class Level(nn.Module):
+    """A block with blocks of its own."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(width, width), nn.SiLU()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
 class Blocks(nn.Module):
-    """Repeated blocks, so that FSDP has something to shard one by one."""
+    """Repeated blocks, so that FSDP has something to shard one by one; nested ones, as of convolutional networks."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(inputs, inputs), nn.SiLU()) for _ in range(2))
+        self.blocks = nn.ModuleList(Level(inputs) for _ in range(2))
         self.out = nn.Linear(inputs, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
