@@ -49,9 +49,9 @@ class World:
         return self.rank * part, (self.rank + 1) * part
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over ranks, in place, on the tensor's device."""
+        """The sum over ranks, in place, on the tensor's device; for one on a CPU ranks wait as long as for `wait`."""
         if self.size > 1:
-            dist.all_reduce(value)
+            dist.all_reduce(value, group=None if value.is_cuda else self.group)
         return value
 
     def mean(self, value: Tensor) -> Tensor:
