@@ -73,6 +73,17 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def gathered(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
+    """Tensors by name as one process would hold them, {} where a rank does not `keep` them. Sharded ones go to the CPU
+    one by one, so that no device holds all of them. Every rank must call it."""
+    found = {}
+    for name, tensor in tensors.items():
+        value = whole(tensor)
+        if keep:
+            found[name] = value.cpu() if isinstance(tensor, DTensor) else value
+    return found
+
+
 def like(value: Tensor, own: Tensor) -> Tensor:
     """A whole tensor on the device of `own`, sharded as `own` is."""
     value = value.to(own.device)

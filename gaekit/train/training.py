@@ -31,7 +31,7 @@ from gaekit.train.guards import Divergence, guilty_terms, mean_of_scalars
 from gaekit.train.optim import learning_rate, load_optimizer, make_optimizer, optimizer_tensors
 from gaekit.train.progress import Reporter
 from gaekit.train.signals import StopRequest, stop_request
-from gaekit.train.strategy import load_whole, spread, synchronise, total_norm, whole
+from gaekit.train.strategy import gathered, load_whole, spread, synchronise, total_norm
 from gaekit.train.track import Meter, Trackers
 from gaekit.values import Draws, Losses
 
@@ -176,11 +176,11 @@ class Training:
     def averaged(self, name: str) -> dict[str, Tensor]:
         """The averaged weights of a module; {} where none are kept. Every rank must call it."""
         ema = self.learners[name].ema
-        return {key: whole(value) for key, value in ema.tensors.items()} if ema else {}
+        return gathered(ema.tensors) if ema else {}
 
     def weights(self, name: str) -> dict[str, Tensor]:
         """The present weights of a module. Every rank must call it."""
-        return {key: whole(value) for key, value in self.learners[name].module.state_dict().items()}
+        return gathered(self.learners[name].module.state_dict())
 
     def steps(self, stream: Callable[[int, int, int], Iterable[B]]) -> Iterator[tuple[Step, B]]:
         """Micro-batches with their step, to the last step; `stream(k, first, last)` yields the rows [first, last) of
@@ -249,15 +249,12 @@ class Training:
                 "optimizer": optimizer_tensors(learner.optimizer, learner.module),
             }
             for group, tensors in parts.items():
-                groups[group].update({f"{name}/{key}": self._saved(value) for key, value in tensors.items()})
+                own = gathered(tensors, keep=self.host.world.leads)
+                groups[group].update({f"{name}/{key}": value for key, value in own.items()})
         state = {"precision": self.precision, "seconds": self.seconds, "skipped": self.skipped}
         state |= {"divergence": self.divergence.state}
-        if self.host.world.leads:
-            self.checkpoints.save(self.at, state, groups, required=required)
-
-    def _saved(self, value: Tensor) -> Tensor:
-        """The whole tensor; sharded ones go to the CPU one by one, so that no device holds all of them."""
-        return whole(value).cpu() if isinstance(value, DTensor) else value
+        # All wait for rank 0 here: at the gradients of the next step their patience with a slow disk would be NCCL's.
+        self.host.world.lead(lambda: self.checkpoints.save(self.at, state, groups, required=required))
 
     def _resume(self) -> None:
         world = self.host.world
@@ -365,7 +362,6 @@ class Training:
         if not number:
             return
         self.save(required=True)
-        self.host.world.wait()
         error = Interrupted if number == signal.SIGINT else Preempted
         message = (
             f"{self.host.stage}: stopped and saved at step {self.at} of {self.settings.steps}; "

@@ -1,6 +1,7 @@
 """A small game of two networks, trained by as many processes as torchrun starts: `python ranks_program.py JOBS...`.
 
-A job is FOLDER:STRATEGY:STEPS. Each leaves its weights, averages and losses in FOLDER/result.safetensors.
+A job is FOLDER:STRATEGY:STEPS. Each leaves its weights, averages and losses in FOLDER/result.safetensors, or where it
+failed how each rank heard of it, in FOLDER/rank-<n>.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from gaekit.errors import GaekitError
 from gaekit.parallel import World, join_world
 from gaekit.recipe.schema import Runtime, Train
 from gaekit.store.room import Room
+from gaekit.train import checkpoint
 from gaekit.train.progress import Reporter
 from gaekit.train.track import Trackers
 from gaekit.train.training import Host, Pace, Training
@@ -105,10 +108,15 @@ def train(folder: Path, strategy: str, steps: int, world: World) -> None:
 
 
 def main(jobs: list[str]) -> None:
+    checkpoint.RETRY_SECONDS = 0.0
     with join_world(torch.device("cpu")) as world:
         for job in jobs:
             folder, strategy, steps = job.rsplit(":", 2)
-            train(Path(folder), strategy, int(steps), world)
+            try:
+                train(Path(folder), strategy, int(steps), world)
+            except GaekitError as error:
+                told = f"{type(error).__name__} {error.exit_code}"
+                (Path(folder) / f"rank-{world.rank}").write_text(told)
 
 
 if __name__ == "__main__":
