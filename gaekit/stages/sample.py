@@ -59,13 +59,10 @@ def run(job: Job) -> dict[str, Any]:
         autoencoder = load_autoencoder(job.inputs["autoencoder"], job.registry)
         generator = ImageGenerator(job, autoencoder, denoiser, guidance)
         labels = labels_for(section.count, len(denoiser.spec.classes), section.labels, job.recipe.seed)
-        made = int(job.world.sum(torch.tensor(_chunks(job, name, generator, labels))))
-        evaluations = int(job.world.sum(torch.tensor(generator.evaluations)))
+        _chunks(job, name, generator, labels)
+        job.world.wait()
         if job.world.leads:
-            _collect(job, name, section, labels, denoiser.spec.classes)
-        if made:
-            record["evaluations_per_image"][name] = evaluations / made
-        if job.world.leads:
+            record["evaluations_per_image"][name] = _collect(job, name, section, labels, denoiser.spec.classes)
             write_json(job.room.out / f"{name}.json", protocol(job, section, guidance, denoiser.spec.classes))
     if job.world.leads:
         shutil.rmtree(job.room.out / "chunks")
@@ -86,11 +83,11 @@ def _chunk_file(out: Path, name: str, first: int) -> Path:
     return out / "chunks" / f"{name}-{first:08d}.safetensors"
 
 
-def _chunks(job: Job, name: str, generator: ImageGenerator, labels: list[int]) -> int:
+def _chunks(job: Job, name: str, generator: ImageGenerator, labels: list[int]) -> None:
     """Make this rank's chunks that are not there; the last is padded, since the size of a chunk decides the last bit.
-    -> images made."""
+    Each also holds how often an image of it went through a denoiser."""
     section = generator.section
-    size, made, classes = section.batch, 0, max(1, len(generator.denoiser.spec.classes))
+    size, classes = section.batch, max(1, len(generator.denoiser.spec.classes))
     starts = range(0, section.count, size)[job.world.rank :: job.world.size]
     with job.reporter.bar(name.replace("_", " "), len(starts)) as bar:
         for first in starts:
@@ -98,16 +95,18 @@ def _chunks(job: Job, name: str, generator: ImageGenerator, labels: list[int]) -
             if not file.exists():
                 indices = range(first, first + size)
                 padded = [labels[i] if i < len(labels) else i % classes for i in indices]
+                before = generator.evaluations
                 pixels = to_uint8(generator.images("images", indices, padded)).cpu()
+                evaluations = torch.tensor((generator.evaluations - before) / size, dtype=torch.float64)
                 with atomic(file) as part:
-                    save_file({"images": pixels[: section.count - first].contiguous()}, part)
-                made += size
+                    images = pixels[: section.count - first].contiguous()
+                    save_file({"images": images, "evaluations": evaluations}, part)
             bar.advance(per=size)
-    return made
 
 
-def _collect(job: Job, name: str, section: Sample, labels: list[int], classes: tuple[str, ...]) -> None:
-    """Chunks -> `<name>.npz` as ADM's evaluator reads it (arr_0 images, arr_1 labels), and a grid."""
+def _collect(job: Job, name: str, section: Sample, labels: list[int], classes: tuple[str, ...]) -> float:
+    """Chunks -> `<name>.npz` as ADM's evaluator reads it (arr_0 images, arr_1 labels), and a grid; evaluations an
+    image."""
     out = job.room.out
     files = [_chunk_file(out, name, first) for first in range(0, section.count, section.batch)]
     side = load_file(files[0])["images"].shape[1]
@@ -120,6 +119,7 @@ def _collect(job: Job, name: str, section: Sample, labels: list[int], classes: t
     images, columns = _shown(files, labels, len(classes))
     save_grid(out / f"{name}.png", images, columns)
     job.show({}, {name: grid_of(to_float(images), columns)})
+    return sum(float(load_file(file)["evaluations"]) for file in files) / len(files)
 
 
 def _shown(files: list[Path], labels: list[int], classes: int) -> tuple[Tensor, int]:

@@ -82,6 +82,7 @@ class Tally:
     writing: Counter[str] = field(default_factory=Counter)
     at_start: int = 0
     runs: int = 0
+    compared: int = 0
     faults: list[str] = field(default_factory=list)
 
     def add(self, other: Tally) -> None:
@@ -90,6 +91,7 @@ class Tally:
         self.writing += other.writing
         self.at_start += other.at_start
         self.runs += other.runs
+        self.compared += other.compared
         self.faults += other.faults
 
 
@@ -256,6 +258,7 @@ class Sequence:
                 break
         run.finish()
         found = differences(contents(run.store), self.reference.contents)
+        tally.compared += 1
         if not run.record_is_complete():
             found.append("run.json does not say that every stage is done")
         tally.faults += [f"{run.folder}: {line}" for line in found]
@@ -286,7 +289,10 @@ def table(tally: Tally) -> str:
     rows += [(phase, str(tally.kills[phase]), str(tally.writing[phase])) for phase in (*LASTING, "evaluate")]
     rows += [("all", str(tally.kills.total()), str(tally.writing.total()))]
     lines = [f"{name:<12} {kills:>6} {writing:>10}" for name, kills, writing in rows]
-    facts = f"{tally.runs} runs completed, {tally.at_start} more kills while starting, {len(tally.faults)} faults"
+    facts = (
+        f"{tally.compared} of {tally.runs} runs completed and compared, {tally.at_start} more kills while starting, "
+        f"{len(tally.faults)} faults"
+    )
     return "\n".join([*lines, facts, *tally.faults])
 
 

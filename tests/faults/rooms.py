@@ -22,7 +22,7 @@ LASTING = {
 TRAININGS = ("semantic", "autoencoder", "diffusion")
 OF_THE_PROCESS = {"lock", "tensorboard"}
 """What in a room tells of the processes that worked there."""
-OF_THE_ATTEMPT = {"seconds", "evaluations_per_image"}
+OF_THE_ATTEMPT = {"seconds"}
 """Keys of a stage's record that tell of the work of the last attempt."""
 
 

@@ -118,7 +118,9 @@ def test_what_is_yet_to_be_imported_is_a_warning(registry: Registry, write: Call
     ]
 
 
-def test_checkpoints_for_good_that_are_seldom_saved_are_a_warning(registry: Registry, write: Callable[..., Path]) -> None:
+def test_checkpoints_for_good_that_are_seldom_saved_are_a_warning(
+    registry: Registry, write: Callable[..., Path]
+) -> None:
     checked = check_recipe(write(), registry, overrides=at("runtime.keep_every=15", "runtime.save_every=10"))
     assert [(w.dotted, w.text) for w in checked.warnings] == [
         ("runtime.keep_every", "15 is no multiple of runtime.save_every, 10: multiples of 30 are kept")
