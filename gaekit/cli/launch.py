@@ -23,7 +23,8 @@ try:
 except SignalException:
     sys.exit(1)
 except ChildFailedError as failed:
-    if any(rank.exitcode not in (2, 3, 4, 85, 130) for rank in failed.failures.values()):
+    codes = {rank.exitcode for rank in failed.failures.values()} - {-15}  # whom torchrun itself ended
+    if not codes or not codes <= {2, 3, 4, 85, 130}:
         print(failed, file=sys.stderr)
     sys.exit(1)
 """

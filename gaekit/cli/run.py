@@ -29,14 +29,15 @@ def run(
     ] = False,
 ) -> None:
     """Run a recipe: every stage that is not done yet, in order. The same command goes on after a stop."""
-    if nproc is not None:
-        _launch(nproc)
-    from gaekit.pipeline.run import run_recipe
     from gaekit.plugins import load_plugins
     from gaekit.recipe import load_recipe
 
     registry = load_plugins()
     loaded = load_recipe(recipe, registry, overrides=set_ or (), name=name)
+    if nproc is not None:
+        _launch(nproc)  # the recipe's faults have been told by now, once
+    from gaekit.pipeline.run import run_recipe
+
     run_recipe(loaded, registry, out=out, until=until, redo=redo, offline=offline)
 
 

@@ -175,3 +175,11 @@ def test_what_the_user_can_mend_is_told_once(folder: Path) -> None:
                     "--set", "dataset={use: image_folder, root: nowhere}")  # fmt: skip
     assert absent.returncode == 2, absent.stderr
     assert absent.stderr.count("error:") == 1
+    assert "Root Cause" not in absent.stderr
+
+
+def test_a_fault_of_the_recipe_is_told_once_and_starts_no_process(folder: Path) -> None:
+    wrong = gaekit(folder, "run", "tiny.yaml", "--nproc", "2", "--set", "autoencoder.noise=null")
+    assert wrong.returncode == 2, wrong.stderr
+    assert wrong.stderr.count("1 problem") == 1
+    assert "torch/distributed" not in wrong.stderr
