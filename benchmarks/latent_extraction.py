@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import multiprocessing
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ from gaekit.store.room import Room
 from gaekit.train.progress import Reporter
 
 SIZE, STRIDE, CHANNELS = 256, 16, 32
+DIFFERENT = 1024
 RECIPE = f"""
 recipe: 1
 name: extraction
@@ -68,17 +70,19 @@ def pool(model: object, batch: ImageBatch, section: object) -> Tensor:
 
 
 def write_images(folder: Path, count: int) -> None:
-    """`count` crops of 256 px out of photographs of 427 x 640, as JPEGs."""
+    """`count` crops of 256 px out of photographs of 427 x 640, as JPEGs; beyond `DIFFERENT` the same again."""
     from PIL import Image
     from sklearn.datasets import load_sample_images
 
     draw = np.random.default_rng(0)
     photographs = load_sample_images().images
-    for index in range(count):
+    for index in range(min(count, DIFFERENT)):
         photograph = photographs[index % 2]
         top, left = (int(draw.integers(0, side - SIZE)) for side in photograph.shape[:2])
         crop = photograph[top : top + SIZE, left : left + SIZE]
         Image.fromarray(crop).save(folder / f"{index:05d}.jpg", quality=95)
+    for index in range(DIFFERENT, count):
+        os.link(folder / f"{index % DIFFERENT:05d}.jpg", folder / f"{index:05d}.jpg")
 
 
 def decode_all(source: ImageSource, indices: range) -> None:
@@ -125,8 +129,8 @@ def rounds(recipe: Recipe, source: ImageSource, workers: int, root: Path, count:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=1024, help="images")
-    parser.add_argument("--workers", type=int, default=0, help="processes that decode")
+    parser.add_argument("--count", type=int, default=8192, help="images")
+    parser.add_argument("--workers", type=int, default=1, help="processes that decode; 0 is none")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured")
     given = parser.parse_args()
     torch.set_num_threads(1)
