@@ -89,12 +89,30 @@ def _main(given: list[str]) -> int:
 
         print_error(error, debug=debug)
         return error.exit_code
+    except OSError as error:
+        code = unusable(error)
+        if debug or code is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror} (`--debug` shows who wanted it)", file=sys.stderr)
+        return code
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept, and the same command goes on", file=sys.stderr)
         return 130
     except SystemExit as end:  # how typer ends, after a usage error too
         return end.code if isinstance(end.code, int) else 1
     return 0
+
+
+def unusable(error: OSError) -> int | None:
+    """The exit code where the error speaks of a path that cannot be used as asked, or of a full disk; else None."""
+    import errno
+
+    if error.filename is None:
+        return None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return 4
+    wrong = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+    return 2 if error.errno in wrong else None
 
 
 def _run(arguments: list[str]) -> None:

@@ -26,10 +26,11 @@ def sample(
     ] = None,
 ) -> None:
     """Make new images with a finished run; needs no training data."""
-    from gaekit.pipeline.export import save_images
+    from gaekit.pipeline.export import check_kind, save_images
     from gaekit.pipeline.opened import open_run
     from gaekit.plugins import load_plugins
 
+    check_kind(out)  # before images are made that nothing can hold
     opened = open_run(run, load_plugins())
     wanted = [opened.label(c) for c in class_] if class_ else list(range(max(1, len(opened.classes))))
     labels = [wanted[i % len(wanted)] for i in range(count)]
@@ -51,5 +52,5 @@ def reconstruct(
     registry = load_plugins()
     count, skipped, decibel = reconstruct_folder(open_run(run, registry), folder, out)
     typer.echo(f"{count} images: {out} (mean PSNR {decibel:.2f} dB)")
-    for path, reason in skipped.items():
-        typer.echo(f"skipped: {path}: {reason}", err=True)
+    for reason in skipped.values():  # each names its file
+        typer.echo(f"skipped: {reason}", err=True)

@@ -147,5 +147,6 @@ def schema(
     if out is None:
         print(text, end="")
     else:
+        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
         say(f"wrote {out}")

@@ -25,6 +25,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 def save_images(out: Path, images_BRR3: Tensor, labels: Sequence[int] | None) -> None:
     """Write uint8 images by the kind of `out`: .png a grid, .npz arrays (arr_0, and arr_1 for labels), else a
     folder."""
+    check_kind(out)
     if out.suffix == ".png":
         save_grid(out, images_BRR3, columns=max(1, round(len(images_BRR3) ** 0.5)))
     elif out.suffix == ".npz":
@@ -32,11 +33,15 @@ def save_images(out: Path, images_BRR3: Tensor, labels: Sequence[int] | None) ->
             npz.add("arr_0", np.dtype(np.uint8), tuple(images_BRR3.shape), [images_BRR3.numpy()])
             if labels is not None:
                 npz.add("arr_1", np.dtype(np.int64), (len(labels),), [np.asarray(labels, dtype=np.int64)])
-    elif out.suffix:
-        raise GaekitError(f"--out {out}: '{out.suffix}' is not known; give a .png, a .npz, or a folder")
     else:
         for index, image in enumerate(images_BRR3):
             _save_png(out / f"{index:06d}.png", image)
+
+
+def check_kind(out: Path) -> None:
+    """Raise GaekitError where `save_images` has no way to write `out`."""
+    if out.suffix not in ("", ".png", ".npz"):
+        raise GaekitError(f"--out {out}: '{out.suffix}' is not known; give a .png, a .npz, or a folder")
 
 
 def reconstruct_folder(run: OpenRun, folder: Path, out: Path) -> tuple[int, dict[str, str], float]:
@@ -59,7 +64,7 @@ def reconstruct_folder(run: OpenRun, folder: Path, out: Path) -> tuple[int, dict
             bar.advance(len(paths))
     if not decibels:
         raise DataError(
-            f"{folder}: no image there could be read" + "".join(f"\n  {p}: {r}" for p, r in skipped.items())
+            f"{folder}: no image there could be read" + "".join(f"\n  {reason}" for reason in skipped.values())
         )
     return len(decibels), skipped, float(np.mean(decibels))
 

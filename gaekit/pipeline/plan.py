@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from gaekit.api import ComponentConfig, Dataset
-from gaekit.errors import DataAbsent
+from gaekit.errors import DataAbsent, GaekitError
 from gaekit.pipeline.taken import check_cache, check_taken, find_taken
 from gaekit.plugins import Registry, build, nested, slots
 from gaekit.recipe import canonical
@@ -86,11 +86,16 @@ def section_of(recipe: Recipe, stage: ModuleType) -> Any:
 
 
 def needed_stages(recipe: Recipe, until: str | None = None) -> Iterator[ModuleType]:
-    """The stages that run or are read, in order: those that no later one reads, and what these need."""
+    """The stages that run or are read, in order: those that no later one reads, and what these need.
+
+    Raises GaekitError if `until` is none of the recipe's.
+    """
     present = [stage for stage in STAGES if section_of(recipe, stage) is not None]
     if until is not None:
         names = [stage.NAME for stage in present]
-        present = present[: names.index(until) + 1] if until in names else present
+        if until not in names:
+            raise GaekitError(f"--until {until}: this recipe has no such stage; it has: {', '.join(names)}")
+        present = present[: names.index(until) + 1]
     wanted: set[str] = set()
     for stage in reversed(present):
         read_later = any(stage.NAME in _reads(other) for other in present)
