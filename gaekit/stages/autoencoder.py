@@ -170,7 +170,7 @@ def run(job: Job) -> dict[str, Any]:
         facts = {"seed": job.recipe.seed, "steps": train.steps}
         save_autoencoder(job.room.out / ARTIFACT, weights, model.spec, averaged, facts)
     return {"steps": train.steps, "seconds": training.seconds, "skipped_steps": training.skipped,
-            "skipped_images": dict(images.skipped)}  # fmt: skip
+            "skipped_images": job.skipped(images)}  # fmt: skip
 
 
 def _of_model(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -228,7 +228,7 @@ def _generated(file: Path, size: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _data_facts(job: Job, images: Images) -> dict[str, Any]:
-    skipped = {key: reason for found in job.world.gather(dict(images.skipped)) for key, reason in found.items()}
+    skipped = job.skipped(images)
     return {"dataset": job.dataset.digest(), "skipped_images": skipped, "images": len(images) - len(skipped)}
 
 

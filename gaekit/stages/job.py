@@ -61,6 +61,10 @@ class Job:
             workers=self.recipe.runtime.workers,
         )
 
+    def skipped(self, images: Images) -> dict[str, str]:
+        """What any rank skipped of a split, and why. Every rank must call it."""
+        return {key: reason for found in self.world.gather(images.skipped) for key, reason in found.items()}
+
     @property
     def host(self) -> Host:
         """Where a training of this stage lives."""

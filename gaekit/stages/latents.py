@@ -198,8 +198,7 @@ def _spread_of_images(job: Job, section: Latents, model: Autoencoder, images: Im
     everywhere = {index: spread for part in world.gather(found) for index, spread in part.items()}
     for index in sorted(everywhere):
         total.merge(everywhere[index])
-    for skipped in world.gather(images.skipped):
-        images.skipped.update(skipped)
+    images.skipped.update(job.skipped(images))
     return total
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gaekit.nn import regions
+from gaekit.parallel import World
 from gaekit.pipeline.run import run_recipe
 from gaekit.plugins import Registry, load_plugins
 from gaekit.recipe import load_recipe_data
@@ -131,3 +132,20 @@ def test_what_does_not_train_is_not_complained_of(tmp_path: Path, images: Path, 
     for _ in range(2):
         prepare(nn.Linear(2, 2))
     assert said.getvalue() == "  runtime.checkpointing: Linear has no blocks to recompute, it keeps its activations\n"
+
+
+class SecondOfTwo(World):
+    """Hears from a first rank that skipped an image of its own."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [{"a.png": "is empty"}, value]
+
+
+def test_a_record_names_the_images_that_any_rank_skipped(registry: Registry, images: Path, tmp_path: Path) -> None:
+    loaded = load_recipe_data(recipe(images), registry)
+    device, reporter = torch.device("cpu"), Reporter(Console(quiet=True))
+    world = SecondOfTwo(rank=1, size=2)
+    job = Job("autoencoder", loaded, registry, Room(tmp_path), {}, tmp_path, device, reporter, world)
+    split = job.images("train")
+    split.skipped["b.png"] = "is no image"
+    assert job.skipped(split) == {"a.png": "is empty", "b.png": "is no image"}
