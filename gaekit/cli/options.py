@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")]
+RecipeArgument = Annotated[
+    str, typer.Argument(help="A recipe file, or the name of a shipped recipe (`gaekit recipes`).")
+]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change the recipe, as in --set diffusion.train.steps=500; repeatable."
-    ),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: diffusion.train.steps=2000. Repeatable."),
 ]
 
 
