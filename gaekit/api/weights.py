@@ -73,7 +73,9 @@ def read(path: Path) -> dict[str, Tensor]:
 
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+    except UnpicklingError as error:  # torch's own text advises to run the file's code
+        raise GaekitError(f"weights {path}: cannot be read: damaged, cut off, or more than tensors") from error
+    except (RuntimeError, ValueError, EOFError, OSError) as error:
         raise GaekitError(f"weights {path}: cannot be read: {str(error).splitlines()[0]}") from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":

@@ -91,7 +91,7 @@ def _read_pickle(path: Path) -> dict[str, Any]:
 def _needs_code(path: Path, error: Exception) -> str:
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
     if not found:
-        return f"{path}: cannot be read as a torch file ({_first_line(error)}); it is damaged or of another kind"
+        return f"{path}: cannot be read as a torch file; it is damaged, cut off or of another kind"
     return (
         f"{path}: holds an object of {found[1]} beside its tensors, and reading that means running code from the file, "
         "which gaekit does not; where you trust the file, write its tensors anew: "
