@@ -69,9 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _main(list(sys.argv[1:] if arguments is None else arguments))
     except RuntimeError as error:
         if not lost_peer(error):
+            leave_code(1)
             raise
         print(f"rank {os.environ['RANK']}: lost another process of this run; its message tells why", file=sys.stderr)
         return 4
+    except BaseException:
+        leave_code(1)
+        raise
     leave_code(code)
     return code
 

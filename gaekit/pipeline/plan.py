@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from gaekit.api import ComponentConfig, Dataset
 from gaekit.errors import DataAbsent, GaekitError
-from gaekit.pipeline.taken import check_cache, check_taken, find_taken
+from gaekit.pipeline.taken import check_cache, check_taken, find_init, find_taken
 from gaekit.plugins import Registry, build, nested, slots
 from gaekit.recipe import canonical
 from gaekit.recipe.schema import Adversary, From, Recipe, Train
@@ -118,6 +118,8 @@ def _plan_stage(
         return _plan_taken(stage, section, recipe, plan, need_data)
     before = {p.name: p for p in plan.stages if p.name in _reads(stage)}
     facts, step = _facts(stage, recipe, registry, plan.data, before)
+    if (init := find_init(stage, recipe, needed=need_data)) is not None:
+        facts["init"] = init
     taken = find_taken(stage, recipe, needed=need_data)
     if taken:
         facts["taken"] = {name: artifact and sha256_file(artifact) for name, artifact in taken.items()}
@@ -170,6 +172,8 @@ def _facts(
     if isinstance(train, Train) and not _depends_on_end(train, getattr(section, "adversary", None)):
         step = train.steps
         del written[stage.NAME]["train"]["steps"]
+    if isinstance(train, Train) and train.init is not None:  # its content decides, not where it lies
+        del written[stage.NAME]["train"]["init"]
     facts = {
         "stage": stage.NAME,
         "revision": stage.REVISION,

@@ -25,6 +25,7 @@ from gaekit.pipeline.plan import Plan, StagePlan, make_plan
 from gaekit.pipeline.view import STORE, View
 from gaekit.plugins import Registry
 from gaekit.recipe import to_yaml
+from gaekit.recipe.rules import trainings
 from gaekit.recipe.schema import Recipe
 from gaekit.stages.job import Job
 from gaekit.store.room import Room
@@ -61,6 +62,7 @@ def run_recipe(
         world.in_turn(lambda: ready(recipe, registry, store, reporter.say))
         plan = world.in_turn(lambda: make_plan(recipe, registry, store, until=until, need_data=True))
         world.in_turn(lambda: _check_stage_names(plan, until=until, redo=redo))
+        world.lead(lambda: _check_batches(plan, recipe, world))
         view, record = View(out / recipe.name), _new_record(recipe, plan, registry, device, world)
         world.lead(lambda: view.open(record, to_yaml(recipe)))
         redoing = False
@@ -137,6 +139,17 @@ def _empty(path: Path) -> None:
             shutil.rmtree(item)
         elif item.name != "lock":
             item.unlink()
+
+
+def _check_batches(plan: Plan, recipe: Recipe, world: World) -> None:
+    """Every batch that will be trained with divides over the processes. Raises GaekitError before anything is run."""
+    going = {stage.name for stage in plan.stages if stage.status != "cached"}
+    for name, train in trainings(recipe):
+        if name in going:
+            try:
+                world.rows(train.batch)
+            except GaekitError as error:
+                raise GaekitError(f"{name}.train.batch: {error}") from error
 
 
 def _check_stage_names(plan: Plan, **named: str | None) -> None:

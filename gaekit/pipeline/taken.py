@@ -8,11 +8,11 @@ from types import ModuleType
 from typing import Any
 
 from gaekit.errors import ArtifactError
-from gaekit.recipe.schema import Diffusion, Recipe
+from gaekit.recipe.schema import Diffusion, Recipe, Train
 from gaekit.stages import diffusion
 from gaekit.stages.generate import WEAK_KEY
 from gaekit.store.artifact import open_artifact, resolve
-from gaekit.store.files import read_json
+from gaekit.store.files import read_json, sha256_file
 from gaekit.store.shard_reader import read_manifest
 
 _KINDS = {"semantic": "aligner", "autoencoder": "autoencoder", "diffusion": "denoiser"}
@@ -74,6 +74,24 @@ def find_taken(stage: ModuleType, recipe: Recipe, *, needed: bool) -> dict[str, 
         _refuse_others(WEAK_KEY, artifact, open_artifact(artifact, "denoiser").config, wanted)
         found[name] = artifact
     return found
+
+
+def find_init(stage: ModuleType, recipe: Recipe, *, needed: bool) -> str | None:
+    """sha256 of the artifact that a stage's training starts from; None where it names none, "absent" where that is
+    absent and not `needed`. Raises ArtifactError where it is of another kind or does not fit the recipe."""
+    train = getattr(getattr(recipe, stage.NAME), "train", None)
+    if not isinstance(train, Train) or train.init is None:
+        return None
+    path, key = Path(train.init), f"{stage.NAME}.train.init"
+    if not needed and not path.expanduser().exists():
+        return "absent"
+    try:
+        artifact = resolve(path, stage.NAME, stage.ARTIFACT)
+        config = open_artifact(artifact, _KINDS[stage.NAME]).config
+    except ArtifactError as error:
+        raise ArtifactError(f"{key}: {error}") from error
+    _refuse_others(key, artifact, config, _sizes(recipe))
+    return sha256_file(artifact)
 
 
 def _sizes(recipe: Recipe) -> dict[str, tuple[Any, str]]:

@@ -230,7 +230,9 @@ def metrics_have_samples(recipe: Recipe, registry: Registry) -> Iterator[Problem
 def initial_weights_exist(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
     """What a training starts from is there; what it holds is for the run to see."""
     for stage, train in trainings(recipe):
-        if train.init is not None and not Path(train.init).expanduser().exists():
+        if train.init is not None and stage == "semantic":
+            yield Problem((stage, "train", "init"), "an aligner is fitted from the beginning; leave `init` out")
+        elif train.init is not None and not Path(train.init).expanduser().exists():
             yield Problem((stage, "train", "init"), f"there is no {train.init}")
 
 

@@ -220,7 +220,9 @@ class Runtime(Section):
     keep_every: PositiveInt | None = Field(
         default=None, description="checkpoints at multiples of so many steps are kept for good; null keeps none"
     )
-    cache_gb: NonNegativeFloat = Field(default=4.0, description="keep teacher features and images up to this size")
+    cache_gb: NonNegativeFloat = Field(
+        default=4.0, description="keep teacher features, and in each process images, up to this size"
+    )
     trackers: Annotated[tuple[ComponentConfig, ...], Slot("tracker")] = Field(
         default=(ComponentConfig(use="tensorboard"),), description="where scalars and pictures go"
     )

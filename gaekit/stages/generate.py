@@ -21,7 +21,7 @@ from gaekit.seeds import generator_for
 from gaekit.stages.job import Job
 from gaekit.store.models import Autoencoder, LoadedDenoiser, Statistics, load_denoiser
 from gaekit.train.draws import ImageDraws
-from gaekit.train.training import autocast, resolve_precision
+from gaekit.train.precision import autocast, resolve_precision
 
 MOST_CLASSES_SHOWN = 10
 WEAK, WEAK_KEY = "weak", "sample.guidance.weak.from"

@@ -22,9 +22,10 @@ from gaekit.recipe.schema import Recipe
 from gaekit.seeds import seed_for
 from gaekit.store.models import Autoencoder, AutoencoderSpec
 from gaekit.store.room import Room
+from gaekit.train.precision import resolve_precision
 from gaekit.train.progress import Reporter
 from gaekit.train.track import Trackers
-from gaekit.train.training import Host, resolve_precision
+from gaekit.train.training import Host
 
 
 @dataclass

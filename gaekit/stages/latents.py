@@ -20,7 +20,7 @@ from gaekit.store.models import Autoencoder, load_autoencoder
 from gaekit.store.moments import Moments
 from gaekit.store.shard_reader import ShardReader
 from gaekit.store.shards import Rows, ShardWriter
-from gaekit.train.training import autocast, resolve_precision
+from gaekit.train.precision import autocast, resolve_precision
 
 NAME = "latents"
 REVISION = 1

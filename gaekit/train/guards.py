@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gaekit.errors import RunFailed
 from gaekit.parallel import World
@@ -16,11 +17,25 @@ INTERVALS_ALLOWED = 3
 """So many logged intervals in a row may lie beyond the limit."""
 
 
-def guilty_terms(losses: Losses, world: World) -> str:
+class Terms:
+    """The sums of a step's terms over its micro-batches: one that was not finite in any of them leaves a sum that is
+    not."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, losses: Losses) -> None:
+        """Take in those of a micro-batch."""
+        for term, loss in losses.items():
+            value = loss.weighted.detach().float()
+            self.sums[term] = self.sums[term] + value if term in self.sums else value
+
+
+def guilty_terms(terms: Terms, world: World) -> str:
     """Which terms are not finite on any rank, as the beginning of a sentence."""
-    mine = [term for term, loss in losses.items() if not bool(torch.isfinite(loss.weighted))]
-    terms = sorted({term for found in world.gather(mine) for term in found})
-    return f"loss term {', '.join(terms)} is" if terms else "every loss term is finite, the gradient is"
+    mine = [term for term, total in terms.sums.items() if not bool(torch.isfinite(total))]
+    guilty = sorted({term for found in world.gather(mine) for term in found})
+    return f"loss term {', '.join(guilty)} is" if guilty else "every loss term is finite, the gradient is"
 
 
 def mean_of_scalars(scalars: Mapping[str, float], world: World) -> dict[str, float]:

@@ -27,8 +27,9 @@ from gaekit.store.room import Room
 from gaekit.train.checkpoint import Checkpoints
 from gaekit.train.draws import BatchDraws
 from gaekit.train.ema import EMA
-from gaekit.train.guards import Divergence, guilty_terms, mean_of_scalars
+from gaekit.train.guards import Divergence, Terms, guilty_terms, mean_of_scalars
 from gaekit.train.optim import learning_rate, load_optimizer, make_optimizer, optimizer_tensors
+from gaekit.train.precision import autocast, resolve_precision
 from gaekit.train.progress import Reporter
 from gaekit.train.signals import StopRequest, stop_request
 from gaekit.train.strategy import gathered, load_whole, spread, synchronise, total_norm
@@ -37,6 +38,7 @@ from gaekit.values import Draws, Losses
 
 BAD_STEPS_ALLOWED = 3
 DEAD_STEPS_ALLOWED = 100
+LONGEST_SILENCE = 40.0
 
 
 class Batch(Protocol):
@@ -102,6 +104,7 @@ class Learner:
     ema: EMA | None = None
     bad: int = 0
     dead: int = 0
+    terms: Terms = field(default_factory=Terms)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -190,12 +193,16 @@ class Training:
         batch does not divide.
         """
         total, batch = self.settings.steps, self.settings.batch
+        self.host.world.lead(lambda: self.host.world.rows(batch))
         begin, end = self.host.world.rows(batch)
-        micro = self._micro_batch(end - begin)
+        micro = self.host.world.lead(lambda: self._micro_batch(end - begin))
         if self.at >= total:
             return
         batches = iter(stream(self.at, begin, end))
-        with stop_request() as stop, self.host.reporter.bar(self.host.stage, total, self.at) as bar:
+        with (
+            stop_request(self._patience if self.host.world.size > 1 else None) as stop,
+            self.host.reporter.bar(self.host.stage, total, self.at) as bar,
+        ):
             while self.at < total:
                 start = time.perf_counter()
                 torch.manual_seed(seed_for(self.host.seed, self.host.stage, self.at, self._network_purpose))
@@ -223,11 +230,12 @@ class Training:
         total = torch.stack([loss.weighted.float() for loss in losses.values()]).sum()
         sharded = any(isinstance(p, DTensor) for p in learner.parameters)
         torch.autograd.backward(total * share, inputs=None if sharded else learner.parameters)
+        learner.terms.add(losses)
         for term, loss in losses.items():
             self.meter.add(f"loss/{term}", loss.value)
             self.meter.add(f"weighted/{term}", loss.weighted)
         if step.final:
-            self._apply(name, learner, losses)
+            self._apply(name, learner)
 
     def note(self, name: str, value: Tensor | float) -> None:
         """Another scalar to show: its mean over the interval."""
@@ -278,7 +286,7 @@ class Training:
         self.at, self.seconds, self.skipped = saved.step, saved.state["seconds"], saved.state["skipped"]
         self.divergence.state = saved.state.get("divergence", {})
 
-    def _apply(self, name: str, learner: Learner, losses: Losses) -> None:
+    def _apply(self, name: str, learner: Learner) -> None:
         for group in learner.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, learner.peak, self.at)
         if self.host.world.size > 1 and not learner.optimizer.state:
@@ -289,17 +297,18 @@ class Training:
             if learner.ema:
                 learner.ema.update(learner.module)
         learner.optimizer.zero_grad(set_to_none=True)
-        self._guard(name, learner, norm, losses)
+        self._guard(name, learner, norm)
+        learner.terms = Terms()
         self.meter.add(f"train/grad_norm/{name}", norm)
         self.meter.add(f"train/lr/{name}", learner.optimizer.param_groups[0]["lr"])
 
-    def _guard(self, name: str, learner: Learner, norm: float, losses: Losses) -> None:
+    def _guard(self, name: str, learner: Learner, norm: float) -> None:
         learner.bad = 0 if math.isfinite(norm) else learner.bad + 1
         learner.dead = learner.dead + 1 if norm == 0 else 0
         where = f"{self.host.stage}: step {self.at + 1}"
         if learner.bad:
             self.skipped += 1
-            what = guilty_terms(losses, self.host.world)
+            what = guilty_terms(learner.terms, self.host.world)
             self.host.reporter.say(f"{where}: {what} not finite for {name}; the step is skipped")
             if learner.bad >= BAD_STEPS_ALLOWED:
                 raise RunFailed(
@@ -332,6 +341,10 @@ class Training:
             )
         return micro
 
+    def _patience(self) -> float:
+        """Seconds after which a step that has not ended never will: another process is gone."""
+        return max(LONGEST_SILENCE, 3 * self.seconds / max(1, self.at))
+
     @property
     def _network_purpose(self) -> str:
         rank = self.host.world.rank
@@ -361,6 +374,7 @@ class Training:
         number = self.host.world.most(int(stop.signal or 0))
         if not number:
             return
+        stop.answer()
         self.save(required=True)
         error = Interrupted if number == signal.SIGINT else Preempted
         message = (
@@ -368,18 +382,6 @@ class Training:
             "the same command goes on from there"
         )
         raise error(message)
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """What `auto` means on this device: bf16 on CUDA, float32 elsewhere."""
-    if precision == "auto":
-        return "bf16" if device.type == "cuda" else "float32"
-    return precision
-
-
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """torch's autocast for a resolved precision."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 def _all_take_part(name: str, module: nn.Module) -> None:

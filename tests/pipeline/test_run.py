@@ -4,13 +4,14 @@ reads."""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from gaekit.errors import GaekitError
+from gaekit.errors import ArtifactError, GaekitError
 from gaekit.pipeline.plan import make_plan
 from gaekit.pipeline.rooms import collect, stored_rooms
 from gaekit.pipeline.run import run_recipe
@@ -212,3 +213,24 @@ def test_two_runs_in_one_place_at_once_are_told_apart(done: View, folder: Path, 
     assert room is not None
     with room.lock(), pytest.raises(GaekitError, match="in use by process"):
         run(folder, registry)
+
+
+def test_what_a_training_starts_from_is_looked_at_first_and_known_by_its_content(
+    done: View, folder: Path, registry: Registry, tmp_path: Path
+) -> None:
+    start = f"diffusion.train.init={done.path}"
+    changed = load_recipe(folder / "tiny.yaml", registry, overrides=[start])
+    moved = shutil.copy(done.artifact("diffusion"), tmp_path / "elsewhere.safetensors")
+    elsewhere = load_recipe(folder / "tiny.yaml", registry, overrides=[f"diffusion.train.init={moved}"])
+    fresh = load_recipe(folder / "tiny.yaml", registry)
+    prints = [
+        make_plan(recipe, registry, folder / "runs/store")["diffusion"].fingerprint
+        for recipe in (changed, elsewhere, fresh)
+    ]
+    assert prints[0] == prints[1] != prints[2]
+    wrong = load_recipe(
+        folder / "tiny.yaml", registry, overrides=[f"diffusion.train.init={done.artifact('autoencoder')}"]
+    )
+    with pytest.raises(ArtifactError, match=r"diffusion\.train\.init: .*holds a autoencoder, wanted: denoiser"):
+        run_recipe(wrong, registry, out=tmp_path / "runs")
+    assert not list((tmp_path / "runs/store").glob("*/*/DONE"))
