@@ -38,6 +38,8 @@ from gaekit.train.progress import Reporter
 
 SIZE, STRIDE, CHANNELS = 256, 16, 32
 DIFFERENT = 1024
+SHARD_BYTES = 16 << 20
+"""Small shards: nothing overlaps the writing of the last one, which in a cache of hundreds does not count."""
 RECIPE = f"""
 recipe: 1
 name: extraction
@@ -111,6 +113,7 @@ def extract(recipe: Recipe, folder: Path) -> None:
     with (
         mock.patch.object(latents, "load_encoder", return_value=NoAutoencoder()),
         mock.patch.object(latents, "encode", pool),
+        mock.patch.object(latents, "SHARD_BYTES", SHARD_BYTES),
         mock.patch.object(latents, "sha256_file", return_value=""),  # of the autoencoder, which there is none of
     ):
         latents.run(job)

@@ -109,7 +109,7 @@ class Images:
 
     def batch(self, indices: Sequence[int], flips: Sequence[bool]) -> ImageBatch:
         """The images asked for, mirrored where `flips` says so; with "skip" the next readable one stands in."""
-        (batch,) = self._batches([(list(indices), list(flips))], stand_in=True, workers=0)
+        (batch,) = self._batches([(list(indices), list(flips))], stand_in=True, workers=0, most=len(indices))
         return batch
 
     def training(
@@ -127,7 +127,8 @@ class Images:
         order = TrainingOrder(len(self), batch, seed, flip=flip, epoch_order=epoch_order)
         rows = (order.batch(step, first, last) for step in itertools.count(start))
         visits = ((indices.tolist(), flips.tolist()) for indices, flips in rows)
-        yield from self._batches(visits, stand_in=True, workers=self.workers)
+        most = (batch if last is None else last) - first
+        yield from self._batches(visits, stand_in=True, workers=self.workers, most=most)
 
     def in_order(
         self, batch: int, *, flips: Sequence[bool] = (False,), spans: Sequence[Sequence[int]] | None = None
@@ -141,12 +142,12 @@ class Images:
         spans = [range(len(self))] if spans is None else spans
         parts = (span[i : i + batch] for span in spans for i in range(0, len(span), batch))
         visits = ((list(part), [False] * len(part)) for part in parts)
-        for plain in self._batches(visits, stand_in=False, workers=self.workers):
+        for plain in self._batches(visits, stand_in=False, workers=self.workers, most=batch):
             if len(plain):
                 yield from (plain.mirrored() if flip else plain for flip in flips)
 
     def _batches(
-        self, visits: Iterable[tuple[list[int], list[bool]]], *, stand_in: bool, workers: int
+        self, visits: Iterable[tuple[list[int], list[bool]]], *, stand_in: bool, workers: int, most: int
     ) -> Iterator[ImageBatch]:
         # Worker processes are asked for a batch before the one at hand is used. What was cached when they were asked
         # stays cached, so that each visit's answer completes it whenever it comes.
@@ -159,7 +160,7 @@ class Images:
                 yield Request(tuple(visit.indices[place] for place in visit.missing), stand_in)
 
         workers = 0 if self._complete else workers
-        for decoded in decode_ahead(self._decoder, requests(), workers):
+        for decoded in decode_ahead(self._decoder, requests(), workers, most):
             yield self._assemble(under_way.popleft(), decoded)
 
     @property
