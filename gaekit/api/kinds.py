@@ -1,7 +1,6 @@
 """The kinds of component. Shape suffixes: B batch, R image side, H W latent grid, F teacher width, E encoder width,
 M moments, D latent width. Images float32 in [-1, 1]; t = 0 noise, t = 1 data. Sizes arrive as keywords when a
-component is
-built: the recipe says each once."""
+component is built: the recipe says each once."""
 
 from __future__ import annotations
 
@@ -95,10 +94,8 @@ class Aligner(ModuleComponent):
     """Pulls the latent space towards the teacher's features.
 
     `fit` says how it prepares: "train" (its `fit_losses` are minimised in the semantic stage), "closed" (`fit_closed`
-    once)
-    or None. What it learns there may not depend on `hidden_dim`. Parameters that still require gradients afterwards
-    train
-    with the autoencoder.
+    once) or None. What it learns there may not depend on `hidden_dim`. Parameters that still require gradients
+    afterwards train with the autoencoder.
     """
 
     kind = "aligner"
@@ -226,8 +223,7 @@ class Dataset(Component, ABC):
     """Images with or without classes. The core crops, flips and batches.
 
     `classes` are the class names in label order, () for unconditional. `on_bad_image`: "error" stops at a file that
-    cannot be
-    decoded, "skip" goes on without it and counts.
+    cannot be decoded, "skip" goes on without it and counts.
     """
 
     kind = "dataset"

@@ -177,7 +177,8 @@ def _new_shelf(workers: int, most: int, size: int) -> Tensor:
             f"{free / 1e9:.1f} GB are free; lower runtime.workers, or give the container more (docker: --shm-size)"
         )
     # Not `share_memory_`, which would fill all of it at once.
-    return torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(needed)).view(shape)
+    storage = torch.UntypedStorage._new_shared(needed)  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 def ahead(items: Dataset[Item], requests: Iterable[Any], workers: int) -> Generator[Item, None, None]:

@@ -65,11 +65,11 @@ def run_recipe(
         world.lead(lambda: _check_batches(plan, recipe, world))
         view, record = View(out / recipe.name), _new_record(recipe, plan, registry, device, world)
         world.lead(lambda: view.open(record, to_yaml(recipe)))
-        redoing = False
+        redoing, said = False, set[str]()
         for position, stage in enumerate(plan.stages, 1):
             redoing = redoing or stage.name == redo
             title = f"[{position}/{len(plan.stages)}] {stage.name}"
-            job = Job(stage.name, recipe, registry, stage.room, stage.inputs, store, device, reporter, world)  # type: ignore[arg-type]
+            job = Job(stage.name, recipe, registry, stage.room, stage.inputs, store, device, reporter, world, said=said)  # type: ignore[arg-type]
             _run_stage(stage, title, redoing, job, view, record)
         record["finished"] = _now()
         world.lead(lambda: view.write(record))

@@ -31,8 +31,8 @@ from gaekit.train.training import Host
 @dataclass
 class Job:
     """One stage's work. `inputs` maps the stages it needs to their artifacts; `store` is the folder of all rooms;
-    `caches` are
-    the rooms beside the stage's own that it read, relative to the folder of all runs."""
+    `caches` are the rooms beside the stage's own that it read, relative to the folder of all runs; `said` are lines
+    that are told once a run."""
 
     stage: str
     recipe: Recipe
