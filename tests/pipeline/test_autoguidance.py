@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from recipe_helpers import tiny_recipe
 from rich.console import Console
 
 from gaekit.cli import main
@@ -25,29 +26,16 @@ from gaekit.stages.generate import check_weak
 from gaekit.store.models import LoadedDenoiser, Statistics, load_denoiser
 from gaekit.train.progress import Reporter
 
-RECIPE = """
-recipe: 1
+RECIPE = tiny_recipe("""
 name: strong
-image: {size: 16, stride: 4}
-latent_dim: 4
-dataset: {use: digits}
-autoencoder:
-  encoder: {use: vit, depth: 1, width: 16, heads: 2}
-  decoder: {use: vit, depth: 1, width: 16, heads: 2}
-  regularizer: {use: rms_norm}
-  noise: {use: dynamic}
-  train: {steps: 2, batch: 8}
 latents: {flip: false}
-diffusion:
-  denoiser: {use: lightning_dit, depth: 1, width: 16, heads: 2}
-  times: {use: logit_normal}
-  train: {steps: 6, batch: 16, lr: 1e-2}
+diffusion: {train: {steps: 6, batch: 16, lr: 1e-2}}
 sample:
   sampler: {use: euler, steps: 10}
   count: 12
   batch: 12
 runtime: {trackers: [], save_every: 100, threads: 1}
-"""
+""")
 
 
 @pytest.fixture(scope="module")

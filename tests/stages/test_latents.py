@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from recipe_helpers import tiny_recipe
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -21,25 +22,13 @@ from gaekit.data.latents import LatentCache
 from gaekit.stages import features, latents
 
 IMAGES = 21
-RECIPE = """
-recipe: 1
-name: tiny
-image: {size: 16, stride: 4}
-latent_dim: 4
+RECIPE = tiny_recipe("""
 dataset: {use: image_folder, root: images, validation: held}
-autoencoder:
-  encoder: {use: vit, depth: 1, width: 16, heads: 2}
-  decoder: {use: vit, depth: 1, width: 16, heads: 2}
-  regularizer: {use: rms_norm}
-  noise: {use: dynamic}
-  train: {steps: 2, batch: 4}
-latents: {flip: true, batch: 4}
-diffusion:
-  denoiser: {use: lightning_dit, depth: 1, width: 16, heads: 2}
-  times: {use: logit_normal}
-  train: {steps: 4, batch: 6}
-runtime: {log_every: 1, threads: 1, cache_gb: 0}
-"""
+autoencoder: {train: {batch: 4}}
+latents: {batch: 4}
+diffusion: {train: {batch: 6}}
+runtime: {log_every: 1, cache_gb: 0, threads: 1}
+""")
 ROW = 2 * 4 * 16 * 4
 """Bytes of an image's two latents."""
 
