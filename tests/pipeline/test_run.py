@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recipe_helpers import tiny_recipe
 from rich.console import Console
 
 from gaekit.errors import ArtifactError, GaekitError
@@ -20,23 +21,9 @@ from gaekit.plugins import Registry, load_plugins
 from gaekit.recipe import load_recipe
 from gaekit.train.progress import Reporter
 
-TINY = """
-recipe: 1
-name: tiny
-image: {size: 16, stride: 4}
-latent_dim: 4
-dataset: {use: digits}
-autoencoder:
-  encoder: {use: vit, depth: 1, width: 16, heads: 2}
-  decoder: {use: vit, depth: 1, width: 16, heads: 2}
-  regularizer: {use: rms_norm}
-  noise: {use: dynamic}
-  train: {steps: 3, batch: 8, lr: 1e-3}
-latents: {flip: true}
-diffusion:
-  denoiser: {use: lightning_dit, depth: 1, width: 16, heads: 2}
-  times: {use: logit_normal}
-  train: {steps: 4, batch: 8, ema: 0.9}
+TINY = tiny_recipe("""
+autoencoder: {train: {steps: 3, lr: 1e-3}}
+diffusion: {train: {ema: 0.9}}
 sample:
   sampler: {use: euler, steps: 2}
   guidance: {scale: 2.0}
@@ -45,7 +32,7 @@ sample:
   also_unguided: true
 evaluate: {metrics: [{use: psnr}, {use: class_accuracy}, {use: linear_probe, limit: 300}]}
 runtime: {save_every: 2, log_every: 1}
-"""
+""")
 
 ALL = ["semantic", "autoencoder", "latents", "diffusion", "sample", "evaluate"]
 
@@ -198,7 +185,7 @@ def test_a_packed_run_stands_alone(done: View, folder: Path, registry: Registry,
 
 
 def test_absent_data_can_be_planned_but_not_run(tmp_path: Path, registry: Registry) -> None:
-    text = TINY.replace("{use: digits}", "{use: image_folder, root: nowhere, validation: 0.1}")
+    text = TINY.replace("use: digits", "use: image_folder\n  root: nowhere\n  validation: 0.1")
     (tmp_path / "tiny.yaml").write_text(text)
     recipe = load_recipe(tmp_path / "tiny.yaml", registry)
     plan = make_plan(recipe, registry, tmp_path / "store")
