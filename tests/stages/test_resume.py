@@ -7,30 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from recipe_helpers import tiny_recipe
 
 PROGRAM = Path(__file__).parent / "stopped_run.py"
-RECIPE = """
-recipe: 1
-name: tiny
-image: {size: 16, stride: 4}
-latent_dim: 4
-dataset: {use: digits}
+RECIPE = tiny_recipe("""
 autoencoder:
-  encoder: {use: vit, depth: 1, width: 16, heads: 2}
-  decoder: {use: vit, depth: 1, width: 16, heads: 2}
-  regularizer: {use: rms_norm}
-  noise: {use: dynamic}
   weights: {log_variance: 0.0}
   adversary: {channels: 4, layers: 1, start: 2, warmup: 2, adaptive: true, diffaug: true}
-  train: {steps: 9, batch: 8, lr: 1e-3, ema: 0.9}
-latents: {flip: true, batch: 16}
-diffusion:
-  denoiser: {use: lightning_dit, depth: 1, width: 16, heads: 2}
-  times: {use: logit_normal}
-  train: {steps: 9, batch: 8, ema: 0.9, schedule: cosine, warmup: 2}
+  train: {steps: 9, lr: 1e-3, ema: 0.9}
+latents: {batch: 16}
+diffusion: {train: {steps: 9, ema: 0.9, schedule: cosine, warmup: 2}}
 sample: {sampler: {use: euler_maruyama, steps: 3}, count: 25, batch: 5, guidance: {scale: 2.0}}
 runtime: {save_every: 4, log_every: 1, threads: 1}
-"""
+""")
 RESULTS = ("autoencoder", "latents", "diffusion", "sample")
 
 
