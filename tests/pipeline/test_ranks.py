@@ -11,33 +11,22 @@ import time
 from pathlib import Path
 
 import pytest
+from recipe_helpers import tiny_recipe
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-RECIPE = """
-recipe: 1
-name: tiny
-image: {size: 16, stride: 4}
-latent_dim: 4
-dataset: {use: digits}
+RECIPE = tiny_recipe("""
 teacher: {use: efficientnet_lite0, layer: stage3}
 aligner: {use: latent, head_dim: 20}
 semantic: {train: {steps: 4, batch: 8}}
 autoencoder:
-  encoder: {use: vit, depth: 1, width: 16, heads: 2}
-  decoder: {use: vit, depth: 1, width: 16, heads: 2}
-  regularizer: {use: rms_norm}
-  noise: {use: dynamic}
   adversary: {channels: 4, layers: 1, start: 2, warmup: 2, adaptive: true, diffaug: true}
-  train: {steps: 8, batch: 8, lr: 1e-3, ema: 0.9}
-latents: {flip: true, batch: 16}
-diffusion:
-  denoiser: {use: lightning_dit, depth: 1, width: 16, heads: 2}
-  times: {use: logit_normal}
-  train: {steps: 8, batch: 8, ema: 0.9}
+  train: {steps: 8, lr: 1e-3, ema: 0.9}
+latents: {batch: 16}
+diffusion: {train: {steps: 8, ema: 0.9}}
 sample: {sampler: {use: euler_maruyama, steps: 3}, count: 25, batch: 5, guidance: {scale: 2.0}}
 evaluate: {metrics: [{use: psnr}, {use: ssim}, {use: linear_probe}, {use: class_accuracy}]}
-runtime: {save_every: 4, log_every: 1, threads: 1, cache_gb: 0.02}
-"""
+runtime: {save_every: 4, log_every: 1, cache_gb: 0.02, threads: 1}
+""")
 
 
 def gaekit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
