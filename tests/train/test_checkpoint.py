@@ -217,13 +217,18 @@ from gaekit.train.checkpoint import Checkpoints
 from gaekit.train.snapshot import Snapshot
 
 folder, how = Path(sys.argv[1]), sys.argv[2]
-write = Snapshot.write
+write, interrupted = Snapshot.write, threading.Event()
 
 def slowly(self, path):
     digest = write(self, path)
     print("half", flush=True)
-    time.sleep(1)
+    interrupted.wait(30 if how == "wait" else 1)
+    time.sleep(0.2)
     return digest
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+    interrupted.set()
 
 saved = Checkpoints(folder)
 saved.save(1, {}, {"weights": {"a": torch.ones(1000)}}, required=True)
@@ -236,7 +241,7 @@ if how == "kill":
 if how == "interrupt":
     raise KeyboardInterrupt
 if how == "wait":
-    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    threading.Timer(0.2, interrupt).start()
     saved.wait()
 """
 
