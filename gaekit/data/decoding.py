@@ -10,12 +10,13 @@ import signal
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -27,6 +28,9 @@ Item = TypeVar("Item")
 OnBadImage = Literal["error", "skip"]
 
 
+Failure = tuple[type[GaekitError], str]
+Answer = tuple[NDArray[np.int64], dict[int, str], Failure | None]
+"""(labels, indices and places (3, n); the images skipped; what ends everything)."""
 PREFETCH = 2
 """Requests that each process has before it."""
 SHARED = Path("/dev/shm")
@@ -52,7 +56,7 @@ class Decoded:
     index_B: Tensor
     place_B: Tensor
     bad: dict[int, str] = field(default_factory=dict)
-    failure: tuple[type[GaekitError], str] | None = None
+    failure: Failure | None = None
 
 
 class Decoder(Dataset[Decoded]):
@@ -146,24 +150,27 @@ def decode_ahead(decoder: Decoder, requests: Iterable[Request], workers: int, mo
     shelf = _new_shelf(workers, most, decoder.size)
     numbered = ((place % len(shelf), request) for place, request in enumerate(requests))
     with closing(ahead(_Shelved(decoder, shelf), numbered, workers)) as answers:
-        for place, decoded in enumerate(answers):
-            rows = shelf[place % len(shelf), : len(decoded.label_B)].numpy()
-            yield _checked(replace(decoded, pixels_BRR3=torch.from_numpy(rows.copy())))
+        for place, (numbers, bad, failure) in enumerate(answers):
+            rows = shelf[place % len(shelf), : numbers.shape[1]].numpy()
+            label, index, where = torch.from_numpy(numbers)
+            yield _checked(Decoded(torch.from_numpy(rows.copy()), label, index, where, bad, failure))
 
 
-class _Shelved(Dataset[Decoded]):
+class _Shelved(Dataset[Answer]):
     """A decoder that leaves pixels on a shelf, memory that both processes see. It is used again and again: memory that
-    is new for every batch costs as much time as a fourth of its decoding."""
+    is new for every batch costs as much time as a fourth of its decoding. The few numbers go as they are: torch would
+    make shared memory of each tensor."""
 
     def __init__(self, decoder: Decoder, shelf: Tensor):
         self.decoder, self.shelf = decoder, shelf
 
-    def __getitem__(self, numbered: tuple[int, Request]) -> Decoded:
+    def __getitem__(self, numbered: tuple[int, Request]) -> Answer:
         """(place on the shelf, request) -> the answer without pixels."""
         place, request = numbered
         decoded = self.decoder[request]
         self.shelf[place, : len(decoded.label_B)] = decoded.pixels_BRR3
-        return replace(decoded, pixels_BRR3=decoded.pixels_BRR3[:0].clone())
+        numbers = torch.stack([decoded.label_B, decoded.index_B, decoded.place_B]).numpy()
+        return numbers, decoded.bad, decoded.failure
 
 
 def _new_shelf(workers: int, most: int, size: int) -> Tensor:
