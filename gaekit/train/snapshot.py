@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,7 +69,10 @@ class Snapshot:
     def _reserve(self, size: int, *, pinned: bool) -> None:
         if self._buffer.numel() != size or self._pinned != pinned:
             self._buffer = torch.empty(0, dtype=torch.uint8)  # the old goes before the new comes
-            self._buffer, self._pinned = torch.empty(size, dtype=torch.uint8, pin_memory=pinned), pinned
+            # numpy asks the kernel for huge pages: to touch small ones for the first time takes most of a first save.
+            plain = np.empty(0 if pinned else size, dtype=np.uint8)
+            pages = torch.empty(size, dtype=torch.uint8, pin_memory=True) if pinned else torch.from_numpy(plain)
+            self._buffer, self._pinned = pages, pinned
 
 
 def _encoded(header: Mapping[str, object]) -> bytes:
