@@ -216,6 +216,7 @@ from pathlib import Path
 from gaekit.train.checkpoint import Checkpoints
 from gaekit.train.snapshot import Snapshot
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
 folder, how = Path(sys.argv[1]), sys.argv[2]
 write, interrupted = Snapshot.write, threading.Event()
 
