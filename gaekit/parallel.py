@@ -20,7 +20,8 @@ from torch import Tensor
 from gaekit.errors import GaekitError, ToldElsewhere
 
 PATIENCE = timedelta(hours=24)
-"""How long ranks wait for one that works alone. A rank that dies is noticed at once: its connections close."""
+"""How long ranks wait for one that works alone, over gloo, where the connections of a rank that dies close at once. A
+training that waits for one inside NCCL ends by `gaekit.train.signals`."""
 T = TypeVar("T")
 
 
@@ -57,10 +58,6 @@ class World:
     def mean(self, value: Tensor) -> Tensor:
         """The mean over ranks, in place."""
         return self.sum(value).div_(self.size)
-
-    def any(self, flag: bool) -> bool:
-        """Whether it holds on some rank; every rank learns the same."""
-        return self.most(int(flag)) > 0
 
     def most(self, value: int) -> int:
         """The largest over ranks."""

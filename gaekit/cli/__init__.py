@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     `arguments` are those of the process by default. `--debug`, anywhere, shows the traceback of the former too.
     """
-    from gaekit.cli.launch import leave_code, lost_peer
+    from gaekit.cli.launch import LOST_PEER, leave_code, lost_peer
 
     try:
         code = _main(list(sys.argv[1:] if arguments is None else arguments))
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             leave_code(1)
             raise
         print(f"rank {os.environ['RANK']}: lost another process of this run; its message tells why", file=sys.stderr)
-        return 4
+        return LOST_PEER
     except BaseException:
         leave_code(1)
         raise

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from gaekit.train.signals import WATCHED, handled
+
 EXIT_CODES = "GAEKIT_EXIT_CODES"
 """Names the folder in which each rank leaves the code that it ends with."""
 TORCHRUN = """
@@ -29,7 +31,6 @@ except ChildFailedError as failed:
     sys.exit(1)
 """
 """torchrun, without tracebacks of its own where the ranks have said what there is to say."""
-PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 LOST_PEER = 4
 SAVING_SECONDS = 600
 """How long torchrun lets ranks save after a signal; torch before it had this setting gives 30."""
@@ -59,12 +60,10 @@ def _passing_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
         if process.poll() is None:  # torchrun would die of SIGUSR1; to the ranks SIGTERM means the same
             process.send_signal(signal.SIGTERM if number == signal.SIGUSR1 else number)
 
-    before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
     try:
-        yield
+        with handled(WATCHED, pass_on):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         if process.poll() is None:
             process.terminate()
 

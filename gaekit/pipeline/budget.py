@@ -110,8 +110,8 @@ def disk_of_stages(
     recipe: Recipe, registry: Registry, networks: Sequence[Network], images: int | None, plan: Plan
 ) -> list[Disk]:
     """What the stages of the plan that are not cached write. `images` None: the data is absent."""
-    todo = {stage.name for stage in plan.stages if stage.room is not None and stage.status != "cached"}
-    return [disk for disk in _disk(recipe, registry, networks, images) if disk.stage in todo]
+    going = {stage.name for stage in plan.stages if stage.room is not None and stage.status != "cached"}
+    return [disk for disk in _disk(recipe, registry, networks, images) if disk.stage in going]
 
 
 def _disk(recipe: Recipe, registry: Registry, networks: Sequence[Network], images: int | None) -> Iterable[Disk]:

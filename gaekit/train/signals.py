@@ -45,7 +45,7 @@ def stop_request(patience: Callable[[], float] | None = None) -> Iterator[StopRe
     another that is dead, inside a library that hears no signals (NCCL), and ends at once with exit code 4.
     """
     request = StopRequest()
-    with _handled(WATCHED, request._handle), _not_waiting_for_the_dead(request, patience):
+    with handled(WATCHED, request._handle), _not_waiting_for_the_dead(request, patience):
         yield request
 
 
@@ -85,12 +85,13 @@ def preemptible(stage: str) -> Iterator[None]:
     def leave(number: int, frame: FrameType | None) -> None:
         raise Preempted(f"{stage}: stopped; what was finished is kept, and the same command goes on from there")
 
-    with _handled(PREEMPTING, leave):
+    with handled(PREEMPTING, leave):
         yield
 
 
 @contextmanager
-def _handled(numbers: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def handled(numbers: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Have a handler for these signals during the block; outside the main thread, which alone may, none."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
