@@ -62,6 +62,8 @@ class Divergence:
         total = sum(terms.values())
         if self.limit is None or not math.isfinite(total):  # what is not finite has a guard of its own
             return
+        if not total and "first" not in self.state:  # nothing can be told as a multiple of nothing
+            return
         first = self.state.setdefault("first", total)
         beyond = self.state.get("beyond", 0) + 1 if total > self.limit * first else 0
         self.state["beyond"] = beyond

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gaekit.errors import GaekitError, RunFailed
 from gaekit.recipe.schema import Runtime, Train
 from gaekit.store.room import Room
+from gaekit.train.guards import Divergence
 from gaekit.train.progress import Reporter
 from gaekit.train.track import Trackers
 from gaekit.train.training import Host, Pace, Training
@@ -216,6 +217,15 @@ def test_a_loss_that_grows_without_end_ends_the_run(tmp_path: Path) -> None:
                 out = training["generator"](torch.cat([batch.x, batch.x[:, :1]], 1))
                 training.update("generator", {"away": Loss(-out.square().mean()), "small": Loss(out.mean() * 0)})
         assert training.at < 1000
+
+
+def test_a_loss_that_begins_at_nothing_is_measured_from_where_it_is_something() -> None:
+    watch = Divergence(10)
+    for value in (0.0, 1.0, 5.0, 0.0, 9.0):
+        watch.look({"weighted/flow": value}, "here", lambda: "")
+    with pytest.raises(RunFailed, match=r"20, 20 times what it began with, mostly by flow"):
+        for _ in range(3):
+            watch.look({"weighted/flow": 20.0}, "here", lambda: "")
 
 
 def test_averages_kept_on_the_cpu_are_the_same(tmp_path: Path) -> None:
