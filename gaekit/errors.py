@@ -79,7 +79,7 @@ class MachineFailed(GaekitError):
     exit_code = 4
 
 
-class ToldElsewhere(GaekitError):
+class ReportedByRank0(GaekitError):
     """What another process of this run failed with and reports itself: this one ends with the same code, in silence."""
 
     def __init__(self, message: str, exit_code: int):

@@ -17,9 +17,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gaekit.errors import GaekitError, ToldElsewhere
+from gaekit.errors import GaekitError, ReportedByRank0
 
-PATIENCE = timedelta(hours=24)
+TIMEOUT = timedelta(hours=24)
 """How long ranks wait for one that works alone, over gloo, where the connections of a rank that dies close at once. A
 training that waits for one inside NCCL ends by `gaekit.train.signals`."""
 T = TypeVar("T")
@@ -35,7 +35,7 @@ class World:
     group: Any = None
 
     @property
-    def leads(self) -> bool:
+    def is_rank0(self) -> bool:
         """Whether this is the process that writes what there is one of: the view, manifests, checkpoints."""
         return self.rank == 0
 
@@ -50,7 +50,7 @@ class World:
         return self.rank * part, (self.rank + 1) * part
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over ranks, in place, on the tensor's device; for one on a CPU ranks wait as long as for `wait`."""
+        """The sum over ranks, in place, on its device; on a CPU ranks wait as long as for `barrier`."""
         if self.size > 1:
             dist.all_reduce(value, group=None if value.is_cuda else self.group)
         return value
@@ -59,7 +59,7 @@ class World:
         """The mean over ranks, in place."""
         return self.sum(value).div_(self.size)
 
-    def most(self, value: int) -> int:
+    def all_reduce_max(self, value: int) -> int:
         """The largest over ranks."""
         if self.size == 1:
             return value
@@ -67,7 +67,7 @@ class World:
         dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.group)
         return int(tensor)
 
-    def share(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """What rank 0 holds, on every rank."""
         if self.size == 1:
             return value
@@ -75,7 +75,7 @@ class World:
         dist.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
 
-    def gather(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """Every rank's value, in their order, on every rank."""
         if self.size == 1:
             return [value]
@@ -83,30 +83,30 @@ class World:
         dist.all_gather_object(found, value, group=self.group)
         return found
 
-    def lead(self, action: Callable[[], T]) -> T:
+    def on_rank0(self, action: Callable[[], T]) -> T:
         """What `action` gives on rank 0, which alone runs it, on every rank. A GaekitError ends all of them, told
         once."""
         outcome: Any = None
         error: GaekitError | None = None
-        if self.leads:
+        if self.is_rank0:
             try:
                 outcome = action()
             except GaekitError as found:
                 error = found
-        outcome, failure = self.share((outcome, (str(error), error.exit_code) if error else None))
+        outcome, failure = self.broadcast((outcome, (str(error), error.exit_code) if error else None))
         if error is not None:
             raise error
         if failure is not None:
-            raise ToldElsewhere(*failure)
+            raise ReportedByRank0(*failure)
         return outcome  # type: ignore[no-any-return]
 
-    def in_turn(self, action: Callable[[], T]) -> T:
+    def rank0_first(self, action: Callable[[], T]) -> T:
         """Each rank's own result of `action`; rank 0 goes first, and a GaekitError there ends every rank, told once."""
         mine: list[T] = []
-        self.lead(lambda: mine.append(action()))
+        self.on_rank0(lambda: mine.append(action()))
         return mine[0] if mine else action()
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Go on when all ranks are here."""
         if self.size > 1:
             dist.barrier(group=self.group)
@@ -126,7 +126,7 @@ def join_world(device: torch.device) -> Iterator[World]:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
-        group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        group = dist.new_group(backend="gloo", timeout=TIMEOUT)
         yield World(dist.get_rank(), dist.get_world_size(), local_rank, group)
     finally:
         dist.destroy_process_group()

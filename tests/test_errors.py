@@ -70,7 +70,7 @@ def test_no_error_is_left_out_of_the_table_above() -> None:
 
 
 def test_what_another_process_tells_ends_this_one_with_the_same_code() -> None:
-    assert errors.ToldElsewhere("stopped", 85).exit_code == 85
+    assert errors.ReportedByRank0("stopped", 85).exit_code == 85
 
 
 def failing(error: BaseException) -> typer.Typer:

@@ -25,7 +25,7 @@ from gaekit.api.kinds import (
     TimeSampler,
     Tracker,
 )
-from gaekit.errors import BadImage, DataAbsent, DataError, GaekitError
+from gaekit.errors import ArtifactError, BadImage, DataAbsent, DataError, GaekitError, MachineFailed
 from gaekit.values import Draws, GeneratorDraws, Latent, Loss, Losses, Prediction
 
 hookimpl = pluggy.HookimplMarker("gaekit")
@@ -35,6 +35,7 @@ __all__ = [
     "API_VERSION",
     "KINDS",
     "Aligner",
+    "ArtifactError",
     "Asset",
     "BadImage",
     "Component",
@@ -55,6 +56,7 @@ __all__ = [
     "LocalFile",
     "Loss",
     "Losses",
+    "MachineFailed",
     "Metric",
     "ModuleComponent",
     "NoiseSampler",

@@ -82,11 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(given: list[str]) -> int:
     debug = "--debug" in given
-    from gaekit.errors import GaekitError, ToldElsewhere
+    from gaekit.errors import GaekitError, ReportedByRank0
 
     try:
         _run([argument for argument in given if argument != "--debug"])
-    except ToldElsewhere as error:
+    except ReportedByRank0 as error:
         return error.exit_code
     except GaekitError as error:
         from gaekit.cli.output import print_error

@@ -23,7 +23,7 @@ def doctor(
     import json
 
     from gaekit.cli.output import say
-    from gaekit.pipeline.doctor import examine
+    from gaekit.doctor.report import examine
 
     found = []
     for finding in examine(recipe, out=out, overrides=set_ or ()):

@@ -26,9 +26,9 @@ def sample(
     ] = None,
 ) -> None:
     """Make new images with a finished run; needs no training data."""
-    from gaekit.pipeline.export import check_kind, save_images
-    from gaekit.pipeline.opened import open_run
     from gaekit.plugins import load_plugins
+    from gaekit.runs.export import check_kind, save_images
+    from gaekit.runs.opened import open_run
 
     check_kind(out)  # before images are made that nothing can hold
     opened = open_run(run, load_plugins())
@@ -45,9 +45,9 @@ def reconstruct(
     out: Annotated[Path, typer.Option(help="Folder for the reconstructions: PNGs under the same relative names.")],
 ) -> None:
     """Encode and decode a folder of images with a finished run's autoencoder, and say how near they come."""
-    from gaekit.pipeline.export import reconstruct_folder
-    from gaekit.pipeline.opened import open_run
     from gaekit.plugins import load_plugins
+    from gaekit.runs.export import reconstruct_folder
+    from gaekit.runs.opened import open_run
 
     registry = load_plugins()
     count, skipped, decibel = reconstruct_folder(open_run(run, registry), folder, out)

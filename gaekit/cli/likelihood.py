@@ -31,9 +31,9 @@ def likelihood(
     import json
 
     from gaekit.flow.likelihood import Solver
-    from gaekit.pipeline.likelihood import measure_likelihood
-    from gaekit.pipeline.opened import open_run
     from gaekit.plugins import load_plugins
+    from gaekit.runs.likelihood import measure_likelihood
+    from gaekit.runs.opened import open_run
 
     found = measure_likelihood(
         open_run(run, load_plugins()), split=split.value, count=count, probes=None if exact else probes, seed=seed,

@@ -11,12 +11,12 @@ from rich.table import Table
 
 from gaekit.errors import DataAbsent, GaekitError
 from gaekit.parallel import World
-from gaekit.pipeline.budget import disk_of_stages, memory_of_stages, train_of
-from gaekit.pipeline.describe import Network, data_facts, sizes_of, trained_networks
 from gaekit.pipeline.plan import Plan, make_plan
 from gaekit.pipeline.view import STORE
 from gaekit.plugins import Registry
 from gaekit.recipe.schema import Recipe, Train
+from gaekit.sizing.budget import disk_of_stages, memory_of_stages, train_of
+from gaekit.sizing.describe import Network, data_facts, sizes_of, trained_networks
 from gaekit.store.files import free_space, human_size
 
 NOT_COUNTED = "activations (`--measure` tells), and the weights of teachers and perceptual networks"
@@ -164,7 +164,7 @@ def _show_disk(
 
 
 def _show_measured(console: Console, recipe: Recipe, registry: Registry, data: Data, nproc: int) -> None:
-    from gaekit.pipeline.measure import measure_stages
+    from gaekit.sizing.measure import measure_stages
 
     console.print(f"\n{MADE_UP}", markup=False)
     table = _table("stage", "a step", "images/s", "steps", "all of them", "peak memory", "")

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from gaekit.errors import GaekitError, Preempted, ToldElsewhere
+from gaekit.errors import GaekitError, Preempted, ReportedByRank0
 from gaekit.parallel import World, join_world
 from gaekit.pipeline.assets import prepare_assets
 from gaekit.pipeline.plan import Plan, StagePlan, make_plan
@@ -52,19 +52,19 @@ def run_recipe(
     """
     with join_world(choose_device(recipe.runtime.device)) as world:
         device = device_of_rank(recipe.runtime.device, world)
-        reporter = (reporter or Reporter()) if world.leads else Reporter(Console(quiet=True))
+        reporter = (reporter or Reporter()) if world.is_rank0 else Reporter(Console(quiet=True))
         if world.size > 1:
             reporter.say(f"{world.size} processes, {recipe.runtime.strategy}, {device.type}")
         if recipe.runtime.threads:
             torch.set_num_threads(recipe.runtime.threads)
         store = out / STORE
         ready = partial(prepare_assets, offline=offline, until=until, redo=redo)
-        world.in_turn(lambda: ready(recipe, registry, store, reporter.say))
-        plan = world.in_turn(lambda: make_plan(recipe, registry, store, until=until, need_data=True))
-        world.in_turn(lambda: _check_stage_names(plan, until=until, redo=redo))
-        world.lead(lambda: _check_batches(plan, recipe, world))
+        world.rank0_first(lambda: ready(recipe, registry, store, reporter.say))
+        plan = world.rank0_first(lambda: make_plan(recipe, registry, store, until=until, need_data=True))
+        world.rank0_first(lambda: _check_stage_names(plan, until=until, redo=redo))
+        world.on_rank0(lambda: _check_batches(plan, recipe, world))
         view, record = View(out / recipe.name), _new_record(recipe, plan, registry, device, world)
-        world.lead(lambda: view.open(record, to_yaml(recipe)))
+        world.on_rank0(lambda: view.open(record, to_yaml(recipe)))
         redoing, said = False, set[str]()
         for position, stage in enumerate(plan.stages, 1):
             redoing = redoing or stage.name == redo
@@ -72,7 +72,7 @@ def run_recipe(
             job = Job(stage.name, recipe, registry, stage.room, stage.inputs, store, device, reporter, world, said=said)  # type: ignore[arg-type]
             _run_stage(stage, title, redoing, job, view, record)
         record["finished"] = _now()
-        world.lead(lambda: view.write(record))
+        world.on_rank0(lambda: view.write(record))
         reporter.say(f"done: {view.path}")
         return view
 
@@ -83,20 +83,20 @@ def _run_stage(stage: StagePlan, title: str, redo: bool, job: Job, view: View, r
         job.reporter.say(f"{title}: taken from {stage.artifact}")
         return
     with _held(room, world):
-        done = world.lead(lambda: _done(room, redo))
+        done = world.on_rank0(lambda: _done(room, redo))
         if done is not None:
             entry.update(status="cached", record=done, caches=done["caches"])
             job.reporter.say(f"{title}: cached")
         else:
             job.reporter.say(f"{title}: {'resuming' if stage.status == 'resume' and not redo else 'running'}")
             room_facts = {"fingerprint": stage.fingerprint, **stage.facts}
-            world.lead(lambda: _begin(room, room_facts, view, record))
+            world.on_rank0(lambda: _begin(room, room_facts, view, record))
             result = {**_work(stage, job), "caches": job.caches}
-            world.wait()
-            world.lead(lambda: room.finish(result))
+            world.barrier()
+            world.on_rank0(lambda: room.finish(result))
             entry.update(status="done", record=result, caches=job.caches)
             job.reporter.say(f"{title}: done in {time.monotonic() - start:.1f} s")
-    world.lead(lambda: view.write(record))
+    world.on_rank0(lambda: view.write(record))
 
 
 def _work(stage: StagePlan, job: Job) -> dict[str, Any]:
@@ -105,16 +105,16 @@ def _work(stage: StagePlan, job: Job) -> dict[str, Any]:
         with preemptible(stage.name):
             return dict(stage.stage.run(job))
     except Preempted as stopped:
-        if job.world.leads:
+        if job.world.is_rank0:
             raise
-        raise ToldElsewhere(str(stopped), stopped.exit_code) from stopped
+        raise ReportedByRank0(str(stopped), stopped.exit_code) from stopped
 
 
 @contextmanager
 def _held(room: Room, world: World) -> Iterator[None]:
     """The room's lock, held by rank 0 for all."""
     with ExitStack() as stack:
-        world.lead(lambda: stack.enter_context(room.lock()))
+        world.on_rank0(lambda: stack.enter_context(room.lock()))
         yield
 
 
@@ -212,13 +212,19 @@ def _entry(stage: StagePlan, recipe: Recipe) -> dict[str, Any]:
             "identity": identity,
             "artifact": str(stage.artifact.resolve()),
             "room": None,
-            "tag": "",
+            "subfolder": "",
         }
     room = f"{STORE}/{stage.name}/{stage.room.path.name}"
-    artifact = os.path.join("..", room, stage.room.tag, stage.artifact.name)
+    artifact = os.path.join("..", room, stage.room.subfolder, stage.artifact.name)
     status = "cached" if stage.status == "cached" else "pending"
     taken = {name: str(stage.inputs[name].resolve()) for name in stage.facts.get("taken", ())}
-    entry = {"status": status, "identity": identity, "artifact": artifact, "room": room, "tag": stage.room.tag}
+    entry = {
+        "status": status,
+        "identity": identity,
+        "artifact": artifact,
+        "room": room,
+        "subfolder": stage.room.subfolder,
+    }
     return entry | ({"taken": taken} if taken else {})
 
 

@@ -44,7 +44,7 @@ class View:
         for stage, entry in record["stages"].items():
             if entry.get("room"):
                 _link(self.path / stage, self.path.parent / entry["room"])
-                outputs = self.path.parent / entry["room"] / entry["tag"]
+                outputs = self.path.parent / entry["room"] / entry["subfolder"]
                 for pattern in SHOWN.get(stage, ()):
                     for file in sorted(outputs.glob(pattern)):
                         _link(self.path / file.name, file)
@@ -125,7 +125,7 @@ def pack(view: View, destination: Path) -> Path:
                 shutil.copytree(source, folder / extra)
             elif source.exists():
                 shutil.copy2(source, folder / extra)
-        entry.update(artifact=f"{stage}/{artifact.name}", room=None, tag="")
+        entry.update(artifact=f"{stage}/{artifact.name}", room=None, subfolder="")
         for name, taken in view.taken(stage).items():
             shutil.copy2(taken, folder / f"{name}{taken.suffix}")
             entry["taken"][name] = f"{stage}/{name}{taken.suffix}"

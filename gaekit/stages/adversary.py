@@ -28,7 +28,7 @@ def reconstruction(losses: Losses) -> Tensor:
     return torch.stack(terms).sum()
 
 
-class AdversarialPlay:
+class AdversarialLoss:
     """Generator and critic losses by the settings of `autoencoder.adversary`; `reduce` is for `adaptive_weight`."""
 
     def __init__(self, settings: Adversary, train: Train, reduce: Reduce | None = None):

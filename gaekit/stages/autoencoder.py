@@ -18,13 +18,13 @@ from gaekit.nn.adversary import PatchGAN, Reduce, adaptive_weight
 from gaekit.plugins import build
 from gaekit.recipe.schema import Autoencoder as Section
 from gaekit.recipe.schema import Recipe
-from gaekit.stages.adversary import AdversarialPlay, reconstruction
+from gaekit.stages.adversary import AdversarialLoss, reconstruction
 from gaekit.stages.features import features_for
 from gaekit.stages.job import Job
 from gaekit.store.artifact import load_into, open_artifact, resolve
 from gaekit.store.models import Autoencoder, load_aligner, save_autoencoder
 from gaekit.train.track import grid_of
-from gaekit.train.training import Pace, Step, Training
+from gaekit.train.training import OptimizerOverrides, Step, Training
 from gaekit.values import Loss, Losses
 
 NAME = "autoencoder"
@@ -138,15 +138,17 @@ def run(job: Job) -> dict[str, Any]:
     model, objective, critic = _networks(job)
     images, shown = job.images("train"), _shown(job)
     features = features_for(job, images, section.flip) if job.teacher else None
-    play = AdversarialPlay(section.adversary, train, job.world.mean) if section.adversary and critic else None
+    adversarial = AdversarialLoss(section.adversary, train, job.world.mean) if section.adversary and critic else None
     modules: dict[str, nn.Module] = {"autoencoder": Autoencoding(model, objective)}
     if critic is not None:
         modules["adversary"] = critic
-    paces = {}
+    overrides = {}
     if section.adversary:
-        paces["adversary"] = Pace(section.adversary.lr, section.adversary.betas, averaged=False, sharded=False)
+        overrides["adversary"] = OptimizerOverrides(
+            section.adversary.lr, section.adversary.betas, averaged=False, sharded=False
+        )
 
-    with Training(train, modules, job.host, paces) as training:
+    with Training(train, modules, job.host, overrides) as training:
         for step, batch in training.steps(
             lambda k, first, last: images.training(
                 job.recipe.seed, train.batch, start=k, flip=section.flip, first=first, last=last
@@ -155,18 +157,20 @@ def run(job: Job) -> dict[str, Any]:
             feature = features.of(batch) if features else None
             with training.autocast():
                 fake, losses = training["autoencoder"](batch.image_B3RR, feature, step)
-                if play and critic:
-                    losses |= play.generator_losses(critic, fake, losses, model.decoder.last_layer, step)
+                if adversarial and critic:
+                    losses |= adversarial.generator_losses(critic, fake, losses, model.decoder.last_layer, step)
             training.update("autoencoder", losses)
-            if play and critic and play.started(step):
+            if adversarial and critic and adversarial.started(step):
                 with training.autocast():
-                    judged, accuracy = play.critic_losses(training["adversary"], batch.image_B3RR, fake.detach(), step)
+                    judged, accuracy = adversarial.critic_losses(
+                        training["adversary"], batch.image_B3RR, fake.detach(), step
+                    )
                 training.update("adversary", judged)
                 training.note("adversary/accuracy", accuracy)
             if step.pictures and step.final:
                 training.pictures({"reconstructions": _reconstructions(model, shown)})
         weights, averaged = (_of_model(found("autoencoder")) for found in (training.weights, training.averaged))
-    if job.world.leads:
+    if job.world.is_rank0:
         facts = {"seed": job.recipe.seed, "steps": train.steps}
         save_autoencoder(job.room.out / ARTIFACT, weights, model.spec, averaged, facts)
     return {"steps": train.steps, "seconds": training.seconds, "skipped_steps": training.skipped,

@@ -69,7 +69,7 @@ def run(job: Job) -> dict[str, Any]:
                 training.pictures({"samples": preview(training.averaged("denoiser") or training.weights("denoiser"))})
         ema = training.averaged("denoiser")
         weights = training.weights("denoiser")
-    if job.world.leads:
+    if job.world.is_rank0:
         facts = {"seed": seed, "steps": section.train.steps}
         save_denoiser(job.room.out / ARTIFACT, weights, spec, cache.statistics, ema, facts)
     return {"steps": section.train.steps, "seconds": training.seconds, "skipped_steps": training.skipped}

@@ -51,7 +51,7 @@ def run(job: Job) -> dict[str, Any]:
     numbers |= _of_latents(job, section)
     if "sample" in job.inputs:
         numbers |= _of_samples(job, section, sorted(job.inputs["sample"].parent.glob("samples*.npz")))
-    if job.world.leads:
+    if job.world.is_rank0:
         write_json(job.room.out / ARTIFACT, dict(sorted(numbers.items())))
     values = {name: entry["value"] for name, entry in sorted(numbers.items())}
     for name, value in values.items():
@@ -91,7 +91,7 @@ def _judges(job: Job, section: Evaluate, needs: str) -> Judges:
 def _round(job: Job, batches: Iterator[T]) -> Iterator[T]:
     """Every rank's batches on every rank, one of each in turn."""
     while True:
-        found = job.world.gather(next(batches, None))
+        found = job.world.all_gather(next(batches, None))
         if all(batch is None for batch in found):
             return
         yield from (batch for batch in found if batch is not None)
@@ -110,7 +110,7 @@ def _left_out(metric: type[Metric], job: Job) -> bool:
 def _numbers(job: Job, prefix: str, judges: Judges, facts: dict[str, Any]) -> Numbers:
     """What every rank's metrics found, in the recipe's order, on every rank."""
     mine = {place: (metric.compute(), metric.protocol()) for place, metric in judges.mine.items()}
-    everywhere = {place: result for part in job.world.gather(mine) for place, result in part.items()}
+    everywhere = {place: result for part in job.world.all_gather(mine) for place, result in part.items()}
     found: Numbers = {}
     for place in sorted(everywhere):
         values, protocol = everywhere[place]
@@ -186,7 +186,7 @@ def _of_samples(job: Job, section: Evaluate, files: list[Path]) -> Numbers:
     """Every series of samples by every metric of samples; what they are compared with is taken in once."""
     judges = _judges(job, section, "samples")
     splits = {metric.split for metric in judges.mine.values() if metric.split is not None}
-    for split in sorted({split for found in job.world.gather(splits) for split in found}):
+    for split in sorted({split for found in job.world.all_gather(splits) for split in found}):
         images = job.images(split)
         pixels = ((b.pixels_BRR3, b.label_B) for b in _own_batches(job, images, section.batch))
         with job.reporter.bar(f"{split} images", len(images)) as bar:

@@ -73,7 +73,7 @@ def features_for(job: Job, images: Images, flip: bool) -> Features:
     room, facts = _room(job, flip)
     job.caches.append(f"{job.store.name}/features/{room.path.name}")
     with ExitStack() as stack:
-        if job.world.lead(lambda: _claimed(room, facts, stack)):
+        if job.world.on_rank0(lambda: _claimed(room, facts, stack)):
             _build(job, room, teacher, images, flip, size)
     return Features(teacher, ShardReader(room.path / "shards"))
 
@@ -114,8 +114,8 @@ def _build(job: Job, room: Room, teacher: Teacher, images: Images, flip: bool, s
                     rows[NAMES[True]] = teacher(on_device.mirrored().image_B3RR)
             writer.add(rows)
             bar.advance(len(batch))
-    job.world.wait()
-    job.world.lead(lambda: _finish(room, writer))
+    job.world.barrier()
+    job.world.on_rank0(lambda: _finish(room, writer))
 
 
 def _finish(room: Room, writer: ShardWriter) -> None:

@@ -64,7 +64,7 @@ class Job:
 
     def skipped(self, images: Images) -> dict[str, str]:
         """What any rank skipped of a split, and why. Every rank must call it."""
-        return {key: reason for found in self.world.gather(images.skipped) for key, reason in found.items()}
+        return {key: reason for found in self.world.all_gather(images.skipped) for key, reason in found.items()}
 
     @property
     def host(self) -> Host:
@@ -74,7 +74,7 @@ class Job:
 
     def _trackers(self, purge_step: int) -> Trackers:
         folder = self.room.tensorboard
-        configs = self.recipe.runtime.trackers if self.world.leads else ()
+        configs = self.recipe.runtime.trackers if self.world.is_rank0 else ()
         made = [build(Tracker, c, self.registry, folder=folder, purge_step=purge_step) for c in configs]
         return Trackers(made)
 

@@ -50,8 +50,8 @@ def run(job: Job) -> dict[str, Any]:
     writer = ShardWriter(job.room.out / ARTIFACT, rows, 0 if section.online else len(images), job.world, measure)
     spread = _spread_of_images(job, section, model, images) if section.online else None
     _fill(job, section, model, images, writer)
-    job.world.wait()
-    return job.world.lead(lambda: _finish(job, section, model, images, writer, spread))
+    job.world.barrier()
+    return job.world.on_rank0(lambda: _finish(job, section, model, images, writer, spread))
 
 
 def _finish(
@@ -195,7 +195,7 @@ def _spread_of_images(job: Job, section: Latents, model: Autoencoder, images: Im
                 if name in (LATENT, MIRROR):
                     spread.add(rows)
             bar.advance(len(batch))
-    everywhere = {index: spread for part in world.gather(found) for index, spread in part.items()}
+    everywhere = {index: spread for part in world.all_gather(found) for index, spread in part.items()}
     for index in sorted(everywhere):
         total.merge(everywhere[index])
     images.skipped.update(job.skipped(images))

@@ -60,11 +60,11 @@ def run(job: Job) -> dict[str, Any]:
         generator = ImageGenerator(job, autoencoder, denoiser, guidance)
         labels = labels_for(section.count, len(denoiser.spec.classes), section.labels, job.recipe.seed)
         _chunks(job, name, generator, labels)
-        job.world.wait()
-        if job.world.leads:
+        job.world.barrier()
+        if job.world.is_rank0:
             record["evaluations_per_image"][name] = _collect(job, name, section, labels, denoiser.spec.classes)
             write_json(job.room.out / f"{name}.json", protocol(job, section, guidance, denoiser.spec.classes))
-    if job.world.leads:
+    if job.world.is_rank0:
         shutil.rmtree(job.room.out / "chunks")
     return record
 

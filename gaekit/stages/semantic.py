@@ -50,9 +50,9 @@ def run(job: Job) -> dict[str, Any]:
         images = job.images("train")
         limit = section.images if isinstance(section, Semantic) else None
         features = features_for(job, images, job.autoencoder_section.flip)
-        if job.world.leads:
+        if job.world.is_rank0:
             aligner.fit_closed(features.batches(images, limit, job.device))
-    if aligner.fit != "train" and job.world.leads:
+    if aligner.fit != "train" and job.world.is_rank0:
         _save(job, aligner, aligner.state_dict())
     return record
 
@@ -91,6 +91,6 @@ def _train(job: Job, aligner: Aligner) -> dict[str, Any]:
                 losses = training["aligner"](feature)
             training.update("aligner", losses)
         fitted = training.averaged("aligner") or training.weights("aligner")
-    if job.world.leads:
+    if job.world.is_rank0:
         _save(job, aligner, {name.removeprefix("aligner."): value for name, value in fitted.items()})
     return {"steps": train.steps, "seconds": training.seconds, "skipped_steps": training.skipped}

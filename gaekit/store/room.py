@@ -36,15 +36,15 @@ os.register_at_fork(after_in_child=_let_go)
 
 @dataclass(frozen=True)
 class Room:
-    """A stage's folder. `tag` is "" or "step-<n>", the part of it that holds the outputs."""
+    """A stage's folder. `subfolder` is "" or "step-<n>", the part of it that holds the outputs."""
 
     path: Path
-    tag: str = ""
+    subfolder: str = ""
 
     @property
     def out(self) -> Path:
-        """Where the outputs of this tag stand."""
-        return self.path / self.tag
+        """Where the outputs of this subfolder stand."""
+        return self.path / self.subfolder
 
     @property
     def checkpoints(self) -> Path:

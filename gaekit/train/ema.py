@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from gaekit.train.strategy import like
+from gaekit.train.strategy import distribute_like
 
 
 class EMA:
@@ -37,4 +37,4 @@ class EMA:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over saved averages."""
         for name, own in self.tensors.items():
-            own.copy_(like(tensors[name], own))
+            own.copy_(distribute_like(tensors[name], own))

@@ -34,7 +34,7 @@ class Terms:
 def guilty_terms(terms: Terms, world: World) -> str:
     """Which terms are not finite on any rank, as the beginning of a sentence."""
     mine = [term for term, total in terms.sums.items() if not bool(torch.isfinite(total))]
-    guilty = sorted({term for found in world.gather(mine) for term in found})
+    guilty = sorted({term for found in world.all_gather(mine) for term in found})
     return f"loss term {', '.join(guilty)} is" if guilty else "every loss term is finite, the gradient is"
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from gaekit.errors import ArtifactError, GaekitError
 from gaekit.recipe.schema import Train
-from gaekit.train.strategy import like
+from gaekit.train.strategy import distribute_like
 
 
 def steps_of(value: int | float, total: int) -> int:
@@ -60,7 +60,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> di
 
 def _placed(value: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
     """State of a parameter's shape lies where the parameter lies; a count of steps lies whole on its device."""
-    return like(value, parameter) if value.ndim else value.to(parameter.device)
+    return distribute_like(value, parameter) if value.ndim else value.to(parameter.device)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -15,7 +15,7 @@ from gaekit.parallel import World
 Strategy = Literal["ddp", "fsdp"]
 
 
-def spread(module: nn.Module, world: World, strategy: Strategy) -> nn.Module:
+def parallelize(module: nn.Module, world: World, strategy: Strategy) -> nn.Module:
     """What to call in place of `module` so that gradients are averaged over ranks: the module itself for one process.
 
     ddp wraps it. fsdp shards its parameters in place, a block of a ModuleList at a time, then what is left; call it
@@ -56,7 +56,7 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
         yield from child if isinstance(child, nn.ModuleList) else _blocks(child)
 
 
-def synchronise(net: nn.Module, final: bool) -> None:
+def set_gradient_sync(net: nn.Module, final: bool) -> None:
     """Average gradients in the next backward pass, or only gather them up; call it before the forward pass."""
     if isinstance(net, nn.parallel.DistributedDataParallel):
         net.require_backward_grad_sync = final
@@ -68,34 +68,36 @@ def synchronise(net: nn.Module, final: bool) -> None:
             part.set_requires_gradient_sync(final, recurse=False)
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor as one process would hold it. For a sharded one every rank must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def gathered(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
+def full_tensors(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
     """Tensors by name as one process would hold them, {} where a rank does not `keep` them. Sharded ones go to the CPU
     one by one, so that no device holds all of them. Every rank must call it."""
     found = {}
     for name, tensor in tensors.items():
-        value = whole(tensor)
+        value = full_tensor(tensor)
         if keep:
             found[name] = value.cpu() if isinstance(tensor, DTensor) else value
     return found
 
 
-def like(value: Tensor, own: Tensor) -> Tensor:
+def distribute_like(value: Tensor, own: Tensor) -> Tensor:
     """A whole tensor on the device of `own`, sharded as `own` is."""
     value = value.to(own.device)
     return distribute_tensor(value, own.device_mesh, own.placements) if isinstance(own, DTensor) else value
 
 
-def load_whole(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def load_full_state_dict(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """`load_state_dict` from whole tensors, whatever the module's own are."""
     own = module.state_dict()
-    module.load_state_dict({name: like(value, own[name]) if name in own else value for name, value in tensors.items()})
+    module.load_state_dict(
+        {name: distribute_like(value, own[name]) if name in own else value for name, value in tensors.items()}
+    )
 
 
-def total_norm(parameters: list[nn.Parameter], limit: float) -> Tensor:
+def clip_grad_norm(parameters: list[nn.Parameter], limit: float) -> Tensor:
     """Clip gradients to a total norm of at most `limit`; -> the norm before."""
-    return whole(nn.utils.clip_grad_norm_(parameters, limit))
+    return full_tensor(nn.utils.clip_grad_norm_(parameters, limit))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from gaekit.errors import GaekitError, Interrupted, Preempted, RunFailed, ToldElsewhere
+from gaekit.errors import GaekitError, Interrupted, Preempted, ReportedByRank0, RunFailed
 from gaekit.parallel import World
 from gaekit.recipe.schema import Runtime, Train
 from gaekit.seeds import generator_for, seed_for
@@ -32,7 +32,7 @@ from gaekit.train.optim import learning_rate, load_optimizer, make_optimizer, op
 from gaekit.train.precision import autocast, resolve_precision
 from gaekit.train.progress import Reporter
 from gaekit.train.signals import StopRequest, stop_request
-from gaekit.train.strategy import gathered, load_whole, spread, synchronise, total_norm
+from gaekit.train.strategy import clip_grad_norm, full_tensors, load_full_state_dict, parallelize, set_gradient_sync
 from gaekit.train.track import Meter, Trackers
 from gaekit.values import Draws, Losses
 
@@ -113,7 +113,7 @@ class Learner:
 
 
 @dataclass(frozen=True)
-class Pace:
+class OptimizerOverrides:
     """How one module learns where it differs from the section's `train`: its own rate, betas, whether it is averaged,
     whether a strategy that shards weights shards its too."""
 
@@ -130,7 +130,7 @@ class Training:
     settings: Train
     modules: Mapping[str, nn.Module]
     host: Host
-    paces: Mapping[str, Pace] = field(default_factory=dict)
+    overrides: Mapping[str, OptimizerOverrides] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.at = 0
@@ -150,11 +150,11 @@ class Training:
         self._resume()
 
     def _learner(self, name: str, module: nn.Module) -> Learner:
-        pace = self.paces.get(name, Pace())
-        net = spread(module, self.host.world, self.host.runtime.strategy if pace.sharded else "ddp")
-        peak = pace.lr or self.settings.lr
-        optimizer = make_optimizer(module, self.settings, peak, pace.betas or self.settings.betas, name)
-        averaged = self.settings.ema is not None and pace.averaged
+        own = self.overrides.get(name, OptimizerOverrides())
+        net = parallelize(module, self.host.world, self.host.runtime.strategy if own.sharded else "ddp")
+        peak = own.lr or self.settings.lr
+        optimizer = make_optimizer(module, self.settings, peak, own.betas or self.settings.betas, name)
+        averaged = self.settings.ema is not None and own.averaged
         ema = EMA(module, self.settings.ema or 0.0, offload=self.host.runtime.ema_offload) if averaged else None
         return Learner(module, net, optimizer, peak, ema)
 
@@ -169,8 +169,8 @@ class Training:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._trackers.close()
         self.checkpoints.close()
-        if isinstance(error, RunFailed | Interrupted | Preempted) and not self.host.world.leads:
-            raise ToldElsewhere(str(error), error.exit_code) from error  # every rank raises these at the same step
+        if isinstance(error, RunFailed | Interrupted | Preempted) and not self.host.world.is_rank0:
+            raise ReportedByRank0(str(error), error.exit_code) from error  # every rank raises these at the same step
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of forward passes."""
@@ -179,11 +179,11 @@ class Training:
     def averaged(self, name: str) -> dict[str, Tensor]:
         """The averaged weights of a module; {} where none are kept. Every rank must call it."""
         ema = self.learners[name].ema
-        return gathered(ema.tensors) if ema else {}
+        return full_tensors(ema.tensors) if ema else {}
 
     def weights(self, name: str) -> dict[str, Tensor]:
         """The present weights of a module. Every rank must call it."""
-        return gathered(self.learners[name].module.state_dict())
+        return full_tensors(self.learners[name].module.state_dict())
 
     def steps(self, stream: Callable[[int, int, int], Iterable[B]]) -> Iterator[tuple[Step, B]]:
         """Micro-batches with their step, to the last step; `stream(k, first, last)` yields the rows [first, last) of
@@ -193,9 +193,9 @@ class Training:
         batch does not divide.
         """
         total, batch = self.settings.steps, self.settings.batch
-        self.host.world.lead(lambda: self.host.world.rows(batch))
+        self.host.world.on_rank0(lambda: self.host.world.rows(batch))
         begin, end = self.host.world.rows(batch)
-        micro = self.host.world.lead(lambda: self._micro_batch(end - begin))
+        micro = self.host.world.on_rank0(lambda: self._micro_batch(end - begin))
         if self.at >= total:
             return
         batches = iter(stream(self.at, begin, end))
@@ -211,7 +211,7 @@ class Training:
                     last = first + micro
                     self._step = Step(self.at, first, last, batch, last == end, self._pictures_due(), self.host)
                     for learner in self.learners.values():
-                        synchronise(learner.net, self._step.final)
+                        set_gradient_sync(learner.net, self._step.final)
                     yield self._step, rows.part(first - begin, last - begin).to(self.host.device)
                 self.seconds += time.perf_counter() - start
                 self._end_step(time.perf_counter() - start)
@@ -257,17 +257,17 @@ class Training:
                 "optimizer": optimizer_tensors(learner.optimizer, learner.module),
             }
             for group, tensors in parts.items():
-                own = gathered(tensors, keep=self.host.world.leads)
+                own = full_tensors(tensors, keep=self.host.world.is_rank0)
                 groups[group].update({f"{name}/{key}": value for key, value in own.items()})
         state = {"precision": self.precision, "seconds": self.seconds, "skipped": self.skipped}
         state |= {"divergence": self.divergence.state}
         # All wait for rank 0 here: at the gradients of the next step their patience with a slow disk would be NCCL's.
-        self.host.world.lead(lambda: self.checkpoints.save(self.at, state, groups, required=required))
+        self.host.world.on_rank0(lambda: self.checkpoints.save(self.at, state, groups, required=required))
 
     def _resume(self) -> None:
         world = self.host.world
-        saved = self.checkpoints.latest(self.settings.steps) if world.leads else None
-        step = world.share(saved.step if saved else None)
+        saved = self.checkpoints.latest(self.settings.steps) if world.is_rank0 else None
+        step = world.broadcast(saved.step if saved else None)
         if step is None:
             return
         saved = saved or self.checkpoints.load(step)
@@ -279,7 +279,7 @@ class Training:
             )
         for name, learner in self.learners.items():
             groups = {group: _under(name, tensors) for group, tensors in saved.groups.items()}
-            load_whole(learner.module, groups["weights"])
+            load_full_state_dict(learner.module, groups["weights"])
             load_optimizer(learner.optimizer, learner.module, groups["optimizer"])
             if learner.ema:
                 learner.ema.load(groups["ema"])
@@ -291,7 +291,7 @@ class Training:
             group["lr"] = learning_rate(self.settings, learner.peak, self.at)
         if self.host.world.size > 1 and not learner.optimizer.state:
             _all_take_part(name, learner.module)
-        norm = float(total_norm(learner.parameters, self.settings.clip or math.inf))
+        norm = float(clip_grad_norm(learner.parameters, self.settings.clip or math.inf))
         if math.isfinite(norm):
             learner.optimizer.step()
             if learner.ema:
@@ -371,7 +371,7 @@ class Training:
     def _leave_if(self, stop: StopRequest) -> None:
         if self.at >= self.settings.steps:
             return
-        number = self.host.world.most(int(stop.signal or 0))
+        number = self.host.world.all_reduce_max(int(stop.signal or 0))
         if not number:
             return
         stop.answer()

@@ -8,13 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from gaekit.errors import GaekitError
-from gaekit.nn.attention import Attention
-from gaekit.nn.embed import to_grid, to_tokens
-from gaekit.nn.mlp import SwiGLU
-from gaekit.nn.norm import RMSNorm, rms_normalize
-from gaekit.nn.regions import run_block
-from gaekit.nn.vit import TransformerBlock
+from gaekit.api import GaekitError
+from gaekit.api.nn import Attention, RMSNorm, SwiGLU, TransformerBlock, rms_normalize, run_block, to_grid, to_tokens
 
 POSITION_STD = 0.02
 

@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
 from gaekit.api import Aligner, ComponentConfig, GaekitError, Latent, Loss, Losses
-from gaekit.nn.norm import rms_normalize
+from gaekit.api.nn import rms_normalize
 from gaekit_aligners.losses import Distance, distance
 
 

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gaekit.api import ComponentConfig, Decoder, Encoder, GaekitError
-from gaekit.nn.conv import Downsample, Level, Upsample, group_norm, middle
-from gaekit.nn.regions import run_block
+from gaekit.api.nn import Downsample, Level, Upsample, group_norm, middle, run_block
 
 
 class ConvConfig(ComponentConfig):

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gaekit.api import ComponentConfig, Encoder, GaekitError, Slot, Teacher
-from gaekit.nn.apart import Apart
+from gaekit.api.nn import FrozenModule
 
 
 class FrozenTeacherConfig(ComponentConfig):
@@ -51,7 +51,7 @@ class FrozenTeacherEncoder(Encoder):
         self.hidden_dim = channels
         # On the meta device networks are built for their sizes, which are known here without anyone's weights.
         on_meta = torch.get_default_device().type == "meta"
-        self.teacher = None if on_meta else Apart(self._checked(teacher(grid=image_size // stride)))
+        self.teacher = None if on_meta else FrozenModule(self._checked(teacher(grid=image_size // stride)))
 
     def _checked(self, teacher: Teacher) -> Teacher:
         if teacher.feature_dim != self.channels:
@@ -88,7 +88,7 @@ class FrozenTeacherEncoder(Encoder):
             )
 
     @property
-    def _built(self) -> Apart[Teacher]:
+    def _built(self) -> FrozenModule[Teacher]:
         if self.teacher is None:
             raise GaekitError("autoencoder.encoder: built on the meta device, for its sizes; it has no teacher to ask")
         return self.teacher

@@ -14,11 +14,21 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from gaekit.api import ComponentConfig, Decoder, Encoder, GaekitError
-from gaekit.nn.embed import PatchEmbed, RotaryPositions, to_grid, to_tokens, unpatchify
-from gaekit.nn.mlp import MLP, SwiGLU, gated_width
-from gaekit.nn.norm import RMSNorm
-from gaekit.nn.regions import run_block
-from gaekit.nn.vit import Factory, TransformerBlock, xavier_linears
+from gaekit.api.nn import (
+    MLP,
+    Factory,
+    PatchEmbed,
+    RMSNorm,
+    RotaryPositions,
+    SwiGLU,
+    TransformerBlock,
+    gated_width,
+    run_block,
+    to_grid,
+    to_tokens,
+    unpatchify,
+    xavier_linears,
+)
 
 SIZES = {"small": (12, 384, 6), "base": (12, 768, 12), "large": (24, 1024, 16)}
 """Depth, width and heads by name."""

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from gaekit.errors import MachineFailed
+from gaekit.api import MachineFailed
 from gaekit_datasets.cache import Arrays, KeptArrays, shown
 from gaekit_datasets.scan import Names
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
-from gaekit.api import DataAbsent, DataError
-from gaekit.errors import MachineFailed
+from gaekit.api import DataAbsent, DataError, MachineFailed
 from gaekit_datasets.cache import VARIABLE, cache_folder, locked
 
 REMOTE = ("http://", "https://", "file://")

@@ -15,8 +15,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from gaekit.api import DataError
-from gaekit.errors import MachineFailed
+from gaekit.api import DataError, MachineFailed
 from gaekit_datasets.cache import Arrays, KeptArrays
 from gaekit_datasets.contents import Hashes, Stamps, content_hash, settled
 from gaekit_datasets.scan import Names

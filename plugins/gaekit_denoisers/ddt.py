@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gaekit.api import Prediction
-from gaekit.nn.dit import FinalLayer
-from gaekit.nn.embed import FourierEmbedder, LabelEmbedder, PatchEmbed, unpatchify
+from gaekit.api.nn import FinalLayer, FourierEmbedder, LabelEmbedder, PatchEmbed, unpatchify
 from gaekit_denoisers.lightning_dit import LightningDiTConfig, lightning_blueprint, lightning_mlp
 from gaekit_denoisers.transformer import BlockDenoiser, Blueprint
 

@@ -9,8 +9,8 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from gaekit.api import ComponentConfig, Prediction
-from gaekit.flow.ddpm import step_of
-from gaekit.nn.mlp import MLP
+from gaekit.api.flow import step_of
+from gaekit.api.nn import MLP
 from gaekit_denoisers.transformer import SIZES, Blueprint, TransformerDenoiser
 
 

@@ -9,9 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
 
 from gaekit.api import ComponentConfig
-from gaekit.nn.mlp import MLP, SwiGLU
-from gaekit.nn.norm import RMSNorm
-from gaekit.nn.vit import Factory
+from gaekit.api.nn import MLP, Factory, RMSNorm, SwiGLU
 from gaekit_denoisers.transformer import SIZES, Blueprint, TransformerDenoiser
 
 

@@ -12,18 +12,22 @@ from typing import Any
 from torch import Tensor, nn
 
 from gaekit.api import Denoiser, GaekitError, Prediction
-from gaekit.nn.dit import FinalLayer, ModulatedBlock, Modulation
-from gaekit.nn.embed import (
+from gaekit.api.nn import (
+    Factory,
+    FinalLayer,
     FourierEmbedder,
     LabelEmbedder,
+    ModulatedBlock,
+    Modulation,
     PatchEmbed,
+    Rope,
     RotaryPositions,
     TimestepEmbedder,
+    run_block,
     sincos_positions,
     unpatchify,
+    xavier_linears,
 )
-from gaekit.nn.regions import run_block
-from gaekit.nn.vit import Factory, Rope, xavier_linears
 
 SIZES = {
     "S": (12, 384, 6),

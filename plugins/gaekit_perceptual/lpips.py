@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gaekit.api import Asset, ComponentConfig, GaekitError, Perceptual, weights
 from gaekit.api.assets import sha256_of
-from gaekit.nn.apart import Apart
+from gaekit.api.nn import FrozenModule
 from gaekit_perceptual import backbone
 from gaekit_perceptual.backbone import Published
 
@@ -58,7 +58,7 @@ class Lpips(Perceptual):
             raise GaekitError(
                 f"perceptual 'lpips': images of {image_size} px are too small for `net: {config.net}`: {fits} px"
             )
-        self.distance = Apart(_Distance(config))
+        self.distance = FrozenModule(_Distance(config))
 
     @classmethod
     def external(cls, config: LpipsConfig) -> str:

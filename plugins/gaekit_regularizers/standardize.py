@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gaekit.api import ComponentConfig, Latent, Regularizer
-from gaekit.nn.ranks import pooled_over_ranks
+from gaekit.api.nn import pooled_over_ranks
 
 
 class Standardize(Regularizer):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from gaekit.flow.path import shift_time
+from gaekit.api.flow import shift_time
 
 Shift = Annotated[float, Field(gt=0, description="t' = s t / (1 + (s - 1) t); below 1 steps are finer near the noise")]
 Steps = Annotated[int, Field(ge=1, description="integration steps: N steps lie between N + 1 grid points")]

@@ -10,7 +10,7 @@ from pydantic import Field as Setting
 from torch import Tensor
 
 from gaekit.api import ComponentConfig, Draws, Sampler
-from gaekit.flow.field import Field
+from gaekit.api.flow import Field
 from gaekit_samplers._grid import Shift, Steps, grid
 from gaekit_samplers.ode import ode_interval
 

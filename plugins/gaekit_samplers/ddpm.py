@@ -12,8 +12,7 @@ from pydantic import Field as Setting
 from torch import Tensor
 
 from gaekit.api import ComponentConfig, Draws, GaekitError, Sampler
-from gaekit.flow.ddpm import Chain, Ddpm, learned_log_variance
-from gaekit.flow.field import Estimate, Field
+from gaekit.api.flow import Chain, Ddpm, Estimate, Field, learned_log_variance
 
 ChainSteps = Annotated[int, Setting(ge=1, description="steps of the chain, spaced evenly over the process's")]
 

@@ -12,8 +12,7 @@ from pydantic import Field as Setting
 from torch import Tensor
 
 from gaekit.api import ComponentConfig, Draws, Sampler
-from gaekit.flow.field import Field
-from gaekit.flow.process import EDGE
+from gaekit.api.flow import EDGE, Field
 from gaekit_samplers._grid import Shift, Steps, grid
 
 History = list[tuple[float, Tensor]]

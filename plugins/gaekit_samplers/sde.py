@@ -14,8 +14,7 @@ from pydantic import Field as Setting
 from torch import Tensor
 
 from gaekit.api import ComponentConfig, Draws, GaekitError, Sampler
-from gaekit.flow.field import Estimate, Field
-from gaekit.flow.path import DiffusionForm, Path, shift_time
+from gaekit.api.flow import DiffusionForm, Estimate, Field, Path, shift_time
 from gaekit_samplers._grid import Shift, grid
 
 RELEASE_EPS = 1e-5

@@ -11,8 +11,7 @@ import torch
 from pydantic import Field, NonNegativeInt
 from torch import Tensor, nn
 
-from gaekit.api import Asset, ComponentConfig, Download, HubFile, require, weights
-from gaekit.errors import GaekitError
+from gaekit.api import Asset, ComponentConfig, Download, GaekitError, HubFile, require, weights
 from gaekit_teachers.frozen import Backbone, FrozenTeacher
 
 RESNET_REDUCTIONS = (4, 4, 8, 16, 32)

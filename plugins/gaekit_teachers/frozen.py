@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gaekit.api import Teacher
-from gaekit.errors import GaekitError
+from gaekit.api import GaekitError, Teacher
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ import torch
 from pydantic import Field, NonNegativeInt
 from torch import Tensor, nn
 
-from gaekit.api import Asset, ComponentConfig, Download, HubFile, weights
-from gaekit.errors import GaekitError
+from gaekit.api import Asset, ComponentConfig, Download, GaekitError, HubFile, weights
 from gaekit_teachers.frozen import Backbone, FrozenTeacher
 
 

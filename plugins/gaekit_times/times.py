@@ -10,7 +10,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from gaekit.api import ComponentConfig, Draws, TimeSampler
-from gaekit.flow.path import shift_time
+from gaekit.api.flow import shift_time
 
 BASE_DIMENSION = 4096
 """D * H * W at which the derived shift is 1: that of latents of 4 x 32 x 32 (RAE, arXiv 2510.11690)."""

@@ -11,10 +11,10 @@ from rich.console import Console
 
 from gaekit.api import Denoiser
 from gaekit.nn.attention import Attention, AttentionProbe, attend, choose_backend, use_backend
-from gaekit.pipeline.opened import open_run
 from gaekit.pipeline.run import run_recipe
 from gaekit.plugins import build, load_plugins
 from gaekit.recipe import load_component, load_recipe
+from gaekit.runs.opened import open_run
 from gaekit.train.progress import Reporter
 
 pytestmark = pytest.mark.gpu

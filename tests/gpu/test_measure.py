@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from gaekit.pipeline.budget import memory_of_stages
-from gaekit.pipeline.describe import trained_networks
-from gaekit.pipeline.measure import Rehearsal, _rehearsed
 from gaekit.plugins import load_plugins
 from gaekit.recipe import load_recipe
+from gaekit.sizing.budget import memory_of_stages
+from gaekit.sizing.describe import trained_networks
+from gaekit.sizing.measure import Rehearsal, _rehearsed
 
 pytestmark = pytest.mark.gpu
 

@@ -176,7 +176,7 @@ def test_the_store_lists_rooms_and_removes_those_without_a_run(tmp_path: Path, r
 
 
 def test_a_packed_run_stands_alone(done: View, folder: Path, registry: Registry, tmp_path: Path) -> None:
-    from gaekit.pipeline.opened import open_run
+    from gaekit.runs.opened import open_run
 
     packed = pack(done, tmp_path / "packed")
     assert not [path for path in packed.rglob("*") if path.is_symlink()]

@@ -11,12 +11,12 @@ from rich.console import Console
 
 from gaekit.cli import main
 from gaekit.errors import ArtifactError
-from gaekit.pipeline.describe import network_sizes
 from gaekit.pipeline.plan import make_plan, needed_stages
 from gaekit.pipeline.run import run_recipe
 from gaekit.plugins import Registry, load_plugins, nested
 from gaekit.recipe import find_recipe, list_recipes, load_recipe, load_recipe_data
 from gaekit.recipe.schema import Diffusion, From, Recipe
+from gaekit.sizing.describe import network_sizes
 from gaekit.train.progress import Reporter
 
 PUBLISHED = [recipe.name for recipe in list_recipes() if recipe.name not in ("my_images", "quickstart", "smoke")]

@@ -23,7 +23,7 @@ from gaekit.store.room import Room
 from gaekit.train import checkpoint
 from gaekit.train.progress import Reporter
 from gaekit.train.track import Trackers
-from gaekit.train.training import Host, Pace, Training
+from gaekit.train.training import Host, OptimizerOverrides, Training
 from gaekit.values import Loss
 
 
@@ -89,7 +89,7 @@ def train(folder: Path, strategy: str, steps: int, world: World) -> None:
     reporter = Reporter(Console(quiet=True))
     host = Host("t", 7, Room(folder), runtime, torch.device("cpu"), reporter, lambda step: Log([]), world)
     settings = Train(steps=steps, batch=12, lr=1e-2, warmup=3, ema=0.9)
-    with Training(settings, networks, host, {"critic": Pace(lr=5e-3, averaged=False)}) as training:
+    with Training(settings, networks, host, {"critic": OptimizerOverrides(lr=5e-3, averaged=False)}) as training:
         for step, batch in training.steps(points):
             t = step.draws("time").uniform()[:, None].double()
             noise = step.draws("noise").normal(4).double()
@@ -102,7 +102,7 @@ def train(folder: Path, strategy: str, steps: int, world: World) -> None:
             training.update("critic", {"hinge": Loss(judged.mean())})
         found = {f"{name}/{k}": v for name in networks for k, v in training.weights(name).items()}
         found |= {f"ema/{k}": v for k, v in training.averaged("generator").items()}
-    if world.leads:
+    if world.is_rank0:
         found["losses"] = torch.stack(logged)
         save_file({name: value.contiguous() for name, value in found.items()}, folder / "result.safetensors")
 

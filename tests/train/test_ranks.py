@@ -69,4 +69,4 @@ def test_checkpoints_of_two_processes_hold_what_those_of_one_do(folder: Path) ->
 def test_a_checkpoint_that_cannot_be_written_ends_all_ranks_told_once(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
     by_two([f"{tmp_path}:ddp:2"])
-    assert [(tmp_path / f"rank-{rank}").read_text() for rank in (0, 1)] == ["MachineFailed 4", "ToldElsewhere 4"]
+    assert [(tmp_path / f"rank-{rank}").read_text() for rank in (0, 1)] == ["MachineFailed 4", "ReportedByRank0 4"]

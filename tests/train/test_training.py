@@ -17,7 +17,7 @@ from gaekit.store.room import Room
 from gaekit.train.guards import Divergence
 from gaekit.train.progress import Reporter
 from gaekit.train.track import Trackers
-from gaekit.train.training import Host, Pace, Training
+from gaekit.train.training import Host, OptimizerOverrides, Training
 from gaekit.values import Loss
 
 
@@ -60,7 +60,7 @@ def train(folder: Path, total: int = 20, stop: int | None = None, **options: obj
         folder, **{k: v for k, v in options.items() if k in ("micro_batch", "save_every", "keep", "ema_offload")}
     )  # type: ignore[arg-type]
     training = Training(
-        settings, options.get("networks") or networks(), where, {"critic": Pace(lr=5e-3, averaged=False)}
+        settings, options.get("networks") or networks(), where, {"critic": OptimizerOverrides(lr=5e-3, averaged=False)}
     )  # type: ignore[arg-type]
     with training:
         generator, critic = training["generator"], training["critic"]

@@ -13,7 +13,7 @@ from torch import Tensor
 from gaekit.api import decode_image
 from gaekit.data.images import center_crop, to_float
 from gaekit.errors import BadImage, DataError, GaekitError
-from gaekit.pipeline.opened import OpenRun
+from gaekit.runs.opened import OpenRun
 from gaekit.stages.sample import save_grid
 from gaekit.store.files import atomic
 from gaekit.store.npz import NpzWriter

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gaekit.api import Teacher
-from gaekit.pipeline.describe import Network, averaged_width, fitting, size_of
 from gaekit.pipeline.plan import Plan
 from gaekit.plugins import Registry
 from gaekit.recipe.schema import Autoencoder, Diffusion, From, Latents, Recipe, Runtime, Train
+from gaekit.sizing.describe import Network, averaged_width, fitting, size_of
 
 BYTES = {"float32": 4, "bf16": 2}
 TRAININGS = ("semantic", "autoencoder", "diffusion")

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import torch
 
+from gaekit.doctor.finding import Case, Finding
 from gaekit.errors import DataAbsent
-from gaekit.pipeline.budget import TRAININGS, disk_of_stages, train_of
-from gaekit.pipeline.describe import data_facts, trained_networks
-from gaekit.pipeline.finding import Case, Finding
 from gaekit.pipeline.plan import make_plan
 from gaekit.pipeline.view import STORE
 from gaekit.recipe.schema import Autoencoder, Recipe
+from gaekit.sizing.budget import TRAININGS, disk_of_stages, train_of
+from gaekit.sizing.describe import data_facts, trained_networks
 from gaekit.store.files import free_space, human_size, sync
 
 LEAST_FREE = 10**9
@@ -31,7 +31,7 @@ AHEAD = 2
 """Batches that each worker process of torch's DataLoader holds ready."""
 MASTER_PORT = 29500
 """Where torchrun meets unless told otherwise."""
-PATIENCE = 40.0
+TIMEOUT = 40.0
 HOLDS_LOCK = """
 import fcntl, sys
 try:
@@ -143,7 +143,7 @@ def _fault_of_locks(folder: Path) -> str:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             return f"no file locks ({error.strerror})"
-        other = subprocess.run(command, stderr=subprocess.DEVNULL, timeout=PATIENCE, check=False)
+        other = subprocess.run(command, stderr=subprocess.DEVNULL, timeout=TIMEOUT, check=False)
     return "" if other.returncode == 0 else "file locks do not keep another process out"
 
 
@@ -218,7 +218,7 @@ def processes(case: Case) -> Iterator[Finding]:
         command = [sys.executable, "-c", MEETS, address]
         both = [subprocess.Popen([*command, str(rank)], stdout=told, stderr=told) for rank in (0, 1)]
         try:
-            met = all(process.wait(PATIENCE) == 0 for process in both)
+            met = all(process.wait(TIMEOUT) == 0 for process in both)
         except subprocess.TimeoutExpired:
             met = False
         finally:
@@ -226,7 +226,7 @@ def processes(case: Case) -> Iterator[Finding]:
                 process.kill()
                 process.wait()
         told.seek(0)
-        last = (told.read().strip().splitlines() or [f"no answer in {PATIENCE:.0f} s"])[-1]
+        last = (told.read().strip().splitlines() or [f"no answer in {TIMEOUT:.0f} s"])[-1]
     if met:
         yield Finding("processes", "two processes meet by gloo and add up")
         return

@@ -23,11 +23,11 @@ from gaekit.api import ComponentConfig, Dataset
 from gaekit.data.latents import INDEX, LABEL, LATENT, MIRROR
 from gaekit.errors import GaekitError
 from gaekit.parallel import World
-from gaekit.pipeline.budget import TRAININGS, feature_bytes, teacher_width, train_of
-from gaekit.pipeline.describe import UNKNOWN_CLASSES
 from gaekit.pipeline.run import choose_device
 from gaekit.plugins import Registry
 from gaekit.recipe.schema import Adversary, Autoencoder, From, Latents, Recipe
+from gaekit.sizing.budget import TRAININGS, feature_bytes, teacher_width, train_of
+from gaekit.sizing.describe import UNKNOWN_CLASSES
 from gaekit.stages import autoencoder, diffusion, semantic
 from gaekit.stages.job import Job
 from gaekit.stages.latents import DTYPES

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from gaekit.doctor import machine, software
+from gaekit.doctor.finding import Case, Finding
 from gaekit.errors import DataAbsent, GaekitError
-from gaekit.pipeline import doctor_machine as machine
-from gaekit.pipeline import doctor_software as software
 from gaekit.pipeline.assets import find_needs
-from gaekit.pipeline.describe import data_facts
-from gaekit.pipeline.finding import Case, Finding
 from gaekit.plugins import Registry, load_plugins
 from gaekit.recipe import load_recipe
+from gaekit.sizing.describe import data_facts
 
 Check = Callable[[Case], Iterable[Finding]]
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from gaekit.pipeline import measure
-from gaekit.pipeline.measure import Rehearsal, _rehearsed, measure_stages
 from gaekit.pipeline.run import run_recipe
 from gaekit.plugins import load_plugins
 from gaekit.recipe import load_recipe
+from gaekit.sizing import measure
+from gaekit.sizing.measure import Rehearsal, _rehearsed, measure_stages
 from gaekit.stages import diffusion
 from gaekit.train.progress import Reporter
 

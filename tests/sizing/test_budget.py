@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from gaekit.cli import main
-from gaekit.pipeline.budget import cache_bytes, checkpoints_kept, disk_of_stages, memory_of_stages
-from gaekit.pipeline.describe import Network, trained_networks
 from gaekit.pipeline.plan import make_plan
 from gaekit.plugins import load_plugins
 from gaekit.recipe import load_recipe
 from gaekit.recipe.schema import Runtime, Train
+from gaekit.sizing.budget import cache_bytes, checkpoints_kept, disk_of_stages, memory_of_stages
+from gaekit.sizing.describe import Network, trained_networks
 from gaekit.store.models import DenoiserSpec
 from gaekit.train.ema import EMA
 from gaekit.train.optim import make_optimizer, optimizer_tensors
@@ -79,7 +79,7 @@ def test_a_shard_is_the_first_of_torchs_chunks(nproc: int) -> None:
     recipe = smoke("runtime.strategy=fsdp")
     networks = [n for n in trained_networks(recipe, REGISTRY, 10) if n.stage == "autoencoder"]
     found = next(m for m in memory_of_stages(recipe, networks, nproc) if m.stage == "autoencoder")
-    cut = {n.name: 1 if n.name == "adversary" else nproc for n in networks}  # `Pace(sharded=False)`
+    cut = {n.name: 1 if n.name == "adversary" else nproc for n in networks}  # `OptimizerOverrides(sharded=False)`
     assert found.gradients == sum(4 * torch.chunk(p, cut[n.name])[0].numel() for n in networks for p in n.trained)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 M = TypeVar("M", bound=nn.Module)
 
 
-class Apart(nn.Module, Generic[M]):
+class FrozenModule(nn.Module, Generic[M]):
     """Keeps `network` out of its owner's parameters, state dict and train(); `.to(device)` reaches it all the same."""
 
     def __init__(self, network: M):

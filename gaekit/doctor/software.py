@@ -13,9 +13,9 @@ import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from gaekit.doctor.finding import Case, Finding
 from gaekit.errors import GaekitError
 from gaekit.nn.attention import AttentionProbe
-from gaekit.pipeline.finding import Case, Finding
 from gaekit.pipeline.run import PACKAGES, choose_device, package_versions
 
 NVIDIA = Path("/proc/driver/nvidia/version")

@@ -16,12 +16,12 @@ from rich.console import Console
 
 from gaekit.cli import main
 from gaekit.errors import ArtifactError, GaekitError
-from gaekit.pipeline.opened import open_run
 from gaekit.pipeline.plan import make_plan
 from gaekit.pipeline.run import run_recipe
 from gaekit.pipeline.view import View, pack
 from gaekit.plugins import Registry, load_plugins
 from gaekit.recipe import load_recipe
+from gaekit.runs.opened import open_run
 from gaekit.stages.generate import check_weak
 from gaekit.store.models import LoadedDenoiser, Statistics, load_denoiser
 from gaekit.train.progress import Reporter

@@ -16,11 +16,11 @@ from torch.distributions import Normal
 from gaekit.cli import main
 from gaekit.errors import GaekitError
 from gaekit.flow.path import get_path
-from gaekit.pipeline.likelihood import measure_likelihood
-from gaekit.pipeline.opened import OpenRun, open_run
 from gaekit.pipeline.run import run_recipe
 from gaekit.plugins import load_plugins
 from gaekit.recipe import load_recipe
+from gaekit.runs.likelihood import measure_likelihood
+from gaekit.runs.opened import OpenRun, open_run
 from gaekit.train.progress import Reporter
 
 REGISTRY = load_plugins()

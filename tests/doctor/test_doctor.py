@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from gaekit.cli import main
+from gaekit.doctor.finding import Case, Finding
+from gaekit.doctor.report import CHECKS, examine, run_check
 from gaekit.errors import PluginError
 from gaekit.pipeline import doctor, doctor_machine, doctor_software
-from gaekit.pipeline.doctor import CHECKS, examine, run_check
-from gaekit.pipeline.finding import Case, Finding
 from gaekit.plugins import Plugin, load_plugins
 from gaekit.recipe import load_recipe
 
@@ -248,7 +248,7 @@ def test_processes_that_do_not_meet(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(doctor_machine, "MEETS", "raise SystemExit('gloo: no route to host')")
     assert "do not meet by gloo: gloo: no route to host" in only("processes", case(tmp_path)).what
     monkeypatch.setattr(doctor_machine, "MEETS", "import time; time.sleep(60)")
-    monkeypatch.setattr(doctor_machine, "PATIENCE", 0.3)
+    monkeypatch.setattr(doctor_machine, "TIMEOUT", 0.3)
     assert "no answer" in only("processes", case(tmp_path)).what
 
 

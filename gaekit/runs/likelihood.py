@@ -13,7 +13,7 @@ from gaekit.errors import GaekitError
 from gaekit.flow.field import Field
 from gaekit.flow.likelihood import Solver, log_likelihood
 from gaekit.flow.processes import get_process
-from gaekit.pipeline.opened import OpenRun
+from gaekit.runs.opened import OpenRun
 from gaekit.seeds import generator_for
 from gaekit.store.files import sha256_file
 from gaekit.train.draws import ImageDraws
