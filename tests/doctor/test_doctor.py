@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from gaekit.cli import main
+from gaekit.doctor import machine, report, software
 from gaekit.doctor.finding import Case, Finding
 from gaekit.doctor.report import CHECKS, examine, run_check
 from gaekit.errors import PluginError
-from gaekit.pipeline import doctor, doctor_machine, doctor_software
 from gaekit.plugins import Plugin, load_plugins
 from gaekit.recipe import load_recipe
 
@@ -47,7 +47,7 @@ def test_nothing_is_wrong_here_and_the_json_keeps_its_shape(
     tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MASTER_PORT", str(doctor_machine.free_port()))
+    monkeypatch.setenv("MASTER_PORT", str(machine.free_port()))
     start = time.monotonic()
     assert main(["doctor", "smoke", "--json"]) == 0
     assert time.monotonic() - start < 60  # 8 on a machine that does nothing else
@@ -64,8 +64,8 @@ def test_a_problem_is_a_line_with_its_remedy_and_the_code_1(
     tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(doctor, "CHECKS", {"packages": doctor_software.packages, "processes": lambda case: []})
-    monkeypatch.setattr(doctor_software, "requires", lambda name: ["torch>=99"])
+    monkeypatch.setattr(report, "CHECKS", {"packages": software.packages, "processes": lambda case: []})
+    monkeypatch.setattr(software, "requires", lambda name: ["torch>=99"])
     assert main(["doctor"]) == 1
     (line,) = capsys.readouterr().out.splitlines()
     assert line == f"PROBLEM packages: torch is {version('torch')}, gaekit needs >=99 FIX pip install 'torch>=99'"
@@ -76,14 +76,14 @@ def test_a_check_that_fails_itself_stops_no_other(tmp_path: Path, monkeypatch: P
         raise ZeroDivisionError("of its own")
 
     checks = {"plugins": fails, "processes": lambda case: [], "data": lambda case: [Finding("data", "well")]}
-    monkeypatch.setattr(doctor, "CHECKS", checks)
+    monkeypatch.setattr(report, "CHECKS", checks)
     found = list(examine(None, out=tmp_path))
     assert [f.check for f in found] == ["plugins", "data"]
     assert "ZeroDivisionError: of its own" in found[0].what
 
 
 def test_a_recipe_that_is_wrong_and_plugins_that_clash_are_findings(tmp_path: Path, monkeypatch: Patch) -> None:
-    monkeypatch.setattr(doctor, "CHECKS", {"processes": lambda case: []})
+    monkeypatch.setattr(report, "CHECKS", {"processes": lambda case: []})
     (wrong,) = examine("smoke", out=tmp_path, overrides=["diffusion.train.setps=3"])
     assert wrong.check == "recipe"
     assert "setps" in wrong.what
@@ -91,7 +91,7 @@ def test_a_recipe_that_is_wrong_and_plugins_that_clash_are_findings(tmp_path: Pa
     def clash() -> Any:
         raise PluginError("noise 'dynamic' is provided twice")
 
-    monkeypatch.setattr(doctor, "load_plugins", clash)
+    monkeypatch.setattr(report, "load_plugins", clash)
     (clashing,) = examine("smoke", out=tmp_path)
     assert clashing.check == "plugins"
     assert "provided twice" in clashing.what
@@ -99,7 +99,7 @@ def test_a_recipe_that_is_wrong_and_plugins_that_clash_are_findings(tmp_path: Pa
 
 def test_packages_that_are_absent_are_named_and_extras_are_not_asked_for(tmp_path: Path, monkeypatch: Patch) -> None:
     wanted = ["no-such-package>=1.2", "neither-this>=3; extra == 'metrics'", "pip"]
-    monkeypatch.setattr(doctor_software, "requires", lambda name: wanted)
+    monkeypatch.setattr(software, "requires", lambda name: wanted)
     problem = only("packages", case(tmp_path))
     assert problem.what == "no-such-package is not installed, gaekit needs >=1.2"
     assert problem.fix == "pip install 'no-such-package>=1.2'"
@@ -109,7 +109,7 @@ def test_packages_that_are_absent_are_named_and_extras_are_not_asked_for(tmp_pat
 def driver(tmp_path: Path, monkeypatch: Patch) -> None:
     """A machine with a driver, whose card torch does not see."""
     (tmp_path / "version").write_text(DRIVER)
-    monkeypatch.setattr(doctor_software, "NVIDIA", tmp_path / "version")
+    monkeypatch.setattr(software, "NVIDIA", tmp_path / "version")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
@@ -134,7 +134,7 @@ def test_a_driver_that_is_too_old_for_torch(driver: None, tmp_path: Path, monkey
 
 
 def test_a_torch_for_cuda_without_a_card_is_said_and_no_problem(tmp_path: Path, monkeypatch: Patch) -> None:
-    monkeypatch.setattr(doctor_software, "NVIDIA", tmp_path / "none")
+    monkeypatch.setattr(software, "NVIDIA", tmp_path / "none")
     monkeypatch.setattr(torch.version, "cuda", "13.2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     found = run_check("torch", case(tmp_path))
@@ -158,7 +158,7 @@ def test_xformers_on_a_cpu(
     failure: str | None, asked: str, said: str | None, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(doctor_software.AttentionProbe, "failure", lambda self, *sizes: failure)
+    monkeypatch.setattr(software.AttentionProbe, "failure", lambda self, *sizes: failure)
     found = problems("attention", case(tmp_path, f"runtime.attention={asked}"))
     assert [said is not None and said in f.fix for f in found] == ([] if said is None else [True])
 
@@ -167,7 +167,7 @@ def test_timm_and_open_clip_that_do_not_fit_are_named(tmp_path: Path, monkeypatc
     def fails() -> None:
         raise ImportError("cannot import name 'Mlp' from 'timm.layers'")
 
-    monkeypatch.setattr(doctor_software, "_tiny_clip", fails)
+    monkeypatch.setattr(software, "_tiny_clip", fails)
     problem = only("teachers", case(tmp_path))
     assert "timm" in problem.what
     assert "open_clip_torch" in problem.what
@@ -185,11 +185,11 @@ def test_a_broken_plugin_is_named_with_its_distribution(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_too_small_for_the_recipe(tmp_path: Path, monkeypatch: Patch) -> None:
-    monkeypatch.setattr(doctor_machine, "free_space", lambda path: 5 * 10**9)
+    monkeypatch.setattr(machine, "free_space", lambda path: 5 * 10**9)
     assert problems("disk", case(tmp_path)) == []
     problem = only("disk", case(tmp_path, recipe="gae_d32"))
     assert "has 5.0 GB free of the" in problem.what
-    monkeypatch.setattr(doctor_machine, "free_space", lambda path: 10**6)
+    monkeypatch.setattr(machine, "free_space", lambda path: 10**6)
     assert len(problems("disk", Case(REGISTRY, tmp_path))) == 5
 
 
@@ -202,7 +202,7 @@ def test_folders_that_cannot_be_written(monkeypatch: Patch) -> None:
 
 
 def test_a_disk_without_locks(tmp_path: Path, monkeypatch: Patch) -> None:
-    monkeypatch.setattr(doctor_machine, "HOLDS_LOCK", "raise SystemExit(1)")
+    monkeypatch.setattr(machine, "HOLDS_LOCK", "raise SystemExit(1)")
     assert "do not keep another process out" in only("runs folder", case(tmp_path)).what
 
     def no_locks(file: Any, operation: int) -> None:
@@ -216,7 +216,7 @@ def test_a_disk_that_cannot_rename(tmp_path: Path, monkeypatch: Patch) -> None:
     def fails(old: Path, new: Path) -> None:
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
-    monkeypatch.setattr(doctor_machine.os, "replace", fails)
+    monkeypatch.setattr(machine.os, "replace", fails)
     assert "no renames or flushes (Invalid cross-device link)" in only("runs folder", case(tmp_path)).what
 
 
@@ -224,8 +224,8 @@ def test_shared_memory_for_the_workers(tmp_path: Path, monkeypatch: Patch) -> No
     class Usage:
         free = 64 << 20  # what a container has by default
 
-    monkeypatch.setattr(doctor_machine, "SHARED_MEMORY", tmp_path)
-    monkeypatch.setattr(doctor_machine.shutil, "disk_usage", lambda path: Usage)
+    monkeypatch.setattr(machine, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: Usage)
     assert problems("shared memory", case(tmp_path, recipe="smoke")) == []
     small = case(tmp_path, "runtime.workers=2", "dataset={use: digits}")
     assert problems("shared memory", small) == []  # 2 workers x 2 batches x 16 images x 3 kB
@@ -245,10 +245,10 @@ def test_a_port_that_is_taken(tmp_path: Path, monkeypatch: Patch) -> None:
 
 
 def test_processes_that_do_not_meet(tmp_path: Path, monkeypatch: Patch) -> None:
-    monkeypatch.setattr(doctor_machine, "MEETS", "raise SystemExit('gloo: no route to host')")
+    monkeypatch.setattr(machine, "MEETS", "raise SystemExit('gloo: no route to host')")
     assert "do not meet by gloo: gloo: no route to host" in only("processes", case(tmp_path)).what
-    monkeypatch.setattr(doctor_machine, "MEETS", "import time; time.sleep(60)")
-    monkeypatch.setattr(doctor_machine, "TIMEOUT", 0.3)
+    monkeypatch.setattr(machine, "MEETS", "import time; time.sleep(60)")
+    monkeypatch.setattr(machine, "TIMEOUT", 0.3)
     assert "no answer" in only("processes", case(tmp_path)).what
 
 

@@ -137,7 +137,7 @@ def test_what_does_not_train_is_not_complained_of(tmp_path: Path, images: Path, 
 class SecondOfTwo(World):
     """Hears from a first rank that skipped an image of its own."""
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         return [{"a.png": "is empty"}, value]
 
 
