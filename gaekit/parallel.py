@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gaekit.errors import GaekitError, ReportedByRank0
+from gaekit.heartbeat import Heartbeat, run_store
 
 TIMEOUT = timedelta(hours=24)
 """How long ranks wait for one that works alone, over gloo, where the connections of a rank that dies close at once. A
@@ -33,11 +34,17 @@ class World:
     size: int = 1
     local_rank: int = 0
     group: Any = None
+    heartbeat: Heartbeat | None = None
 
     @property
     def is_rank0(self) -> bool:
         """Whether this is the process that writes what there is one of: the view, manifests, checkpoints."""
         return self.rank == 0
+
+    @property
+    def silent_ranks(self) -> Callable[[], list[int]] | None:
+        """Which other ranks give no sign of life any more; None for one process."""
+        return self.heartbeat.silent if self.heartbeat else None
 
     def rows(self, batch: int) -> tuple[int, int]:
         """This rank's rows [first, last) of a global batch. Raises GaekitError if the ranks do not divide it."""
@@ -119,14 +126,20 @@ def launched() -> bool:
 
 @contextmanager
 def join_world(device: torch.device) -> Iterator[World]:
-    """The world of this run, left at the end of the block; one process where torchrun started none."""
+    """The world of this run, left at the end of the block; one process where torchrun started none.
+
+    After an error the process group stays as it is: to take it down is a collective call (NCCL's), in which this
+    process would wait for others that wait for it in a step. The command line ends the process instead, once the error
+    is printed.
+    """
     if not launched() or int(os.environ["WORLD_SIZE"]) == 1:
         yield World()
         return
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    try:
-        group = dist.new_group(backend="gloo", timeout=TIMEOUT)
-        yield World(dist.get_rank(), dist.get_world_size(), local_rank, group)
-    finally:
-        dist.destroy_process_group()
+    group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    rank, size = dist.get_rank(), dist.get_world_size()
+    heartbeat = Heartbeat(run_store(), rank, size).start()
+    yield World(rank, size, local_rank, group, heartbeat)
+    heartbeat.stop()
+    dist.destroy_process_group()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -63,21 +63,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     `arguments` are those of the process by default. `--debug`, anywhere, shows the traceback of the former too.
     """
-    from gaekit.cli.launch import LOST_PEER, leave_code, lost_peer
+    from gaekit.cli.launch import LOST_PEER, communication_failure, end_rank, in_process_group, leave_code
 
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = _main(list(sys.argv[1:] if arguments is None else arguments))
-    except RuntimeError as error:
-        if not lost_peer(error):
+        code = _main(given)
+    except BaseException as error:
+        failure = communication_failure(error)
+        if failure is None:
             leave_code(1)
+            if in_process_group():  # where the interpreter's own end would wait for the other ranks
+                traceback.print_exc()
+                end_rank(1)
             raise
-        print(f"rank {os.environ['RANK']}: lost another process of this run; its message tells why", file=sys.stderr)
-        return LOST_PEER
-    except BaseException:
-        leave_code(1)
-        raise
+        text, lost = failure
+        print(f"error: {text}", file=sys.stderr)
+        if "--debug" in given:
+            traceback.print_exc()
+        if not lost:  # a rank that lost another leaves it to that one to tell how the run ended
+            leave_code(LOST_PEER)
+        return end_rank(LOST_PEER)
     leave_code(code)
-    return code
+    return end_rank(code)
 
 
 def _main(given: list[str]) -> int:

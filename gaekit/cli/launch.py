@@ -32,6 +32,8 @@ except ChildFailedError as failed:
 """
 """torchrun, without tracebacks of its own where the ranks have said what there is to say."""
 LOST_PEER = 4
+PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
+"""What gloo and NCCL (ncclRemoteError) say where another process has ended."""
 SAVING_SECONDS = 600
 """How long torchrun lets ranks save after a signal; torch before it had this setting gives 30."""
 
@@ -81,8 +83,38 @@ def leave_code(code: int) -> None:
         (Path(folder) / f"rank-{os.environ.get('RANK', '0')}").write_text(str(code))
 
 
-def lost_peer(error: BaseException) -> bool:
-    """Whether an error of torch's only says that another rank has gone."""
+def communication_failure(error: BaseException) -> tuple[str, bool] | None:
+    """(what to say of an error of torch's communication between ranks, whether it only says that another rank has
+    gone); None for any other error, and where this process is no rank of a run."""
+    if "RANK" not in os.environ or not isinstance(error, RuntimeError):
+        return None
     text = str(error)
-    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "Socket Timeout")
-    return isinstance(error, RuntimeError) and "RANK" in os.environ and any(sign in text for sign in signs)
+    lost = any(sign in text for sign in PEER_GONE)
+    if not lost and not _of_communication(error):
+        return None
+    rank = os.environ["RANK"]
+    what = "lost another process of this run, whose own message tells why" if lost else "communication failed"
+    return f"rank {rank}: {what}: {text}", lost
+
+
+def _of_communication(error: RuntimeError) -> bool:
+    import torch.distributed as dist
+
+    known = getattr(dist, "DistError", ())
+    return isinstance(error, known) or any(sign in str(error) for sign in ("NCCL", "gloo", "Socket Timeout"))
+
+
+def in_process_group() -> bool:
+    """Whether this process still belongs to torch's process group."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
+def end_rank(code: int) -> int:
+    """The exit code of this process; one that still belongs to a process group ends here and now, its streams written
+    out: to leave the group is a collective call, for which ranks that wait for this one elsewhere would not come."""
+    if not in_process_group():
+        return code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -4,6 +4,7 @@ SIGTERM and SIGUSR1 end a stage at once, which goes on from its last whole file.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from gaekit.errors import MachineFailed, Preempted
 
 PREEMPTING = (signal.SIGTERM, signal.SIGUSR1)
 WATCHED = (signal.SIGINT, *PREEMPTING)
+LOOK_SECONDS = 1.0
 
 
 class StopRequest:
@@ -22,14 +24,9 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
-        self._answered = threading.Event()
 
     def __bool__(self) -> bool:
         return self.signal is not None
-
-    def answer(self) -> None:
-        """The training has heard of it and will end, however long it takes to save."""
-        self._answered.set()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:
@@ -38,44 +35,56 @@ class StopRequest:
 
 
 @contextmanager
-def stop_request(patience: Callable[[], float] | None = None) -> Iterator[StopRequest]:
+def stop_request(silent: Callable[[], Sequence[int]] | None = None) -> Iterator[StopRequest]:
     """Watch for signals during the block. Outside the main thread nothing is watched.
 
-    `patience`, in seconds, is for one process of several: one that has not answered so long after a signal waits for
-    another that is dead, inside a library that hears no signals (NCCL), and ends at once with exit code 4.
+    `silent` is for one process of several: it tells the ranks that have ended (`Heartbeat.silent`). After a signal,
+    which torchrun sends when one of them has, a process that is still in the block while another has ended waits for
+    it, perhaps inside a library that hears no signals (NCCL), and ends with exit code 4. While all are alive it takes
+    its time, however long it compiles, draws or saves.
     """
     request = StopRequest()
-    with handled(WATCHED, request._handle), _not_waiting_for_the_dead(request, patience):
+    with handled(WATCHED, request._handle), _not_waiting_for_the_dead(silent):
         yield request
 
 
 @contextmanager
-def _not_waiting_for_the_dead(request: StopRequest, patience: Callable[[], float] | None) -> Iterator[None]:
-    if patience is None or threading.current_thread() is not threading.main_thread():
+def _not_waiting_for_the_dead(silent: Callable[[], Sequence[int]] | None) -> Iterator[None]:
+    if silent is None or threading.current_thread() is not threading.main_thread():
         yield
         return
     reader, writer = os.pipe()  # Python writes each signal's number there at once, whatever the main thread does
     os.set_blocking(writer, False)
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-
-    def watch() -> None:
-        while number := os.read(reader, 1)[0]:
-            if number in WATCHED and not request._answered.wait(patience()):
-                sys.stderr.write(f"rank {os.environ.get('RANK', '?')}: waited for another process that is gone\n")
-                sys.stderr.flush()
-                os._exit(MachineFailed.exit_code)
-
-    thread = threading.Thread(target=watch, name="signals", daemon=True)
+    thread = threading.Thread(target=_watch, args=(reader, silent), name="signals", daemon=True)
     thread.start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        request.answer()
         os.write(writer, b"\0")
         thread.join()
         os.close(reader)
         os.close(writer)
+
+
+def _watch(reader: int, silent: Callable[[], Sequence[int]]) -> None:
+    """Read signals' numbers until a 0; from the first that asks to stop on, look who has ended."""
+    asked = False
+    while True:
+        if select.select([reader], [], [], LOOK_SECONDS if asked else None)[0]:
+            if not (number := os.read(reader, 1)[0]):
+                return
+            asked = asked or number in WATCHED
+        if asked and (gone := silent()):
+            _end(gone)
+
+
+def _end(gone: Sequence[int]) -> None:
+    own, ranks = os.environ.get("RANK", "?"), ", ".join(map(str, gone))
+    sys.stderr.write(f"rank {own}: waited for rank {ranks}, which gives no sign of life any more\n")
+    sys.stderr.flush()
+    os._exit(MachineFailed.exit_code)
 
 
 @contextmanager

@@ -38,7 +38,6 @@ from gaekit.values import Draws, Losses
 
 BAD_STEPS_ALLOWED = 3
 DEAD_STEPS_ALLOWED = 100
-LONGEST_SILENCE = 40.0
 
 
 class Batch(Protocol):
@@ -200,7 +199,7 @@ class Training:
             return
         batches = iter(stream(self.at, begin, end))
         with (
-            stop_request(self._patience if self.host.world.size > 1 else None) as stop,
+            stop_request(self.host.world.silent_ranks) as stop,
             self.host.reporter.bar(self.host.stage, total, self.at) as bar,
         ):
             while self.at < total:
@@ -341,10 +340,6 @@ class Training:
             )
         return micro
 
-    def _patience(self) -> float:
-        """Seconds after which a step that has not ended never will: another process is gone."""
-        return max(LONGEST_SILENCE, 3 * self.seconds / max(1, self.at))
-
     @property
     def _network_purpose(self) -> str:
         rank = self.host.world.rank
@@ -374,7 +369,6 @@ class Training:
         number = self.host.world.all_reduce_max(int(stop.signal or 0))
         if not number:
             return
-        stop.answer()
         self.save(required=True)
         error = Interrupted if number == signal.SIGINT else Preempted
         message = (
