@@ -57,8 +57,8 @@ def mend(path: PATH) -> None:
 
 
 def _folder(path: Path) -> Path:
-    from gaekit.stages.latents import ARTIFACT, NAME
+    from gaekit.stages.latents import STAGE
     from gaekit.store.artifact import resolve
 
-    found = resolve(path, NAME, ARTIFACT).resolve()
+    found = resolve(path, STAGE.name, STAGE.artifact).resolve()
     return found if found.is_dir() else found.parent

@@ -14,9 +14,11 @@ from gaekit.parallel import World
 from gaekit.pipeline.plan import Plan, make_plan
 from gaekit.pipeline.view import STORE
 from gaekit.plugins import Registry
-from gaekit.recipe.schema import Recipe, Train
-from gaekit.sizing.budget import disk_of_stages, memory_of_stages, train_of
-from gaekit.sizing.describe import Network, data_facts, sizes_of, trained_networks
+from gaekit.recipe.schema import Recipe
+from gaekit.sizing.budget import disk_of_stages, memory_of_stages
+from gaekit.sizing.describe import data_facts, sizes_of, trained_networks
+from gaekit.stages import stage_named
+from gaekit.stages.network import Network
 from gaekit.store.files import free_space, human_size
 
 NOT_COUNTED = "activations (`--measure` tells), and the weights of teachers and perceptual networks"
@@ -87,8 +89,8 @@ def _table(*columns: str) -> Table:
 def _stage_table(recipe: Recipe, plan: Plan) -> Table:
     table = _table("stage", "status", "steps", "batch", "decided by", "where")
     for stage in plan.stages:
-        train = getattr(getattr(recipe, stage.name), "train", None)
-        steps = (str(train.steps), str(train.batch)) if isinstance(train, Train) else ("", "")
+        train = stage.stage.training(recipe)
+        steps = (str(train.steps), str(train.batch)) if train else ("", "")
         decided = ", ".join([*stage.facts.get("parts", ["its content"]), *stage.facts.get("needs", [])])
         where = f"{STORE}/{stage.name}/{stage.room.path.name}" if stage.room else str(stage.artifact)
         table.add_row(stage.name, stage.status, *steps, decided, where)
@@ -134,7 +136,7 @@ def _show_memory(console: Console, recipe: Recipe, networks: list[Network], npro
 
 def _share_of_batch(recipe: Recipe, stage: str, nproc: int) -> str:
     """The rows of a step that one process takes, in how many passes. Raises GaekitError where they do not divide."""
-    train = train_of(recipe, stage)
+    train = stage_named(stage).training(recipe)
     assert train is not None
     first, last = World(size=nproc).rows(train.batch)
     rows = last - first
@@ -170,7 +172,7 @@ def _show_measured(console: Console, recipe: Recipe, registry: Registry, data: D
     table = _table("stage", "a step", "images/s", "steps", "all of them", "peak memory", "")
     hours = 0.0
     for found in measure_stages(recipe, registry, classes=data.classes, images=data.images, nproc=nproc):
-        train = train_of(recipe, found.stage)
+        train = stage_named(found.stage).training(recipe)
         assert train is not None
         if found.seconds is None:
             table.add_row(found.stage, "", "", str(train.steps), "", "", found.note)

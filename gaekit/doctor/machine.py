@@ -20,8 +20,9 @@ from gaekit.errors import DataAbsent
 from gaekit.pipeline.plan import make_plan
 from gaekit.pipeline.view import STORE
 from gaekit.recipe.schema import Autoencoder, Recipe
-from gaekit.sizing.budget import TRAININGS, disk_of_stages, train_of
+from gaekit.sizing.budget import disk_of_stages
 from gaekit.sizing.describe import data_facts, trained_networks
+from gaekit.stages import stage_named
 from gaekit.store.files import free_space, human_size, sync
 
 LEAST_FREE = 10**9
@@ -179,8 +180,8 @@ def shared_memory(case: Case) -> Iterator[Finding]:
 
 def ready_bytes(recipe: Recipe) -> int:
     """Bytes of decoded images that the workers hold ready, over all processes of one machine."""
-    trains = [train_of(recipe, stage) for stage in TRAININGS if stage != "diffusion"]
-    batches = [train.batch for train in trains if train] if isinstance(recipe.autoencoder, Autoencoder) else []
+    decoding = [train.batch for stage, train in recipe.trainings() if stage_named(stage).reads_data]
+    batches = decoding if isinstance(recipe.autoencoder, Autoencoder) else []
     return recipe.runtime.workers * AHEAD * max(batches, default=0) * 3 * recipe.image.size**2
 
 

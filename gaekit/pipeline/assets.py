@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from pydantic import BaseModel
@@ -13,10 +12,11 @@ from pydantic import BaseModel
 from gaekit.api import Asset, ComponentConfig, LocalFile
 from gaekit.api.assets import FETCHING, PublishedAsset, State, go_offline, is_offline
 from gaekit.errors import ArtifactError
-from gaekit.pipeline.plan import make_plan, needed_stages, section_of
+from gaekit.pipeline.plan import make_plan, needed_stages
 from gaekit.plugins import Registry, nested, slots
 from gaekit.recipe.schema import Autoencoder, From, Recipe
-from gaekit.stages import autoencoder, diffusion
+from gaekit.stages import autoencoder
+from gaekit.stages.stage import Stage
 from gaekit.store.artifact import open_artifact, resolve
 from gaekit.store.models import AutoencoderSpec
 
@@ -44,36 +44,36 @@ def find_needs(recipe: Recipe, registry: Registry, until: str | None = None) -> 
     return list(needs)
 
 
-def _of_stage(stage: ModuleType, recipe: Recipe, registry: Registry) -> Iterator[Need]:
-    section = section_of(recipe, stage)
+def _of_stage(stage: Stage, recipe: Recipe, registry: Registry) -> Iterator[Need]:
+    section, train = stage.section(recipe), stage.training(recipe)
     if isinstance(section, From):
-        yield _artifact(stage, f"{stage.NAME}.from", section.path)
+        yield _artifact(stage, f"{stage.name}.from", section.path)
         return
-    if init := getattr(getattr(section, "train", None), "init", None):
-        yield replace(_artifact(stage, f"{stage.NAME}.train.init", init), planned=False)
-    for name, path in stage.taken(recipe).items() if hasattr(stage, "taken") else ():
-        yield _artifact(stage, f"{stage.NAME}: {name}", str(path), diffusion.NAME)
+    if train is not None and train.init is not None:
+        yield replace(_artifact(stage, f"{stage.name}.train.init", train.init), planned=False)
+    for external in stage.external(recipe).values():
+        yield replace(_artifact(external.stage, external.key, str(external.path)), stage=stage.name)
     for kind, config in _components(stage, recipe, registry):
         cls = registry.find(kind, config.use)
         for asset in cls.assets(config):
-            yield Need(stage.NAME, f"{kind} '{config.use}'", asset)
+            yield Need(stage.name, f"{kind} '{config.use}'", asset)
 
 
-def _artifact(stage: ModuleType, key: str, path: str, kind: str = "") -> Need:
-    what = f"artifact of the stage {kind or stage.NAME}"
-    return Need(stage.NAME, key, LocalFile(what, str(Path(path).expanduser()), _ARTIFACT_HINT, folders=True))
+def _artifact(stage: Stage, key: str, path: str) -> Need:
+    what = f"artifact of the stage {stage.name}"
+    return Need(stage.name, key, LocalFile(what, str(Path(path).expanduser()), _ARTIFACT_HINT, folders=True))
 
 
-def _components(stage: ModuleType, recipe: Recipe, registry: Registry) -> Iterator[tuple[str, ComponentConfig]]:
+def _components(stage: Stage, recipe: Recipe, registry: Registry) -> Iterator[tuple[str, ComponentConfig]]:
     """(kind, config) of every component that a stage builds."""
     aligner: Any = registry.find("aligner", recipe.aligner.use)
     kinds = slots(Recipe)
     for name, value in stage.parts(recipe).items():
         if name != "teacher" or aligner.needs_teacher:
             yield from _within(kinds.get(name, ""), value)
-    if stage.READS_DATA:
+    if stage.reads_data:
         yield from _within("dataset", recipe.dataset)
-    if autoencoder.NAME in stage.NEEDS:
+    if autoencoder.STAGE.name in stage.needs:
         for kind, config in _autoencoder(recipe, registry).items():
             yield from _within(kind, config)
 
@@ -91,7 +91,7 @@ def _autoencoder(recipe: Recipe, registry: Registry) -> dict[str, ComponentConfi
     if not isinstance(section, Autoencoder):
         if not Path(section.path).expanduser().exists():
             return {}
-        path = resolve(Path(section.path), autoencoder.NAME, autoencoder.ARTIFACT)
+        path = resolve(Path(section.path), autoencoder.STAGE.name, autoencoder.STAGE.artifact)
         section = AutoencoderSpec.from_json(open_artifact(path, "autoencoder").config, registry, str(path))
     return {kind: getattr(section, kind) for kind in ("encoder", "decoder", "regularizer")}
 

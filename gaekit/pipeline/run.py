@@ -25,7 +25,6 @@ from gaekit.pipeline.plan import Plan, StagePlan, make_plan
 from gaekit.pipeline.view import STORE, View
 from gaekit.plugins import Registry
 from gaekit.recipe import to_yaml
-from gaekit.recipe.rules import trainings
 from gaekit.recipe.schema import Recipe
 from gaekit.stages.job import Job
 from gaekit.store.room import Room
@@ -144,7 +143,7 @@ def _empty(path: Path) -> None:
 def _check_batches(plan: Plan, recipe: Recipe, world: World) -> None:
     """Every batch that will be trained with divides over the processes. Raises GaekitError before anything is run."""
     going = {stage.name for stage in plan.stages if stage.status != "cached"}
-    for name, train in trainings(recipe):
+    for name, train in recipe.trainings():
         if name in going:
             try:
                 world.rows(train.batch)
@@ -217,7 +216,7 @@ def _entry(stage: StagePlan, recipe: Recipe) -> dict[str, Any]:
     room = f"{STORE}/{stage.name}/{stage.room.path.name}"
     artifact = os.path.join("..", room, stage.room.subfolder, stage.artifact.name)
     status = "cached" if stage.status == "cached" else "pending"
-    taken = {name: str(stage.inputs[name].resolve()) for name in stage.facts.get("taken", ())}
+    external = {name: str(stage.inputs[name].resolve()) for name in stage.facts.get("external", ())}
     entry = {
         "status": status,
         "identity": identity,
@@ -225,7 +224,7 @@ def _entry(stage: StagePlan, recipe: Recipe) -> dict[str, Any]:
         "room": room,
         "subfolder": stage.room.subfolder,
     }
-    return entry | ({"taken": taken} if taken else {})
+    return entry | ({"external": external} if external else {})
 
 
 def package_versions(names: Sequence[str]) -> dict[str, str]:

@@ -56,10 +56,10 @@ class View:
             raise ArtifactError(f"{self.path}: its stage '{stage}' is not complete; finish the run first")
         return self._resolve(entry["artifact"])
 
-    def taken(self, stage: str) -> dict[str, Path]:
+    def external(self, stage: str) -> dict[str, Path]:
         """The artifacts from elsewhere that a stage reads beside its inputs, such as the weak denoiser of sampling."""
         entry = self.record["stages"].get(stage, {})
-        return {name: self._resolve(path) for name, path in entry.get("taken", {}).items()}
+        return {name: self._resolve(path) for name, path in entry.get("external", {}).items()}
 
     def _resolve(self, artifact: str) -> Path:
         path = Path(artifact)
@@ -126,9 +126,9 @@ def pack(view: View, destination: Path) -> Path:
             elif source.exists():
                 shutil.copy2(source, folder / extra)
         entry.update(artifact=f"{stage}/{artifact.name}", room=None, subfolder="")
-        for name, taken in view.taken(stage).items():
-            shutil.copy2(taken, folder / f"{name}{taken.suffix}")
-            entry["taken"][name] = f"{stage}/{name}{taken.suffix}"
+        for name, external in view.external(stage).items():
+            shutil.copy2(external, folder / f"{name}{external.suffix}")
+            entry["external"][name] = f"{stage}/{name}{external.suffix}"
     for file in view.path.iterdir():
         if file.suffix in (".png", ".npz", ".json") and file.name != RECORD:
             shutil.copy2(file, destination / file.name)

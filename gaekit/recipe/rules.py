@@ -12,7 +12,7 @@ from gaekit.api import Aligner, Denoiser, Metric, Sampler
 from gaekit.errors import Problem
 from gaekit.flow.processes import get_process
 from gaekit.plugins import Registry
-from gaekit.recipe.schema import Autoencoder, Diffusion, From, Latents, Recipe, Semantic, Train
+from gaekit.recipe.schema import Autoencoder, Diffusion, From, Latents, Recipe, Semantic
 
 Rule = Callable[[Recipe, Registry], Iterable[Problem]]
 
@@ -37,16 +37,6 @@ def _run(rules: Iterable[Rule], recipe: Recipe, registry: Registry) -> Iterator[
             yield from rule(recipe, registry)
         except Unreadable:
             continue
-
-
-def trainings(recipe: Recipe) -> Iterator[tuple[str, Train]]:
-    """(stage, settings) of every training that the recipe asks for."""
-    if isinstance(recipe.semantic, Semantic) and recipe.semantic.train:
-        yield "semantic", recipe.semantic.train
-    if isinstance(recipe.autoencoder, Autoencoder):
-        yield "autoencoder", recipe.autoencoder.train
-    if isinstance(recipe.diffusion, Diffusion):
-        yield "diffusion", recipe.diffusion.train
 
 
 def stride_divides_size(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
@@ -94,14 +84,14 @@ def something_is_reconstructed(recipe: Recipe, registry: Registry) -> Iterator[P
 
 def warmup_ends_before_the_end(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
     """The peak of the learning rate is reached."""
-    for stage, train in trainings(recipe):
+    for stage, train in recipe.trainings():
         yield from _moment((stage, "train", "warmup"), train.warmup, train.steps, "warm-up")
 
 
 def aligner_has_a_teacher(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
     """An aligner that reads features has somewhere to take them from."""
     needs = _aligner(recipe, registry).needs_teacher
-    if needs is True and recipe.teacher is None and not _all_taken(recipe):
+    if needs is True and recipe.teacher is None and not _all_imported(recipe):
         text = f"aligner '{recipe.aligner.use}' needs a teacher; add a section `teacher: {{use: ...}}`"
         yield Problem(("aligner",), text)
 
@@ -201,7 +191,7 @@ def guidance_has_a_null_class(recipe: Recipe, registry: Registry) -> Iterator[Pr
 def micro_batch_divides_batches(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
     """Every micro-batch of a step weighs the same."""
     micro = recipe.runtime.micro_batch
-    for stage, train in trainings(recipe) if micro else ():
+    for stage, train in recipe.trainings() if micro else ():
         if micro and train.batch % min(micro, train.batch):
             text = f"{micro} does not divide {stage}.train.batch = {train.batch}"
             yield Problem(("runtime", "micro_batch"), text)
@@ -229,7 +219,7 @@ def metrics_have_samples(recipe: Recipe, registry: Registry) -> Iterator[Problem
 
 def initial_weights_exist(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
     """What a training starts from is there; what it holds is for the run to see."""
-    for stage, train in trainings(recipe):
+    for stage, train in recipe.trainings():
         if train.init is not None and stage == "semantic":
             yield Problem((stage, "train", "init"), "an aligner is fitted from the beginning; leave `init` out")
         elif train.init is not None and not Path(train.init).expanduser().exists():
@@ -261,7 +251,7 @@ RULES: tuple[Rule, ...] = (
 def bf16_on_a_cpu(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
     """It works, slowly on most."""
     if recipe.runtime.device == "cpu":
-        for stage, train in trainings(recipe):
+        for stage, train in recipe.trainings():
             if train.precision == "bf16":
                 text = "bf16 is slower than float32 on most CPUs; `auto` decides by the device"
                 yield Problem((stage, "train", "precision"), text)
@@ -276,10 +266,9 @@ def semantic_training_is_used(recipe: Recipe, registry: Registry) -> Iterator[Pr
         )
 
 
-def taken_artifacts_exist(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+def imported_artifacts_exist(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
     """What is taken from elsewhere may yet be imported, as data may yet be fetched; a run refuses to start without."""
-    for stage in ("semantic", "autoencoder", "latents", "diffusion"):
-        section = getattr(recipe, stage)
+    for stage, section in recipe.sections():
         if isinstance(section, From) and not Path(section.path).expanduser().exists():
             yield Problem((stage, "from"), f"there is no {section.path}; a run needs it")
 
@@ -307,7 +296,7 @@ def checkpoints_for_good_are_saved(recipe: Recipe, registry: Registry) -> Iterat
 DOUBTS: tuple[Rule, ...] = (
     bf16_on_a_cpu,
     semantic_training_is_used,
-    taken_artifacts_exist,
+    imported_artifacts_exist,
     weak_denoiser_exists_and_acts,
     checkpoints_for_good_are_saved,
 )
@@ -319,6 +308,6 @@ def _aligner(recipe: Recipe, registry: Registry) -> type[Aligner]:
     return aligner
 
 
-def _all_taken(recipe: Recipe) -> bool:
+def _all_imported(recipe: Recipe) -> bool:
     """Neither stage that reads the teacher runs."""
     return isinstance(recipe.semantic, From) and isinstance(recipe.autoencoder, From)

@@ -3,6 +3,7 @@ this schema to the document at hand (`load.py`)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -27,7 +28,21 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
-class From(Section):
+class StageSection(Section):
+    """Base of the sections of stages: one that trains a network says here how."""
+
+    @property
+    def training(self) -> Train | None:
+        """Settings of the stage's training; None where it trains nothing."""
+        return None
+
+    @property
+    def moments(self) -> tuple[int | float, ...]:
+        """Moments of the training beside those in `train`: steps (int), or fractions of all steps (float)."""
+        return ()
+
+
+class From(StageSection):
     """A stage taken from elsewhere: `{from: PATH}`, an artifact folder or file of another run or an import."""
 
     path: str = Field(alias="from", description="artifact to take instead of running this stage")
@@ -65,11 +80,16 @@ class Train(Section):
     init: str | None = neutral(None, description="artifact whose weights training starts from")
 
 
-class Semantic(Section):
+class Semantic(StageSection):
     """Fitting the aligner to the teacher's features (GAE's semantic teacher)."""
 
     train: Train | None = Field(default=None, description="needed by aligners that are trained")
     images: PositiveInt | None = neutral(None, description="how many images a closed-form fit looks at; null is all")
+
+    @property
+    def training(self) -> Train | None:
+        """How the aligner is trained, where it is."""
+        return self.train
 
 
 class Weights(Section):
@@ -103,7 +123,7 @@ class Adversary(Section):
     betas: tuple[Fraction, Fraction] | None = Field(default=None, description="of AdamW; null is the autoencoder's")
 
 
-class Autoencoder(Section):
+class Autoencoder(StageSection):
     """The image autoencoder."""
 
     encoder: Annotated[ComponentConfig, Slot("encoder")] = Field(description="image to latent moments")
@@ -118,8 +138,18 @@ class Autoencoder(Section):
     flip: bool = Field(default=True, description="mirror images at random while training")
     train: Train = Field(description="how it is trained")
 
+    @property
+    def training(self) -> Train:
+        """How autoencoder and adversary are trained."""
+        return self.train
 
-class Latents(Section):
+    @property
+    def moments(self) -> tuple[int | float, ...]:
+        """When the adversary joins, and how long its weight rises."""
+        return (self.adversary.start, self.adversary.warmup) if self.adversary else ()
+
+
+class Latents(StageSection):
     """The cache of latents that the denoiser trains on."""
 
     online: bool = neutral(False, description="keep no cache: the denoiser's training decodes and encodes at each step")
@@ -137,7 +167,7 @@ class Latents(Section):
     precision: Precision = Field(default="float32", description="of the encoder's arithmetic")
 
 
-class Diffusion(Section):
+class Diffusion(StageSection):
     """Training the denoiser on the cached latents."""
 
     path: Literal["linear", "gvp", "vp", "ddpm"] = Field(
@@ -152,6 +182,11 @@ class Diffusion(Section):
     cosine: NonNegativeFloat = Field(default=0.0, description="weight of 1 - cosine over channels")
     label_dropout: Fraction = Field(default=0.1, description="how often a label becomes the null class")
     train: Train = Field(description="how it is trained")
+
+    @property
+    def training(self) -> Train:
+        """How the denoiser is trained."""
+        return self.train
 
 
 class Weak(Section):
@@ -170,7 +205,7 @@ class Guidance(Section):
     weak: Weak | None = neutral(None, description="autoguidance by a weaker denoiser; null is the null class")
 
 
-class Sample(Section):
+class Sample(StageSection):
     """Generating images."""
 
     sampler: Annotated[ComponentConfig, Slot("sampler")] = Field(description="the solver from noise to data")
@@ -183,7 +218,7 @@ class Sample(Section):
     also_unguided: bool = Field(default=False, description="also sample without guidance, from the same noise")
 
 
-class Evaluate(Section):
+class Evaluate(StageSection):
     """Numbers about the result."""
 
     metrics: Annotated[tuple[ComponentConfig, ...], Slot("metric")] = Field(description="which numbers")
@@ -252,3 +287,15 @@ class Recipe(Section):
     sample: Sample | None = Field(default=None, description="stage 5: generating images")
     evaluate: Evaluate | None = Field(default=None, description="stage 6: numbers about the result")
     runtime: Runtime = Field(default=Runtime(), description="what does not change results")
+
+    def sections(self) -> Iterator[tuple[str, StageSection]]:
+        """(stage, section) of every stage that the recipe has, in the order of the stages."""
+        for name in type(self).model_fields:
+            if isinstance(section := getattr(self, name), StageSection):
+                yield name, section
+
+    def trainings(self) -> Iterator[tuple[str, Train]]:
+        """(stage, settings) of every training that the recipe asks for."""
+        for name, section in self.sections():
+            if (train := section.training) is not None:
+                yield name, train

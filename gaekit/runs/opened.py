@@ -83,9 +83,9 @@ class OpenRun:
 
     def _weak(self, weak: Weak) -> Path:
         """The artifact of a weak denoiser: as the run found it, or where another is asked for, there."""
-        if weak == self._section.guidance.weak and (known := self.view.taken("sample").get(WEAK)):
+        if weak == self._section.guidance.weak and (known := self.view.external("sample").get(WEAK)):
             return known
-        return resolve(Path(weak.path), diffusion.NAME, diffusion.ARTIFACT)
+        return resolve(Path(weak.path), diffusion.STAGE.name, diffusion.STAGE.artifact)
 
     @property
     def _section(self) -> Sample:

@@ -10,11 +10,12 @@ from torch import Tensor
 from gaekit.api import Teacher
 from gaekit.pipeline.plan import Plan
 from gaekit.plugins import Registry
-from gaekit.recipe.schema import Autoencoder, Diffusion, From, Latents, Recipe, Runtime, Train
-from gaekit.sizing.describe import Network, averaged_width, fitting, size_of
+from gaekit.recipe.schema import Autoencoder, From, Latents, Recipe, Runtime, Train
+from gaekit.stages import STAGES
+from gaekit.stages.network import Network, averaged_width, size_of
+from gaekit.stages.stage import Stage
 
 BYTES = {"float32": 4, "bf16": 2}
-TRAININGS = ("semantic", "autoencoder", "diffusion")
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,9 @@ def memory_of_stages(recipe: Recipe, networks: Sequence[Network], nproc: int) ->
     Teachers and perceptual networks, which only stand there with their weights, are not counted.
     """
     return [
-        _memory(stage, own, recipe.runtime, nproc, _previews(recipe, networks) if stage == "diffusion" else 0)
-        for stage in TRAININGS
-        if (own := [n for n in networks if n.stage == stage])
+        _memory(stage.name, own, recipe.runtime, nproc, _previews(stage, recipe, networks))
+        for stage in STAGES
+        if (own := [n for n in networks if n.stage == stage.name])
     ]
 
 
@@ -91,10 +92,9 @@ def _averages(network: Network, shards: int) -> int:
     )
 
 
-def _previews(recipe: Recipe, networks: Sequence[Network]) -> int:
-    """A second denoiser and the autoencoder, where the recipe trains that too."""
-    shown = ("denoiser", "encoder", "decoder")
-    return sum(_weights(n, 1) for n in networks if n.name in shown) if recipe.sample else 0
+def _previews(stage: Stage, recipe: Recipe, networks: Sequence[Network]) -> int:
+    """Those that a stage draws samples with, where the recipe trains them: each once more."""
+    return sum(_weights(n, 1) for n in networks if n.name in stage.previews) if recipe.sample else 0
 
 
 @dataclass(frozen=True)
@@ -115,12 +115,11 @@ def disk_of_stages(
 
 
 def _disk(recipe: Recipe, registry: Registry, networks: Sequence[Network], images: int | None) -> Iterable[Disk]:
-    for stage in TRAININGS:
-        own, train = [n for n in networks if n.stage == stage], train_of(recipe, stage)
-        if own and train:
+    for stage, train in recipe.trainings():
+        if own := [n for n in networks if n.stage == stage]:
             count = checkpoints_kept(recipe.runtime, train)
             yield Disk(stage, f"checkpoints ({count})", count * sum(n.checkpoint for n in own))
-            yield Disk(stage, "result", _result(stage, own))
+            yield Disk(stage, "result", _result(own))
     if recipe.aligner.use != "none" and (width := teacher_width(recipe, registry)):
         yield from _features(recipe, width, images)
     if isinstance(recipe.latents, Latents) and not recipe.latents.online:
@@ -131,18 +130,9 @@ def _disk(recipe: Recipe, registry: Registry, networks: Sequence[Network], image
         yield Disk("sample", "images, and the chunks that they are put together from", 2 * series * pixels)
 
 
-def _result(stage: str, networks: Sequence[Network]) -> int:
-    """Weights and averages of what later stages read: of the autoencoder's training not its aligner and adversary."""
-    kept = [n for n in networks if stage != "autoencoder" or n.name in ("encoder", "decoder")]
-    return sum(_weights(n, 1) + (n.averages if n.averaged else 0) for n in kept)
-
-
-def train_of(recipe: Recipe, stage: str) -> Train | None:
-    """The settings of a stage's training, where it has one."""
-    if stage == "semantic":
-        return fitting(recipe)
-    section = getattr(recipe, stage)
-    return section.train if isinstance(section, Autoencoder | Diffusion) else None
+def _result(networks: Sequence[Network]) -> int:
+    """Weights and averages of what later stages read."""
+    return sum(_weights(n, 1) + (n.averages if n.averaged else 0) for n in networks if n.kept)
 
 
 def checkpoints_kept(runtime: Runtime, train: Train) -> int:

@@ -26,11 +26,12 @@ from gaekit.parallel import World
 from gaekit.pipeline.run import choose_device
 from gaekit.plugins import Registry
 from gaekit.recipe.schema import Adversary, Autoencoder, From, Latents, Recipe
-from gaekit.sizing.budget import TRAININGS, feature_bytes, teacher_width, train_of
-from gaekit.sizing.describe import UNKNOWN_CLASSES
-from gaekit.stages import autoencoder, diffusion, semantic
+from gaekit.sizing.budget import feature_bytes, teacher_width
+from gaekit.stages import autoencoder, latents, semantic, stage_named
 from gaekit.stages.job import Job
 from gaekit.stages.latents import DTYPES
+from gaekit.stages.network import UNKNOWN_CLASSES
+from gaekit.stages.stage import Stage
 from gaekit.store.artifact import resolve
 from gaekit.store.models import Autoencoder as Model
 from gaekit.store.models import save_aligner, save_autoencoder
@@ -38,7 +39,6 @@ from gaekit.store.room import Room
 from gaekit.store.shards import ShardWriter
 from gaekit.train.progress import Bar, Reporter
 
-STAGES = {stage.NAME: stage for stage in (semantic, autoencoder, diffusion)}
 IMAGES = 32
 """How many are made up; a training visits them again and again."""
 MOST_STEPS, ENOUGH_SECONDS = 20, 5.0
@@ -69,11 +69,10 @@ def measure_stages(
     GaekitError where a batch does not divide over the processes.
     """
     device = choose_device(recipe.runtime.device)
-    stages = [stage for stage in TRAININGS if train_of(recipe, stage) is not None]
     with tempfile.TemporaryDirectory(prefix="gaekit-measure-") as folder, _threads(recipe.runtime.threads):
-        for stage in stages:
+        for name, _ in recipe.trainings():
             rehearsal = Rehearsal(_rehearsed(recipe, registry, images, nproc), registry, device, Path(folder), classes)
-            yield rehearsal.measure(stage)
+            yield rehearsal.measure(stage_named(name))
 
 
 @dataclass
@@ -86,15 +85,15 @@ class Rehearsal:
     folder: Path
     classes: int | None
 
-    def measure(self, stage: str) -> Measured:
+    def measure(self, stage: Stage) -> Measured:
         """Some steps of one training; on CUDA with smaller micro-batches where memory does not suffice."""
         try:
             return self._fitting(stage, self._inputs(stage))
         except GaekitError as error:
-            return Measured(stage, None, note=f"not measured: {error}")
+            return Measured(stage.name, None, note=f"not measured: {error}")
 
-    def _fitting(self, stage: str, inputs: Mapping[str, Path]) -> Measured:
-        train = train_of(self.recipe, stage)
+    def _fitting(self, stage: Stage, inputs: Mapping[str, Path]) -> Measured:
+        train = stage.training(self.recipe)
         assert train is not None
         asked = micro = min(self.recipe.runtime.micro_batch or train.batch, train.batch)
         while True:
@@ -102,18 +101,18 @@ class Rehearsal:
                 seconds = self._steps(stage, inputs, micro)
             if seconds is not None:
                 note = "" if micro == asked else f"out of memory at {asked} images a pass: --set {MICRO}={micro}"
-                return Measured(stage, seconds, peak.bytes, peak.of, note)
+                return Measured(stage.name, seconds, peak.bytes, peak.of, note)
             if micro == 1:
-                return Measured(stage, None, note="not measured: out of memory even at one image a pass")
+                return Measured(stage.name, None, note="not measured: out of memory even at one image a pass")
             micro = next(m for m in range(micro // 2, 0, -1) if train.batch % m == 0)
 
-    def _steps(self, stage: str, inputs: Mapping[str, Path], micro: int) -> float | None:
+    def _steps(self, stage: Stage, inputs: Mapping[str, Path], micro: int) -> float | None:
         """Seconds of the median step at so many images a pass; None where they do not fit in the device's memory."""
         clock, fits = _Clock(), True
-        job = self._job(stage, inputs, clock)
+        job = self._job(stage.name, inputs, clock)
         job.recipe = _with(self.recipe, runtime=self.recipe.runtime.model_copy(update={"micro_batch": micro}))
         try:
-            STAGES[stage].run(job)
+            stage.run(job)
         except _Enough:
             pass
         except torch.OutOfMemoryError:
@@ -130,24 +129,19 @@ class Rehearsal:
         job.dataset = MadeUpImages(self.recipe.image.size, UNKNOWN_CLASSES if self.classes is None else self.classes)
         return job
 
-    def _inputs(self, stage: str) -> dict[str, Path]:
-        """What a stage reads, untrained. Raises GaekitError where an artifact of elsewhere is not there."""
-        if stage == "autoencoder":
-            return {"semantic": self._aligner()}
+    def _inputs(self, stage: Stage) -> dict[str, Path]:
+        """What a stage's training reads, untrained. Raises GaekitError where an artifact of elsewhere is not there."""
         section = self.recipe.latents
-        if stage == "diffusion" and isinstance(section, Latents):
-            if section.online:
-                return {"latents": self._cache(section, online=True), "autoencoder": self._autoencoder()}
-            return {"latents": self._cache(section)}
-        if isinstance(section, From):
-            return {"latents": resolve(Path(section.path), "latents", "latents")}
-        return {}
+        online = isinstance(section, Latents) and section.online
+        makers = {"semantic": self._aligner, "latents": self._cache, "autoencoder": self._autoencoder}
+        # Without previews it is online latents alone for which a denoiser's training encodes.
+        return {name: makers[name]() for name in stage.needs if name != "autoencoder" or online}
 
     def _aligner(self) -> Path:
         """The aligner as the semantic stage would leave it: solved at once, or untrained."""
         job = self._job("semantic", {}, _quiet())
         aligner = job.build_aligner()
-        path = job.room.out / semantic.ARTIFACT
+        path = job.room.out / semantic.STAGE.artifact
         if aligner.fit == "train":
             save_aligner(path, aligner, aligner.state_dict(), {})
         else:
@@ -156,17 +150,22 @@ class Rehearsal:
 
     def _autoencoder(self) -> Path:
         """The artifact that the recipe names, or an untrained autoencoder."""
-        section = self.recipe.autoencoder
-        if isinstance(section, From):
-            return resolve(Path(section.path), autoencoder.NAME, autoencoder.ARTIFACT)
+        if isinstance(section := self.recipe.autoencoder, From):
+            return resolve(Path(section.path), autoencoder.STAGE.name, autoencoder.STAGE.artifact)
         job = self._job("autoencoder", {}, _quiet())
-        path = job.room.out / autoencoder.ARTIFACT
+        path = job.room.out / autoencoder.STAGE.artifact
         model = Model(job.autoencoder_spec, self.registry)
         save_autoencoder(path, model.state_dict(), model.spec, {}, {})
         return path
 
-    def _cache(self, section: Latents, *, online: bool = False) -> Path:
-        """A cache of latents that no image has; with `online` what is known of latents that are not kept."""
+    def _cache(self) -> Path:
+        """The cache that the recipe names, or one of latents that no image has; of latents that are not kept, what is
+        known of them."""
+        section = self.recipe.latents
+        if isinstance(section, From):
+            return resolve(Path(section.path), latents.STAGE.name, latents.STAGE.artifact)
+        assert isinstance(section, Latents)
+        online = section.online
         recipe, folder = self.recipe, Path(tempfile.mkdtemp(prefix="latents-", dir=self.folder))
         classes = UNKNOWN_CLASSES if self.classes is None else self.classes
         channels = recipe.latent_dim * (2 if section.store == "moments" else 1)
@@ -199,10 +198,9 @@ def _rehearsed(recipe: Recipe, registry: Registry, images: int | None, nproc: in
         }
     )  # fmt: skip
     changes: dict[str, Any] = {"runtime": runtime, "sample": None, "evaluate": None}
-    for stage in TRAININGS:
-        section, train = getattr(recipe, stage), train_of(recipe, stage)
-        if train is None:
-            continue
+    for stage, train in recipe.trainings():
+        section = stage_named(stage).section(recipe)
+        assert section is not None
         first, last = World(size=nproc).rows(train.batch)
         new: dict[str, Any] = {"train": train.model_copy(update={"batch": last - first, "steps": NEVER, "init": None})}
         if isinstance(section, Autoencoder) and isinstance(section.adversary, Adversary):

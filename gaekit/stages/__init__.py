@@ -1,10 +1,15 @@
-"""The stages, in order. A stage is a module with NAME, REVISION, NEEDS, ARTIFACT, READS_DATA, `parts(recipe)` and
-`run(job)`."""
+"""The stages, in order: a module each, which declares its `Stage` at its end."""
 
 from __future__ import annotations
 
-from types import ModuleType
-
 from gaekit.stages import autoencoder, diffusion, evaluate, latents, sample, semantic
+from gaekit.stages.stage import Stage
 
-STAGES: tuple[ModuleType, ...] = (semantic, autoencoder, latents, diffusion, sample, evaluate)
+STAGES: tuple[Stage, ...] = tuple(
+    module.STAGE for module in (semantic, autoencoder, latents, diffusion, sample, evaluate)
+)
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of that name."""
+    return next(stage for stage in STAGES if stage.name == name)

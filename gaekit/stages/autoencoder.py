@@ -3,7 +3,7 @@ step on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,20 @@ from gaekit.api import Aligner, Latent, NoiseSampler, Perceptual
 from gaekit.data.images import ImageBatch, Images
 from gaekit.errors import GaekitError
 from gaekit.nn.adversary import PatchGAN, Reduce, adaptive_weight
-from gaekit.plugins import build
+from gaekit.plugins import Registry, build
+from gaekit.recipe.schema import Adversary, Recipe
 from gaekit.recipe.schema import Autoencoder as Section
-from gaekit.recipe.schema import Recipe
 from gaekit.stages.adversary import AdversarialLoss, reconstruction
 from gaekit.stages.features import features_for
 from gaekit.stages.job import Job
+from gaekit.stages.network import Network, untrained_aligner
+from gaekit.stages.stage import Stage
 from gaekit.store.artifact import load_into, open_artifact, resolve
-from gaekit.store.models import Autoencoder, load_aligner, save_autoencoder
+from gaekit.store.models import Autoencoder, AutoencoderSpec, load_aligner, save_autoencoder
 from gaekit.train.track import grid_of
 from gaekit.train.training import OptimizerOverrides, Step, Training
 from gaekit.values import Loss, Losses
 
-NAME = "autoencoder"
-REVISION = 1
-NEEDS = ("semantic",)
-ARTIFACT = "autoencoder.safetensors"
-READS_DATA = True
 SHOWN = 8
 ALIGNMENT_LIMIT = 1e8
 """The largest factor of adaptive alignment terms, VA-VAE's."""
@@ -172,7 +169,7 @@ def run(job: Job) -> dict[str, Any]:
         weights, averaged = (_of_model(found("autoencoder")) for found in (training.weights, training.averaged))
     if job.world.is_rank0:
         facts = {"seed": job.recipe.seed, "steps": train.steps}
-        save_autoencoder(job.room.out / ARTIFACT, weights, model.spec, averaged, facts)
+        save_autoencoder(job.room.out / STAGE.artifact, weights, model.spec, averaged, facts)
     return {"steps": train.steps, "seconds": training.seconds, "skipped_steps": training.skipped,
             "skipped_images": job.skipped(images)}  # fmt: skip
 
@@ -193,7 +190,7 @@ def _networks(job: Job) -> tuple[Autoencoder, Objective, nn.Module | None]:
     job.seed_torch("autoencoder")
     model = Autoencoder(job.autoencoder_spec, job.registry)
     if section.train.init:
-        start = open_artifact(resolve(Path(section.train.init), NAME, ARTIFACT), "autoencoder")
+        start = open_artifact(resolve(Path(section.train.init), STAGE.name, STAGE.artifact), "autoencoder")
         load_into(model, start.tensors("ema") or start.tensors("weights"), start.path)
     noise = build(NoiseSampler, section.noise, job.registry)
     objective = Objective(section, aligner, perceptual, noise, job.world.mean)
@@ -210,11 +207,15 @@ def _critic(job: Job) -> nn.Module | None:
     if adversary is None:
         return None
     job.seed_torch("adversary")
-    critic: nn.Module = PatchGAN(channels=adversary.channels, layers=adversary.layers, norm=adversary.norm)
+    critic: nn.Module = _patchgan(adversary)
     job.prepare(critic)
     if adversary.norm == "batch" and job.world.size > 1:
         critic = nn.SyncBatchNorm.convert_sync_batchnorm(critic)  # type: ignore[no-untyped-call]
     return critic
+
+
+def _patchgan(settings: Adversary) -> PatchGAN:
+    return PatchGAN(channels=settings.channels, layers=settings.layers, norm=settings.norm)
 
 
 def _check_strategy(job: Job) -> None:
@@ -249,3 +250,33 @@ def _reconstructions(model: Autoencoder, image: Tensor) -> Tensor:
     both = torch.cat([image, model.reconstruct(image).float()])
     model.train()
     return grid_of(both, len(image))
+
+
+def networks(recipe: Recipe, registry: Registry, classes: int | None) -> Iterator[Network]:
+    """Encoder and decoder, the aligner, frozen where it was fitted before, and the adversary."""
+    section, spec = recipe.autoencoder, AutoencoderSpec.of_recipe(recipe)
+    if not isinstance(section, Section) or spec is None:
+        return
+    name, averaged = STAGE.name, section.train.ema is not None
+    if (aligner := untrained_aligner(recipe, registry)) is not None:
+        fitted = aligner.fit is not None
+        module = aligner.requires_grad_(False) if fitted else aligner
+        yield Network(name, "aligner", module, averaged, sharded=not fitted, kept=False)
+    model = Autoencoder(spec, registry)
+    yield Network(name, "encoder", model.encoder, averaged)
+    yield Network(name, "decoder", model.decoder, averaged)
+    if section.adversary:
+        yield Network(name, "adversary", _patchgan(section.adversary), averaged=False, sharded=False, kept=False)
+
+
+STAGE = Stage(
+    name="autoencoder",
+    revision=1,
+    artifact="autoencoder.safetensors",
+    kind="autoencoder",
+    needs=("semantic",),
+    reads_data=True,
+    parts=parts,
+    run=run,
+    networks=networks,
+)

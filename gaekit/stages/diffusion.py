@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,18 @@ from gaekit.flow.guidance import DenoiserCall
 from gaekit.flow.objective import drop_labels, flow_matching
 from gaekit.flow.path import Path as FlowPath
 from gaekit.flow.processes import get_process
-from gaekit.plugins import build
+from gaekit.plugins import Registry, build
 from gaekit.recipe.schema import Diffusion, Guidance, Recipe
 from gaekit.stages.generate import ImageGenerator, preview_labels
 from gaekit.stages.job import Job
+from gaekit.stages.network import UNKNOWN_CLASSES, Network
 from gaekit.stages.online import latents_for
+from gaekit.stages.stage import Stage
 from gaekit.store.artifact import load_into, open_artifact, resolve
 from gaekit.store.models import DenoiserSpec, LoadedDenoiser, load_autoencoder, save_denoiser
 from gaekit.train.track import grid_of
 from gaekit.train.training import Training
 
-NAME = "diffusion"
-REVISION = 1
-NEEDS = ("latents", "autoencoder")
-ARTIFACT = "denoiser.safetensors"
-READS_DATA = False
 Objective = Callable[[DenoiserCall, Tensor, Tensor, Tensor, Tensor], Losses]
 """(denoiser, t_B, latent_BDHW, label_B, noise_BDHW) -> losses."""
 
@@ -48,7 +45,7 @@ def run(job: Job) -> dict[str, Any]:
     job.seed_torch("denoiser")
     denoiser = spec.build(job.registry)
     if section.train.init:
-        start = open_artifact(resolve(Path(section.train.init), NAME, ARTIFACT), "denoiser")
+        start = open_artifact(resolve(Path(section.train.init), STAGE.name, STAGE.artifact), "denoiser")
         load_into(denoiser, start.tensors("ema") or start.tensors("weights"), start.path)
     job.prepare(denoiser, section.train.precision)
     losses_of, null = objective(section, denoiser.predicts), len(spec.classes)
@@ -71,7 +68,7 @@ def run(job: Job) -> dict[str, Any]:
         weights = training.weights("denoiser")
     if job.world.is_rank0:
         facts = {"seed": seed, "steps": section.train.steps}
-        save_denoiser(job.room.out / ARTIFACT, weights, spec, cache.statistics, ema, facts)
+        save_denoiser(job.room.out / STAGE.artifact, weights, spec, cache.statistics, ema, facts)
     return {"steps": section.train.steps, "seconds": training.seconds, "skipped_steps": training.skipped}
 
 
@@ -106,3 +103,25 @@ def _preview_maker(job: Job, spec: DenoiserSpec, cache: TrainingLatents) -> Call
         return grid_of(generator.images("preview", range(len(labels)), labels), columns=max(1, len(labels) // 2))
 
     return preview
+
+
+def networks(recipe: Recipe, registry: Registry, classes: int | None) -> Iterator[Network]:
+    """The denoiser."""
+    section = recipe.diffusion
+    if isinstance(section, Diffusion):
+        names = tuple(str(i) for i in range(UNKNOWN_CLASSES if classes is None else classes))
+        spec = DenoiserSpec(section.denoiser, recipe.latent_dim, recipe.image.grid, names, section.path)
+        yield Network(STAGE.name, "denoiser", spec.build(registry), section.train.ema is not None)
+
+
+STAGE = Stage(
+    name="diffusion",
+    revision=1,
+    artifact="denoiser.safetensors",
+    kind="denoiser",
+    needs=("latents", "autoencoder"),
+    parts=parts,
+    run=run,
+    networks=networks,
+    previews=("denoiser", "encoder", "decoder"),
+)

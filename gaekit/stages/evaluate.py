@@ -22,17 +22,12 @@ from gaekit.plugins import build
 from gaekit.recipe.schema import Evaluate, Recipe
 from gaekit.stages.job import Job
 from gaekit.stages.sample import read_protocol
+from gaekit.stages.stage import Stage
 from gaekit.store.files import sha256_file, write_json
 from gaekit.store.models import Autoencoder, load_autoencoder
 from gaekit.store.npz import npz_names, npz_rows
 from gaekit.store.shard_reader import read_manifest
 
-NAME = "evaluate"
-REVISION = 1
-NEEDS = ("autoencoder",)
-OPTIONAL = ("latents", "sample")
-ARTIFACT = "metrics.json"
-READS_DATA = True
 Numbers = dict[str, dict[str, Any]]
 T = TypeVar("T")
 
@@ -52,7 +47,7 @@ def run(job: Job) -> dict[str, Any]:
     if "sample" in job.inputs:
         numbers |= _of_samples(job, section, sorted(job.inputs["sample"].parent.glob("samples*.npz")))
     if job.world.is_rank0:
-        write_json(job.room.out / ARTIFACT, dict(sorted(numbers.items())))
+        write_json(job.room.out / STAGE.artifact, dict(sorted(numbers.items())))
     values = {name: entry["value"] for name, entry in sorted(numbers.items())}
     for name, value in values.items():
         job.reporter.say(f"  {name:<44} {value:.4f}")
@@ -237,3 +232,15 @@ def _autoencoder(job: Job) -> Autoencoder:
     job.prepare(model.encoder)
     job.prepare(model.decoder)
     return model.to(job.device)
+
+
+STAGE = Stage(
+    name="evaluate",
+    revision=1,
+    artifact="metrics.json",
+    needs=("autoencoder",),
+    optional=("latents", "sample"),
+    reads_data=True,
+    parts=parts,
+    run=run,
+)

@@ -20,12 +20,15 @@ from gaekit.plugins import Registry, build
 from gaekit.recipe.schema import Autoencoder as AutoencoderSection
 from gaekit.recipe.schema import Recipe
 from gaekit.seeds import seed_for
-from gaekit.store.models import Autoencoder, AutoencoderSpec
+from gaekit.stages.network import hidden_dim
+from gaekit.store.models import AutoencoderSpec
 from gaekit.store.room import Room
 from gaekit.train.precision import resolve_precision
 from gaekit.train.progress import Reporter
 from gaekit.train.track import Trackers
 from gaekit.train.training import Host
+
+NOTHING_TO_TRAIN = "autoencoder: this recipe takes it from elsewhere, there is nothing to train"
 
 
 @dataclass
@@ -121,15 +124,15 @@ class Job:
         """The autoencoder's section where this recipe trains one."""
         section = self.recipe.autoencoder
         if not isinstance(section, AutoencoderSection):
-            raise GaekitError("autoencoder: this recipe takes it from elsewhere, there is nothing to train")
+            raise GaekitError(NOTHING_TO_TRAIN)
         return section
 
     @property
     def autoencoder_spec(self) -> AutoencoderSpec:
         """What decides the shape of the autoencoder that this recipe trains."""
-        section, recipe = self.autoencoder_section, self.recipe
-        parts = (section.encoder, section.decoder, section.regularizer)
-        return AutoencoderSpec(recipe.image.size, recipe.image.stride, recipe.latent_dim, *parts)
+        if (spec := AutoencoderSpec.of_recipe(self.recipe)) is None:
+            raise GaekitError(NOTHING_TO_TRAIN)
+        return spec
 
     @cached_property
     def teacher(self) -> Teacher | None:
@@ -142,13 +145,11 @@ class Job:
 
     def build_aligner(self) -> Aligner:
         """The recipe's aligner with fresh weights; the encoder's width is read off a network without memory."""
-        with torch.device("meta"):
-            hidden_dim = Autoencoder(self.autoencoder_spec, self.registry).encoder.hidden_dim
         self.seed_torch("aligner")
         sizes = {
             "feature_dim": self.teacher.feature_dim if self.teacher else 0,
             "latent_dim": self.recipe.latent_dim,
-            "hidden_dim": hidden_dim,
+            "hidden_dim": hidden_dim(self.autoencoder_spec, self.registry),
             "grid": self.recipe.image.grid,
         }
         return build(Aligner, self.recipe.aligner, self.registry, **sizes)

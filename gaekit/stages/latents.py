@@ -15,6 +15,7 @@ from gaekit.data.latents import INDEX, LABEL, LATENT, MIRROR
 from gaekit.errors import DataError
 from gaekit.recipe.schema import Latents, Recipe
 from gaekit.stages.job import Job
+from gaekit.stages.stage import Stage
 from gaekit.store.files import human_size, sha256_file
 from gaekit.store.models import Autoencoder, load_autoencoder
 from gaekit.store.moments import Moments
@@ -22,11 +23,6 @@ from gaekit.store.shard_reader import ShardReader
 from gaekit.store.shards import Rows, ShardWriter
 from gaekit.train.precision import autocast, resolve_precision
 
-NAME = "latents"
-REVISION = 1
-NEEDS = ("autoencoder",)
-ARTIFACT = "latents"
-READS_DATA = True
 SHARD_BYTES = 256 << 20
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
@@ -47,7 +43,7 @@ def run(job: Job) -> dict[str, Any]:
     images = job.images("train")
     rows = rows_per_shard(section, model.spec.latent_dim, model.spec.grid)
     measure = partial(_measure, section, model.spec.latent_dim) if section.normalize == "channel" else None
-    writer = ShardWriter(job.room.out / ARTIFACT, rows, 0 if section.online else len(images), job.world, measure)
+    writer = ShardWriter(job.room.out / STAGE.artifact, rows, 0 if section.online else len(images), job.world, measure)
     spread = _spread_of_images(job, section, model, images) if section.online else None
     _fill(job, section, model, images, writer)
     job.world.barrier()
@@ -90,7 +86,7 @@ def rows_per_shard(section: Latents, latent_dim: int, grid: int) -> int:
 def _fill(job: Job, section: Latents, model: Autoencoder, images: Images, writer: ShardWriter) -> None:
     if not writer.missing:
         return  # before processes that decode are started
-    with writer, job.reporter.bar(NAME, sum(map(len, writer.missing))) as bar:
+    with writer, job.reporter.bar(STAGE.name, sum(map(len, writer.missing))) as bar:
         for batch in images.in_order(section.batch, spans=writer.missing):
             writer.add(_encoded(job, section, model, batch))
             bar.advance(len(batch))
@@ -188,7 +184,7 @@ def _spread_of_images(job: Job, section: Latents, model: Autoencoder, images: Im
     spans = [chosen[first : first + section.batch] for first in range(0, count, section.batch)]
     mine = spans[world.rank :: world.size]
     found: dict[int, _Spread] = {}
-    with job.reporter.bar(NAME, sum(map(len, mine))) as bar:
+    with job.reporter.bar(STAGE.name, sum(map(len, mine))) as bar:
         for batch in images.in_order(section.batch, spans=mine):
             spread = found[int(batch.index_B[0])] = _Spread(model.spec.latent_dim)
             for name, rows in _encoded(job, section, model, batch).items():
@@ -213,3 +209,8 @@ def _statistics(section: Latents, spread: _Spread, channels: int) -> dict[str, A
         factor = section.scale if section.normalize == "scalar" and section.scale else 1.0
         mean, std = torch.zeros(channels), torch.full((channels,), 1.0 / factor)
     return {"normalize": section.normalize, "statistics": {"mean": mean.tolist(), "std": std.tolist()}}
+
+
+STAGE = Stage(
+    name="latents", revision=1, artifact="latents", needs=("autoencoder",), reads_data=True, parts=parts, run=run
+)

@@ -13,18 +13,15 @@ from torch import Tensor
 
 from gaekit.data.images import to_float, to_uint8
 from gaekit.recipe.schema import Guidance, Recipe, Sample
-from gaekit.stages.generate import MOST_CLASSES_SHOWN, WEAK, ImageGenerator, labels_for
+from gaekit.stages import diffusion
+from gaekit.stages.generate import MOST_CLASSES_SHOWN, WEAK, WEAK_KEY, ImageGenerator, labels_for
 from gaekit.stages.job import Job
+from gaekit.stages.stage import External, Stage
 from gaekit.store.files import atomic, read_json, sha256_file, write_json
 from gaekit.store.models import load_autoencoder, load_denoiser
 from gaekit.store.npz import NpzWriter
 from gaekit.train.track import grid_of
 
-NAME = "sample"
-REVISION = 1
-NEEDS = ("diffusion", "autoencoder")
-ARTIFACT = "samples.npz"
-READS_DATA = False
 ROWS_SHOWN = 8
 
 
@@ -35,10 +32,10 @@ def parts(recipe: Recipe) -> dict[str, Any]:
     return {"seed": recipe.seed, "sample": recipe.sample.model_copy(update={"guidance": guidance})}
 
 
-def taken(recipe: Recipe) -> dict[str, Path]:
-    """Artifacts from elsewhere that the section names, by the input that each becomes."""
+def external(recipe: Recipe) -> dict[str, External]:
+    """The weak denoiser that guides, where the section names one."""
     weak = recipe.sample.guidance.weak if recipe.sample else None
-    return {} if weak is None else {WEAK: Path(weak.path)}
+    return {} if weak is None else {WEAK: External(diffusion.STAGE, Path(weak.path), WEAK_KEY)}
 
 
 def series(section: Sample) -> dict[str, Guidance]:
@@ -155,3 +152,14 @@ def save_grid(path: Path, images_BRR3: Tensor, columns: int) -> None:
 def read_protocol(samples: Path) -> dict[str, Any]:
     """The settings that made a `samples.npz`, from the .json beside it."""
     return dict(read_json(samples.with_suffix(".json")))
+
+
+STAGE = Stage(
+    name="sample",
+    revision=1,
+    artifact="samples.npz",
+    needs=("diffusion", "autoencoder"),
+    parts=parts,
+    run=run,
+    external=external,
+)

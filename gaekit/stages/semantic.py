@@ -3,24 +3,21 @@ fitted."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from gaekit.api import Aligner, Losses
 from gaekit.errors import GaekitError
+from gaekit.plugins import Registry
 from gaekit.recipe.schema import Autoencoder, Recipe, Semantic
 from gaekit.stages.features import features_for
 from gaekit.stages.job import Job
+from gaekit.stages.network import Network, untrained_aligner
+from gaekit.stages.stage import Stage
 from gaekit.store.models import save_aligner
 from gaekit.train.training import Training
-
-NAME = "semantic"
-REVISION = 1
-NEEDS: tuple[str, ...] = ()
-ARTIFACT = "aligner.safetensors"
-READS_DATA = True
 
 
 def parts(recipe: Recipe) -> dict[str, Any]:
@@ -58,7 +55,7 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def _save(job: Job, aligner: Aligner, weights: Mapping[str, Tensor]) -> None:
-    save_aligner(job.room.out / ARTIFACT, aligner, weights, {"fit": aligner.fit})
+    save_aligner(job.room.out / STAGE.artifact, aligner, weights, {"fit": aligner.fit})
 
 
 class Fitting(nn.Module):
@@ -94,3 +91,22 @@ def _train(job: Job, aligner: Aligner) -> dict[str, Any]:
     if job.world.is_rank0:
         _save(job, aligner, {name.removeprefix("aligner."): value for name, value in fitted.items()})
     return {"steps": train.steps, "seconds": training.seconds, "skipped_steps": training.skipped}
+
+
+def networks(recipe: Recipe, registry: Registry, classes: int | None) -> Iterator[Network]:
+    """The aligner, where it is trained here."""
+    train, aligner = STAGE.training(recipe), untrained_aligner(recipe, registry)
+    if train is not None and aligner is not None and aligner.fit == "train":
+        yield Network("semantic", "aligner", aligner, train.ema is not None)
+
+
+STAGE = Stage(
+    name="semantic",
+    revision=1,
+    artifact="aligner.safetensors",
+    kind="aligner",
+    reads_data=True,
+    parts=parts,
+    run=run,
+    networks=networks,
+)

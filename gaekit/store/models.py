@@ -15,6 +15,8 @@ from gaekit.errors import ArtifactError
 from gaekit.flow.ddpm import Betas
 from gaekit.plugins import Registry, build
 from gaekit.recipe.load import load_component
+from gaekit.recipe.schema import Autoencoder as AutoencoderSection
+from gaekit.recipe.schema import Recipe
 from gaekit.store.artifact import Artifact, load_into, open_artifact, save_artifact
 
 
@@ -38,6 +40,15 @@ class AutoencoderSpec:
         """As stored in an artifact."""
         parts = {name: getattr(self, name).model_dump(mode="json") for name in ("encoder", "decoder", "regularizer")}
         return {"image_size": self.image_size, "stride": self.stride, "latent_dim": self.latent_dim, **parts}
+
+    @classmethod
+    def of_recipe(cls, recipe: Recipe) -> AutoencoderSpec | None:
+        """That of the autoencoder that a recipe trains; None where it takes it from elsewhere."""
+        section = recipe.autoencoder
+        if not isinstance(section, AutoencoderSection):
+            return None
+        parts = (section.encoder, section.decoder, section.regularizer)
+        return cls(recipe.image.size, recipe.image.stride, recipe.latent_dim, *parts)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], registry: Registry, source: str) -> AutoencoderSpec:

@@ -12,6 +12,7 @@ from gaekit.recipe import load_recipe
 from gaekit.sizing.budget import memory_of_stages
 from gaekit.sizing.describe import trained_networks
 from gaekit.sizing.measure import Rehearsal, _rehearsed
+from gaekit.stages import diffusion
 
 pytestmark = pytest.mark.gpu
 
@@ -25,7 +26,7 @@ def test_the_peak_of_a_denoiser_is_above_the_arithmetic_and_below_all_of_the_car
     ]
     recipe = load_recipe("smoke", registry, overrides=changes)
     rehearsal = Rehearsal(_rehearsed(recipe, registry, 1438, 1), registry, torch.device("cuda"), tmp_path, 10)
-    found = rehearsal.measure("diffusion")
+    found = rehearsal.measure(diffusion.STAGE)
     (least,) = memory_of_stages(recipe, trained_networks(recipe, registry, 10)[-1:], 1)
     assert found.seconds is not None
     assert found.peak is not None

@@ -35,7 +35,7 @@ def cut(state: dict[str, Any], start: str) -> dict[str, Any]:
 
 
 def test_artifacts_are_called_as_the_stages_of_a_recipe_look_for_them() -> None:
-    names = {stage.NAME: stage.ARTIFACT for stage in STAGES}
+    names = {stage.name: stage.artifact for stage in STAGES}
     assert {found.stage: found.artifact for found in FORMATS.values()} == {
         stage: names[stage] for stage in ("autoencoder", "semantic", "diffusion", "latents")
     }

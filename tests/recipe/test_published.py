@@ -16,7 +16,7 @@ from gaekit.pipeline.run import run_recipe
 from gaekit.plugins import Registry, load_plugins, nested
 from gaekit.recipe import find_recipe, list_recipes, load_recipe, load_recipe_data
 from gaekit.recipe.schema import Diffusion, From, Recipe
-from gaekit.sizing.describe import network_sizes
+from gaekit.sizing.describe import sizes_of, trained_networks
 from gaekit.train.progress import Reporter
 
 PUBLISHED = [recipe.name for recipe in list_recipes() if recipe.name not in ("my_images", "quickstart", "smoke")]
@@ -144,14 +144,14 @@ def test_its_twin_runs_two_steps_of_every_stage(
     assert components(small) == components(full)
     view = run_recipe(small, registry, out=folder, reporter=quiet())
     status = {stage: entry["status"] for stage, entry in view.record["stages"].items()}
-    assert list(status) == [stage.NAME for stage in needed_stages(full)]
+    assert list(status) == [stage.name for stage in needed_stages(full)]
     assert {"autoencoder", "latents", "diffusion", "sample", "evaluate"} <= set(status)
     assert set(status.values()) <= {"done", "cached", "from"}
 
 
 @pytest.mark.parametrize("name", ["gae_d32", "gae_d32_800ep"])
 def test_gae_has_the_published_sizes(name: str, registry: Registry) -> None:
-    sizes = {size.name: size for size in network_sizes(load_recipe(name, registry), registry, 1000)}
+    sizes = {size.name: size for size in sizes_of(trained_networks(load_recipe(name, registry), registry, 1000))}
     denoiser = sizes["denoiser"]
     positions = 256 * 1152  # sin-cos, which do not train
     assert denoiser.parameters - denoiser.trained >= positions

@@ -95,7 +95,7 @@ def test_a_weaker_denoiser_guides_in_its_interval(folder: Path, registry: Regist
     assert not np.array_equal(images(view), images(View(folder / "runs/strong")))
     assert cost(view) == 15
     protocol = json.loads((view.path / "sample/samples.json").read_text())["guidance"]
-    content = sample_plan(folder, registry, *guided(folder, "weak", 3)).facts["taken"]["weak"]
+    content = sample_plan(folder, registry, *guided(folder, "weak", 3)).facts["external"]["weak"]
     assert protocol["scale"] == 3
     assert protocol["weak"] == {"from": str(folder / "runs/weak"), "sha256": content}
 
@@ -123,7 +123,7 @@ def test_the_fingerprint_holds_the_content_of_the_weak_denoiser_and_not_its_plac
     assert sample_plan(folder, registry, *guided(folder, "moved.safetensors", 2)).fingerprint == plan.fingerprint
     others = [sample_plan(folder, registry, *guided(folder, "strong", 2)), sample_plan(folder, registry)]
     assert len({plan.fingerprint, *(other.fingerprint for other in others)}) == 3
-    assert "taken" not in others[1].facts
+    assert "external" not in others[1].facts
 
 
 def test_an_absent_weak_denoiser_is_planned_as_such_and_refused_by_a_run(

@@ -14,7 +14,8 @@ from gaekit.plugins import load_plugins
 from gaekit.recipe import load_recipe
 from gaekit.recipe.schema import Runtime, Train
 from gaekit.sizing.budget import cache_bytes, checkpoints_kept, disk_of_stages, memory_of_stages
-from gaekit.sizing.describe import Network, trained_networks
+from gaekit.sizing.describe import trained_networks
+from gaekit.stages.network import Network
 from gaekit.store.models import DenoiserSpec
 from gaekit.train.ema import EMA
 from gaekit.train.optim import make_optimizer, optimizer_tensors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from gaekit.plugins import load_plugins
 from gaekit.recipe import load_recipe
 from gaekit.sizing import measure
 from gaekit.sizing.measure import Rehearsal, _rehearsed, measure_stages
-from gaekit.stages import diffusion
+from gaekit.stages import diffusion, semantic
 from gaekit.train.progress import Reporter
 
 REGISTRY = load_plugins()
@@ -35,7 +36,7 @@ def briefly(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> 
 
 @pytest.mark.parametrize("changes", [(), ("latents.online=true",), ("latents.store=moments", "runtime.micro_batch=8")])
 def test_a_denoisers_steps_are_timed(tmp_path: Path, changes: tuple[str, ...]) -> None:
-    found = rehearsal(tmp_path, *changes).measure("diffusion")
+    found = rehearsal(tmp_path, *changes).measure(diffusion.STAGE)
     assert found.note == ""
     assert found.seconds is not None
     assert 0 < found.seconds < 30
@@ -56,40 +57,35 @@ def test_the_clock_counts_the_stages_own_steps_but_the_first(tmp_path: Path, mon
 
     before = diffusion.objective
     monkeypatch.setattr(diffusion, "objective", lambda *inputs: slow(before(*inputs)))
-    found = rehearsal(tmp_path, nproc=4).measure("diffusion")
+    found = rehearsal(tmp_path, nproc=4).measure(diffusion.STAGE)
     assert entered == [8, 8, 8]  # 32 images over 4 processes; one step to warm up and two counted
     assert found.seconds is not None
     assert 0.05 < found.seconds < 0.25
 
 
-def test_a_micro_batch_that_fits_is_found_where_memory_does_not_suffice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = diffusion.run
-
+def test_a_micro_batch_that_fits_is_found_where_memory_does_not_suffice(tmp_path: Path) -> None:
     def small_card(job: Any) -> Any:
         if job.recipe.runtime.micro_batch > 8:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return before(job)
+        return diffusion.run(job)
 
-    monkeypatch.setattr(diffusion, "run", small_card)
-    found = rehearsal(tmp_path, "diffusion.train.batch=12").measure("diffusion")
+    found = rehearsal(tmp_path, "diffusion.train.batch=12").measure(replace(diffusion.STAGE, run=small_card))
     assert found.seconds is not None
     assert found.note == "out of memory at 12 images a pass: --set runtime.micro_batch=6"
 
     def no_card(job: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(diffusion, "run", no_card)
-    assert "even at one image a pass" in rehearsal(tmp_path, "diffusion.train.batch=2").measure("diffusion").note
+    found = rehearsal(tmp_path, "diffusion.train.batch=2").measure(replace(diffusion.STAGE, run=no_card))
+    assert "even at one image a pass" in found.note
 
 
 def test_what_cannot_be_measured_says_why(tmp_path: Path) -> None:
     changes = ("teacher={use: dinov2, size: small, weights: absent.safetensors}",)
-    found = rehearsal(tmp_path, *changes).measure("semantic")
+    found = rehearsal(tmp_path, *changes).measure(semantic.STAGE)
     assert found.seconds is None
     assert "absent.safetensors" in found.note
-    assert "nowhere" in rehearsal(tmp_path, "latents={from: nowhere}").measure("diffusion").note
+    assert "nowhere" in rehearsal(tmp_path, "latents={from: nowhere}").measure(diffusion.STAGE).note
 
 
 def test_memory_of_a_hundred_megabytes_is_seen() -> None:

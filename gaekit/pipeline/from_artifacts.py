@@ -1,31 +1,29 @@
-"""The artifacts that a recipe takes by `{from: PATH}`: where they are, and whether they are of the recipe's sizes."""
+"""The artifacts of elsewhere that a recipe names (`{from: PATH}`, `train.init`): where they are, and whether they are
+of the recipe's sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from gaekit.errors import ArtifactError
-from gaekit.recipe.schema import Diffusion, Recipe, Train
+from gaekit.recipe.schema import Diffusion, Recipe
 from gaekit.stages import diffusion
-from gaekit.stages.generate import WEAK_KEY
+from gaekit.stages.stage import Stage
 from gaekit.store.artifact import open_artifact, resolve
 from gaekit.store.files import read_json, sha256_file
 from gaekit.store.shard_reader import read_manifest
 
-_KINDS = {"semantic": "aligner", "autoencoder": "autoencoder", "diffusion": "denoiser"}
-"""The kind of artifact of each stage; that of latents is a folder with a manifest."""
 
-
-def check_taken(stage: str, artifact: Path, recipe: Recipe) -> None:
-    """Raises ArtifactError, naming the recipe's key, where a taken artifact has other sizes than the recipe."""
-    if stage in _KINDS:
-        config: Mapping[str, Any] = open_artifact(artifact, _KINDS[stage]).config
-    else:
+def check_imported(stage: Stage, artifact: Path, recipe: Recipe) -> None:
+    """Raises ArtifactError, naming the recipe's key, where an artifact taken by `from` has other sizes than the
+    recipe."""
+    if stage.kind is not None:
+        config: Mapping[str, Any] = open_artifact(artifact, stage.kind).config
+    else:  # a folder of shards with a manifest
         config = read_json(artifact if artifact.is_file() else artifact / "manifest.json")
-    _refuse_others(f"{stage}.from", artifact, config, _sizes(recipe))
+    _refuse_others(f"{stage.name}.from", artifact, config, _sizes(recipe))
 
 
 def check_cache(folder: Path, autoencoder: str | None, data: str | None) -> None:
@@ -54,44 +52,46 @@ def check_cache(folder: Path, autoencoder: str | None, data: str | None) -> None
         )
 
 
-def find_taken(stage: ModuleType, recipe: Recipe, *, needed: bool) -> dict[str, Path | None]:
+def find_external(stage: Stage, recipe: Recipe, *, needed: bool) -> dict[str, Path | None]:
     """The artifacts that a stage's section names beside its inputs, by the input that each becomes.
 
     One that is absent is None, or where it is `needed`, an ArtifactError, as is one that does not fit the recipe.
     """
     found: dict[str, Path | None] = {}
-    for name, path in stage.taken(recipe).items() if hasattr(stage, "taken") else ():
-        if not needed and not path.expanduser().exists():
+    for name, external in stage.external(recipe).items():
+        if not needed and not external.path.expanduser().exists():
             found[name] = None
-            continue
-        try:
-            artifact = resolve(path, diffusion.NAME, diffusion.ARTIFACT)
-        except ArtifactError as error:
-            raise ArtifactError(f"{WEAK_KEY}: {error}") from error
-        wanted = _sizes(recipe)
-        if isinstance(recipe.diffusion, Diffusion):
-            wanted |= {key: (getattr(recipe.diffusion, key), f"diffusion.{key}") for key in ("path", "betas")}
-        _refuse_others(WEAK_KEY, artifact, open_artifact(artifact, "denoiser").config, wanted)
-        found[name] = artifact
+        else:
+            found[name] = _fitting(external.stage, external.path, external.key, recipe)
     return found
 
 
-def find_init(stage: ModuleType, recipe: Recipe, *, needed: bool) -> str | None:
-    """sha256 of the artifact that a stage's training starts from; None where it names none, "absent" where that is
-    absent and not `needed`. Raises ArtifactError where it is of another kind or does not fit the recipe."""
-    train = getattr(getattr(recipe, stage.NAME), "train", None)
-    if not isinstance(train, Train) or train.init is None:
-        return None
-    path, key = Path(train.init), f"{stage.NAME}.train.init"
-    if not needed and not path.expanduser().exists():
-        return "absent"
+def _fitting(stage: Stage, path: Path, key: str, recipe: Recipe) -> Path:
+    """The artifact of a stage behind `path`. Raises ArtifactError, naming the recipe's key, where it is none of that
+    stage or does not fit the recipe."""
+    assert stage.kind is not None
     try:
-        artifact = resolve(path, stage.NAME, stage.ARTIFACT)
-        config = open_artifact(artifact, _KINDS[stage.NAME]).config
+        artifact = resolve(path, stage.name, stage.artifact)
+        config = open_artifact(artifact, stage.kind).config
     except ArtifactError as error:
         raise ArtifactError(f"{key}: {error}") from error
-    _refuse_others(key, artifact, config, _sizes(recipe))
-    return sha256_file(artifact)
+    wanted, section = _sizes(recipe), recipe.diffusion
+    if stage is diffusion.STAGE and isinstance(section, Diffusion):
+        wanted |= {"path": (section.path, "diffusion.path"), "betas": (section.betas, "diffusion.betas")}
+    _refuse_others(key, artifact, config, wanted)
+    return artifact
+
+
+def find_init(stage: Stage, recipe: Recipe, *, needed: bool) -> str | None:
+    """sha256 of the artifact that a stage's training starts from; None where it names none, "absent" where that is
+    absent and not `needed`. Raises ArtifactError where it is of another kind or does not fit the recipe."""
+    train = stage.training(recipe)
+    if train is None or train.init is None:
+        return None
+    path = Path(train.init)
+    if not needed and not path.expanduser().exists():
+        return "absent"
+    return sha256_file(_fitting(stage, path, f"{stage.name}.train.init", recipe))
 
 
 def _sizes(recipe: Recipe) -> dict[str, tuple[Any, str]]:
