@@ -82,6 +82,12 @@ class World:
         dist.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
 
+    def broadcast_tensor(self, value: Tensor) -> Tensor:
+        """Rank 0's numbers, in place, in a tensor of the same shape and type on every rank."""
+        if self.size > 1:
+            dist.broadcast(value, src=0, group=None if value.is_cuda else self.group)
+        return value
+
     def all_gather(self, value: T) -> list[T]:
         """Every rank's value, in their order, on every rank."""
         if self.size == 1:
@@ -122,6 +128,11 @@ class World:
 def launched() -> bool:
     """Whether torchrun (or what sets its variables) started this process."""
     return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ)
+
+
+def local_ranks() -> int:
+    """How many ranks of this run share this machine, by torchrun's LOCAL_WORLD_SIZE."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launched() else 1
 
 
 @contextmanager

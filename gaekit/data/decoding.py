@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from gaekit.api import ImageSource
 from gaekit.data.crop import center_crop
 from gaekit.errors import BadImage, DataError, GaekitError, MachineFailed
+from gaekit.parallel import local_ranks
 
 Item = TypeVar("Item")
 OnBadImage = Literal["error", "skip"]
@@ -177,11 +178,14 @@ def _new_shelf(workers: int, most: int, size: int) -> Tensor:
     """Places (count, most, R, R, 3): one for each batch that may be under way, one for that which is being taken."""
     shape = (workers * PREFETCH + 1, most, size, size, 3)
     needed = math.prod(shape)
-    free = shutil.disk_usage(SHARED).free if SHARED.is_dir() else needed
-    if free < needed:
+    ranks = local_ranks()  # each of them makes such a shelf, and takes the memory only as batches come
+    free = shutil.disk_usage(SHARED).free if SHARED.is_dir() else ranks * needed
+    if free < ranks * needed:
+        here = f"{ranks} ranks on this machine, each with " if ranks > 1 else ""
         raise MachineFailed(
-            f"{SHARED}: {workers} processes that decode batches of {most} need {needed / 1e9:.1f} GB of shared memory, "
-            f"{free / 1e9:.1f} GB are free; lower runtime.workers, or give the container more (docker: --shm-size)"
+            f"{SHARED}: {here}{workers} processes that decode batches of {most} need {ranks * needed / 1e9:.1f} GB of "
+            f"shared memory, {free / 1e9:.1f} GB are free; lower runtime.workers, or give the container more (docker: "
+            "--shm-size)"
         )
     # Not `share_memory_`, which would fill all of it at once.
     storage = torch.UntypedStorage._new_shared(needed)  # type: ignore[no-untyped-call]

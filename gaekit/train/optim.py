@@ -65,12 +65,14 @@ def _placed(value: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
 
 def load_optimizer(optimizer: torch.optim.Optimizer, module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Inverse of `optimizer_tensors`. Raises ArtifactError if a name belongs to no parameter."""
-    left = dict(tensors)
+    left = dict.fromkeys(tensors)  # in their order, which is the same on every rank
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
         keys = [k for k in left if k.startswith(f"{name}.") and "." not in k[len(name) + 1 :]]
         if keys:
-            optimizer.state[parameter] = {k[len(name) + 1 :]: _placed(left.pop(k), parameter) for k in keys}
+            optimizer.state[parameter] = {k[len(name) + 1 :]: _placed(tensors[k], parameter) for k in keys}
+            for key in keys:
+                del left[key]
     if left:
         raise ArtifactError(f"optimizer state of unknown parameters: {', '.join(sorted(left)[:5])}")

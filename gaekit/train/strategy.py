@@ -6,10 +6,12 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from gaekit.errors import ArtifactError
 from gaekit.parallel import World
 
 Strategy = Literal["ddp", "fsdp"]
@@ -90,12 +92,15 @@ def distribute_like(value: Tensor, own: Tensor) -> Tensor:
     return distribute_tensor(value, own.device_mesh, own.placements) if isinstance(own, DTensor) else value
 
 
+@torch.no_grad()
 def load_full_state_dict(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """`load_state_dict` from whole tensors, whatever the module's own are."""
+    """Copy whole tensors into a module's own, one by one, sharded as its own are. Raises ArtifactError where the names
+    are not the module's."""
     own = module.state_dict()
-    module.load_state_dict(
-        {name: distribute_like(value, own[name]) if name in own else value for name, value in tensors.items()}
-    )
+    if odd := sorted(own.keys() ^ set(tensors)):
+        raise ArtifactError(f"weights of another network: {', '.join(odd[:5])} stand on one side alone")
+    for name, tensor in own.items():
+        tensor.copy_(distribute_like(tensors[name], tensor))
 
 
 def clip_grad_norm(parameters: list[nn.Parameter], limit: float) -> Tensor:

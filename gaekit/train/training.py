@@ -31,6 +31,7 @@ from gaekit.train.guards import Divergence, Terms, guilty_terms, mean_of_scalars
 from gaekit.train.optim import learning_rate, load_optimizer, make_optimizer, optimizer_tensors
 from gaekit.train.precision import autocast, resolve_precision
 from gaekit.train.progress import Reporter
+from gaekit.train.resume import SharedCheckpoint
 from gaekit.train.signals import StopRequest, stop_request
 from gaekit.train.strategy import clip_grad_norm, full_tensors, load_full_state_dict, parallelize, set_gradient_sync
 from gaekit.train.track import Meter, Trackers
@@ -265,11 +266,10 @@ class Training:
 
     def _resume(self) -> None:
         world = self.host.world
-        saved = self.checkpoints.latest(self.settings.steps) if world.is_rank0 else None
-        step = world.broadcast(saved.step if saved else None)
-        if step is None:
+        read = self.checkpoints.latest(self.settings.steps) if world.is_rank0 else None
+        saved = SharedCheckpoint.of(read, world, self.host.device)
+        if saved is None:
             return
-        saved = saved or self.checkpoints.load(step)
         if saved.state["precision"] != self.precision:
             raise GaekitError(
                 f"{self.host.room.path}: trained in {saved.state['precision']} so far, "
@@ -277,7 +277,7 @@ class Training:
                 f"set {self.host.stage}.train.precision to {saved.state['precision']}"
             )
         for name, learner in self.learners.items():
-            groups = {group: _under(name, tensors) for group, tensors in saved.groups.items()}
+            groups = {group: tensors.under(name) for group, tensors in saved.groups.items()}
             load_full_state_dict(learner.module, groups["weights"])
             load_optimizer(learner.optimizer, learner.module, groups["optimizer"])
             if learner.ema:
@@ -385,8 +385,3 @@ def _all_take_part(name: str, module: nn.Module) -> None:
             f"{name}: {len(idle)} parameters take no part in its losses ({', '.join(idle[:5])}); over several "
             "processes each that requires a gradient must get one: freeze them, or use them"
         )
-
-
-def _under(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    start = f"{name}/"
-    return {key[len(start) :]: value for key, value in tensors.items() if key.startswith(start)}

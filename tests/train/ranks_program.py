@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -107,9 +108,15 @@ def train(folder: Path, strategy: str, steps: int, world: World) -> None:
         save_file({name: value.contiguous() for name, value in found.items()}, folder / "result.safetensors")
 
 
+def reads_nothing(path: Path) -> Any:
+    raise AssertionError(f"{path}: read by more than the first rank")
+
+
 def main(jobs: list[str]) -> None:
     checkpoint.RETRY_SECONDS = 0.0
     with join_world(torch.device("cpu")) as world:
+        if not world.is_rank0:  # checkpoints are read once, however many processes there are
+            checkpoint.load_file = checkpoint.read_json = reads_nothing
         for job in jobs:
             folder, strategy, steps = job.rsplit(":", 2)
             try:
