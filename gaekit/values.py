@@ -20,7 +20,9 @@ class Latent:
 
     mean_BDHW: the latent itself, which caches, reconstruction and evaluation use.
     std_BDHW: the scale of the noise that a noise sampler may add: the posterior's for KL, 1.0 otherwise.
-    penalty: a scalar added to the autoencoder's loss under its `weight`, or None where there is none.
+    penalty: a term of the autoencoder's loss, summed over an image's latent and averaged over the batch, or None. The
+    loss divides it by the image's 3 R^2 values, over which the reconstruction is a mean: `weight` is that of a loss
+    which sums both, as LDM's.
     """
 
     mean_BDHW: Tensor

@@ -51,8 +51,10 @@ class Objective(nn.Module):
 
     The reconstruction r is the weighted sum of l1, l2 and perceptual, each a mean over the batch and over pixels. With
     `log_variance` s, a scalar that trains with the autoencoder, it enters as r exp(-s) + s. LDM (arXiv 2112.10752)
-    sums the same over the N values of an image: N times this, so constant weights of other terms are N times as strong
-    here. Adaptive weights compare with the gradient of r exp(-s), which is LDM's up to N. `reduce` is handed to them.
+    sums the same over the N = 3 R^2 values of an image: N times this. The regularizer's penalty, a sum over an image's
+    latent as LDM's KL term, is divided by N, so that a weight of it means what it means there at any size and width.
+    Constant weights of alignment and adversary are not divided: one of LDM's would be N times as strong here. Adaptive
+    weights compare with the gradient of r exp(-s), which is LDM's up to N. `reduce` is handed to them.
     """
 
     def __init__(
@@ -74,7 +76,8 @@ class Objective(nn.Module):
         """-> (the reconstruction under noise, the terms without the adversary's)."""
         hidden, latent = model.encode(image)
         fake = model.decode(self.noise.perturb(latent, step.draws("noise"))).float()
-        terms = {**self.reconstruction(fake, image), **self._latent(hidden, latent, feature)}
+        terms = self.reconstruction(fake, image) | self._penalty(latent, image)
+        terms |= self._alignment(hidden, latent, feature)
         return fake, self._balanced(terms, model)
 
     def reconstruction(self, fake: Tensor, image: Tensor) -> Losses:
@@ -103,13 +106,18 @@ class Objective(nn.Module):
         )
         return terms | {name: replace(term, weight=term.weight * factor) for name, term in adaptive.items()}
 
-    def _latent(self, hidden: Tensor, latent: Latent, feature: Tensor | None) -> Losses:
-        terms: Losses = {} if latent.penalty is None else {"penalty": latent.penalty}
-        if feature is not None:
-            with torch.no_grad():
-                target = self.aligner.target(feature)
-            terms |= self.aligner.losses(hidden, latent, target)
-        return terms
+    def _penalty(self, latent: Latent, image: Tensor) -> Losses:
+        """The regularizer's sum over an image's latent, for an image's number of values: reconstructions are means."""
+        if latent.penalty is None:
+            return {}
+        return {"penalty": replace(latent.penalty, weight=latent.penalty.weight / image[0].numel())}
+
+    def _alignment(self, hidden: Tensor, latent: Latent, feature: Tensor | None) -> Losses:
+        if feature is None:
+            return {}
+        with torch.no_grad():
+            target = self.aligner.target(feature)
+        return self.aligner.losses(hidden, latent, target)
 
 
 class Autoencoding(nn.Module):
@@ -271,7 +279,7 @@ def networks(recipe: Recipe, registry: Registry, classes: int | None) -> Iterato
 
 STAGE = Stage(
     name="autoencoder",
-    revision=1,
+    revision=2,
     artifact="autoencoder.safetensors",
     kind="autoencoder",
     needs=("semantic",),

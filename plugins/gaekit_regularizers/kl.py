@@ -23,8 +23,10 @@ Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
 class Kl(Regularizer):
     """A Gaussian posterior pulled to N(0, I), as in latent diffusion's autoencoders (arXiv 2112.10752).
 
-    Takes 2D moments: mean and log-variance. The penalty is summed over the latent's numbers and averaged over the
-    batch, so published weights (1e-6) hold as they are.
+    Takes 2D moments: mean and log-variance. The penalty is summed over an image's latent and averaged over the batch.
+    The autoencoder's loss divides it by the image's number of values, 3 R^2, over which its reconstruction is a mean:
+    `weight` is the kl_weight of LDM and VA-VAE (1e-6), which sum both, at any image size and width. A weight w of means
+    of both, as in GAE's release, is w * 3 R^2 / (D H W) here: 24 w for 32 x 16 x 16 latents of 256 px.
     """
 
     name = "kl"
@@ -32,7 +34,7 @@ class Kl(Regularizer):
     class Config(ComponentConfig):
         """Weight of the penalty, and the range of the posterior."""
 
-        weight: float = Field(default=1e-6, ge=0, description="of KL summed over the latent, averaged over the batch")
+        weight: float = Field(default=1e-6, ge=0, description="LDM's kl_weight: of sums, divided by the image's values")
         clamp: Range = Field(default=(-30.0, 20.0), description="range of the log-variance")
 
     @property

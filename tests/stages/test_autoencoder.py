@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from gaekit.api import Aligner, GeneratorDraws, NoiseSampler, Perceptual
+from gaekit.api import Aligner, GeneratorDraws, NoiseSampler, Perceptual, Regularizer
 from gaekit.plugins import Registry, build, load_plugins
-from gaekit.recipe import load_recipe_data
+from gaekit.recipe import load_recipe, load_recipe_data
 from gaekit.recipe.schema import Autoencoder as Section
 from gaekit.recipe.schema import Recipe
 from gaekit.stages.adversary import reconstruction
@@ -119,6 +119,53 @@ def test_the_log_variance_divides_the_weights_of_all_reconstruction_terms_and_of
 def test_without_it_the_objective_has_no_parameter_of_its_own(registry: Registry) -> None:
     assert not list(made(registry)[1].parameters())
     assert [name for name, _ in made(registry, weights={"log_variance": 0.5})[1].named_parameters()] == ["log_variance"]
+
+
+def ldm_terms(
+    image: Tensor, fake: Tensor, mean: Tensor, log_variance: Tensor, kl_weight: float
+) -> tuple[Tensor, Tensor]:
+    """LDM's L1 and its weighted KL as contperceptual.py and distributions.py state them: sums over an image's numbers,
+    averaged over the batch."""
+    rec = torch.abs(image - fake)
+    kl = 0.5 * torch.sum(torch.pow(mean, 2) + torch.exp(log_variance) - 1.0 - log_variance, dim=[1, 2, 3])
+    return torch.sum(rec) / rec.shape[0], kl_weight * torch.sum(kl) / kl.shape[0]
+
+
+@pytest.mark.parametrize(("side", "stride", "width"), [(16, 4, 4), (16, 8, 32), (32, 8, 3), (64, 16, 32)])
+def test_kl_weighs_against_the_reconstruction_as_in_ldms_sums(
+    registry: Registry, side: int, stride: int, width: int
+) -> None:
+    """Both gradients at the moments are LDM's up to one common factor, so an optimizer sees LDM's balance."""
+    torch.manual_seed(0)
+    kl = build(Regularizer, recipe(registry, regularizer={"use": "kl", "weight": 1e-3}).autoencoder.regularizer,
+               registry, latent_dim=width)  # fmt: skip
+    objective = made(registry, noise={"use": "constant"})[1]
+    moments = torch.randn(2, 2 * width, side // stride, side // stride, requires_grad=True)
+    image, to_pixels = torch.rand(2, 3, side, side) * 2 - 1, torch.randn(3 * stride**2, width) / width**0.5
+
+    def decode(latent: Tensor) -> Tensor:
+        patches = torch.einsum("pd,bdhw->bphw", to_pixels, latent)
+        return torch.nn.functional.pixel_shuffle(patches, stride)
+
+    model = cast(Autoencoder, SimpleNamespace(encode=lambda image: (moments, kl(moments)), decode=decode))
+    step = cast(Step, SimpleNamespace(draws=lambda name: GeneratorDraws(2, torch.Generator().manual_seed(2))))
+    fake, terms = objective(model, image, None, step)
+    theirs = ldm_terms(image, fake, *moments.chunk(2, dim=1), 1e-3)
+
+    def gradients(*losses: Tensor) -> Tensor:
+        return torch.stack([torch.autograd.grad(loss, moments, retain_graph=True)[0] for loss in losses])
+
+    ours = gradients(terms["l1"].weighted, terms["penalty"].weighted)
+    torch.testing.assert_close(ours * 3 * side**2, gradients(*theirs))
+
+
+def test_the_kl_ablation_has_the_balance_of_gaes_means(registry: Registry) -> None:
+    """GAE's release: mean of |error| + kl_weight * mean of KL, kl_weight 1e-6."""
+    found = load_recipe("ablations/kl", registry)
+    assert isinstance(found.autoencoder, Section)
+    numbers = found.latent_dim * found.image.grid**2
+    ours = found.autoencoder.regularizer.weight * numbers / (3 * found.image.size**2)  # of the mean KL, per mean error
+    assert ours == pytest.approx(1e-6)
 
 
 @pytest.mark.parametrize("half", [VIT, CONV])
