@@ -60,12 +60,14 @@ class TrainingLatents(ABC):
         self.folder, self.facts = folder, facts
         try:
             mean, std = (torch.tensor(facts["statistics"][key], dtype=torch.float64).float() for key in ("mean", "std"))
+            if not mean.ndim or mean.shape != std.shape:
+                raise ValueError("statistics of one shape")
             self.classes: tuple[str, ...] = tuple(facts["classes"])
             self.latent_dim, self.grid = int(facts["latent_dim"]), int(facts["grid"])
             self.stores_moments, self.has_mirror = facts["store"] == "moments", bool(facts["flip"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise ArtifactError(f"{folder}: the manifest lacks {error}; build the cache again") from error
-        if not (mean.isfinite().all() and std.isfinite().all() and bool((std > 0).all()) and len(mean) == len(std)):
+        if not (mean.isfinite().all() and std.isfinite().all() and bool((std > 0).all())):
             raise ArtifactError(
                 f"{folder / MANIFEST}: statistics that are not finite or not positive: mean {mean.tolist()[:4]}, "
                 f"std {std.tolist()[:4]} (the first channels); build the cache again"

@@ -81,7 +81,8 @@ def mend_cache(folder: Path) -> list[Damage]:
     with room.lock() if ours else nullcontext():
         damage = list(verify_cache(folder))
         if damage:
-            (room.path / "DONE").unlink(missing_ok=True)
+            if ours:
+                (room.path / "DONE").unlink(missing_ok=True)
             try:
                 read_manifest(folder)
             except ArtifactError:  # nothing says any more what the shards ought to be

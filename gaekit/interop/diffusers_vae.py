@@ -6,7 +6,6 @@ and its attentions project by matrices, latent diffusion's by 1 x 1 convolutions
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -129,10 +128,9 @@ def factors_beside(file: Path) -> dict[str, Any]:
     path = file.parent / CONFIG
     if not path.is_file():
         return {}
-    try:
-        config = read_json(path)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path}: cannot be read as JSON ({error}); it is damaged or cut off") from error
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise ArtifactError(f"{path}: holds no settings; it is damaged or cut off")
     for key, wanted in {"_class_name": "AutoencoderKL", "norm_num_groups": GROUPS, "act_fn": "silu"}.items():
         if config.get(key, wanted) != wanted:
             raise ArtifactError(f"{path}: {key} is {config[key]}; gaekit's autoencoder `conv` is for {wanted}")

@@ -54,10 +54,7 @@ def _values(file: Path) -> dict[str, Any]:
         return read_tensors(file)
     if not file.is_file():
         raise ArtifactError(f"{file}: no such file")
-    try:
-        values = read_json(file)
-    except ValueError as error:
-        raise ArtifactError(f"{file}: is no JSON ({error})") from error
+    values = read_json(file)
     values = values.get("statistics", values) if isinstance(values, dict) else {}  # a cache's manifest has them too
     return dict(values)
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gaekit.errors import ArtifactError
+from gaekit.inside import plain_name, require_regular
 from gaekit.store.files import read_json, sha256_file
 
 MANIFEST = "checkpoint.json"
@@ -57,7 +59,7 @@ class CheckpointFolder:
             expected, sizes = dict(manifest["sha256"]), dict(manifest.get("bytes", {}))
         except FileNotFoundError:
             return (f"{MANIFEST} is missing",)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ArtifactError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             return (f"{MANIFEST} cannot be read ({error})",)
         found = (self._damage_of(step, name, sizes.get(name), sha256 if hashes else None)
                  for name, sha256 in expected.items())  # fmt: skip
@@ -66,11 +68,15 @@ class CheckpointFolder:
     def _damage_of(self, step: int, name: str, size: int | None, sha256: str | None) -> str:
         file = self.path(step) / f"{name}.safetensors"
         try:
+            plain_name(f"{name}.safetensors", MANIFEST)
             there = file.stat().st_size
+            require_regular(file, MANIFEST)
             if size is not None and there != size:
                 return f"{file.name} has {there} bytes, {size} were saved"
             if sha256 is not None and sha256_file(file) != sha256:
                 return f"{file.name} is not what was saved (its sha256 differs)"
+        except ArtifactError as error:
+            return str(error)
         except FileNotFoundError:
             return f"{file.name} is missing"
         except OSError as error:
@@ -110,6 +116,6 @@ class CheckpointFolder:
             try:
                 rule: dict[str, Any] = read_json(self.path(step) / MANIFEST)["retention"]
                 return rule["keep"], rule["keep_every"] or 0
-            except (OSError, ValueError, KeyError, TypeError):
+            except (ArtifactError, OSError, ValueError, KeyError, TypeError):
                 continue
         return KEEP, 0

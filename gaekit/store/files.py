@@ -12,7 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gaekit.errors import MachineFailed
+from gaekit.errors import ArtifactError, MachineFailed
+from gaekit.inside import require_regular
+
+LARGEST_JSON = 256 << 20
+"""Bytes of a JSON file that is still read: a manifest of a hundred thousand shards has a tenth of them."""
 
 
 def sha256_file(path: Path) -> str:
@@ -99,8 +103,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value of a file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The JSON value of a file. Raises FileNotFoundError where there is none, ArtifactError where it cannot be read as
+    JSON."""
+    size = path.stat().st_size
+    require_regular(path, "cannot be read")
+    if size > LARGEST_JSON:
+        raise ArtifactError(f"{path}: has {human_size(size)}, too much for a file of JSON; it is damaged")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: damaged ({error}); it cannot be read as JSON") from error
 
 
 def human_size(size: float) -> str:

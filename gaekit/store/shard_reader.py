@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class Stored:
     @property
     def row_bytes(self) -> int:
         """Bytes of one row."""
-        return self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
+        return self.dtype.itemsize * math.prod(self.shape[1:])
 
 
 class ShardReader:
@@ -97,41 +98,81 @@ class ShardReader:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What a finished folder says of itself. Raises ArtifactError where it is absent or cannot be read."""
-    if not (folder / MANIFEST).exists():
+    """What a finished folder says of itself. Raises ArtifactError where it is absent or damaged, or names as a shard
+    anything but the file that `ShardWriter` gives that shard: files that it names are read and, mending, deleted."""
+    file = folder / MANIFEST
+    if not file.exists():
         raise ArtifactError(f"{folder}: no {MANIFEST}; the cache is absent or was not finished")
-    try:
-        facts = dict(read_json(folder / MANIFEST))
-        _ = facts["rows"], [(record["rows"], record["file"]) for record in facts["shards"]]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ArtifactError(f"{folder / MANIFEST}: damaged ({error}); the cache has to be built again") from error
+    facts = read_json(file)
+    if not isinstance(facts, dict) or not isinstance(shards := facts.get("shards"), list):
+        raise ArtifactError(f"{file}: damaged (it has no list of shards); the cache has to be built again")
+    faults = [fault_of_record(record, number) for number, record in enumerate(shards)]
+    if not _is_count(facts.get("rows")):
+        faults.append("it does not say how many rows it has")
+    if fault := next(filter(None, faults), None):
+        raise ArtifactError(f"{file}: damaged ({fault}); the cache has to be built again")
     return facts
+
+
+def shard_name(number: int) -> str:
+    """The file of a shard."""
+    return f"{number:05d}.safetensors"
+
+
+def fault_of_record(record: Any, number: int) -> str | None:
+    """What is wrong with what a manifest says of its shard `number`, or None: `rows` is a number, `file` the one name
+    that the shard can have, or null where it has no rows, and `bytes` and `span` are numbers where they are said."""
+    if not isinstance(record, dict) or not _is_count(rows := record.get("rows")):
+        return f"shard {number} does not say how many rows it has"
+    name, span = record.get("file"), record.get("span")
+    if name != (shard_name(number) if rows else None):
+        expected = f"'{shard_name(number)}'" if rows else "null"
+        return f"the file of shard {number} is {str(name)[:80]!r}, expected {expected}"
+    if not _is_count(record.get("bytes", 0)):
+        return f"shard {number} does not say how many bytes it has"
+    if span is not None and not (isinstance(span, list) and len(span) == 2 and all(map(_is_count, span))):
+        return f"shard {number} has a span that is none"
+    return None
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def read_head(path: Path, rows: int) -> dict[str, Stored]:
     """The tensors of a safetensors file. Raises ArtifactError if it is absent, cut off, or has not `rows` rows."""
     if not path.exists():
         raise ArtifactError(f"{path}: this shard is missing")
+    if not path.is_file():  # a pipe would be waited on for ever
+        raise ArtifactError(f"{path}: this shard is not a regular file")
     size = path.stat().st_size
     with path.open("rb") as file:
         start = int.from_bytes(file.read(8), "little")
-        try:
-            head = json.loads(file.read(start)) if start < size - 8 else None
-        except ValueError:
-            head = None
-    if head is None:
-        raise ArtifactError(f"{path}: this shard is cut off or damaged")
-    head.pop("__metadata__", None)
-    if size != 8 + start + max(entry["data_offsets"][1] for entry in head.values()):
+        text = file.read(start) if start < size - 8 else b""
+    try:
+        head = dict(json.loads(text))
+        head.pop("__metadata__", None)
+        found = {name: _stored(entry, 8 + start) for name, entry in head.items()}
+        end = max(stored.offset + stored.row_bytes * stored.shape[0] for stored in found.values())
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+        raise ArtifactError(f"{path}: this shard is cut off or damaged") from error
+    if size != end:
         raise ArtifactError(f"{path}: this shard is cut off")
-    found = {
-        name: Stored(DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + start + entry["data_offsets"][0])
-        for name, entry in head.items()
-    }
     for name, stored in found.items():
         if stored.shape[0] != rows:
             raise ArtifactError(f"{path}: holds {stored.shape[0]} rows of {name}, its manifest says {rows}")
     return found
+
+
+def _stored(entry: Any, start: int) -> Stored:
+    """What a head says of a tensor. Raises ValueError and its kin where that cannot be."""
+    (begin, end), shape = entry["data_offsets"], tuple(entry["shape"])
+    if not shape or not all(map(_is_count, (begin, end, *shape))):
+        raise ValueError(f"offsets {begin} to {end} of shape {shape}")
+    stored = Stored(DTYPES[entry["dtype"]], shape, start + begin)
+    if end - begin != math.prod(shape) * stored.dtype.itemsize:
+        raise ValueError(f"{end - begin} bytes of shape {shape}")
+    return stored
 
 
 def _open(files: Sequence[Path], number: int) -> _OpenFile:

@@ -5,6 +5,7 @@ Written once, by any number of processes; read a row at a time, so that memory d
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -16,10 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gaekit.errors import MachineFailed
+from gaekit.errors import ArtifactError, MachineFailed
 from gaekit.parallel import World
 from gaekit.store.files import atomic, human_size, read_json, sha256_file, write_json
-from gaekit.store.shard_reader import MANIFEST, ShardReader
+from gaekit.store.shard_reader import MANIFEST, ShardReader, fault_of_record, read_manifest, shard_name
 
 INDEX = "index"
 """The tensor that says which index of the whole each row is."""
@@ -102,7 +103,7 @@ class ShardWriter:
         number = span.start // self.rows
         record: Record = {"file": None, "span": [span.start, span.stop], "rows": 0, "bytes": 0, "sha256": None}
         if rows:
-            file = self.folder / f"{number:05d}.safetensors"
+            file = self.folder / shard_name(number)
             with atomic(file) as part:
                 _save(rows, part, left)
             record |= {"file": file.name, "rows": len(rows[INDEX]), "bytes": file.stat().st_size}
@@ -148,7 +149,7 @@ class ShardWriter:
 
 def reopen(folder: Path, damaged: set[str]) -> None:
     """Make a finished folder an unfinished one without its `damaged` files, which a writer then writes again."""
-    for number, record in enumerate(read_json(folder / MANIFEST)["shards"]):
+    for number, record in enumerate(read_manifest(folder)["shards"]):
         if record["file"] not in damaged:
             write_json(folder / f"{number:05d}.json", record)
     (folder / MANIFEST).unlink()
@@ -158,9 +159,16 @@ def reopen(folder: Path, damaged: set[str]) -> None:
 
 def _records(folder: Path) -> dict[int, Record]:
     """What is known of each shard: from the manifest, or from the records of those written since."""
-    manifest = folder / MANIFEST
-    found: dict[int, Record] = dict(enumerate(read_json(manifest)["shards"])) if manifest.exists() else {}
-    return found | {int(file.stem): read_json(file) for file in folder.glob("[0-9]*.json")}
+    found: dict[int, Record] = {}
+    if (folder / MANIFEST).exists():
+        found.update(enumerate(read_manifest(folder)["shards"]))
+    for file in folder.glob("[0-9]*.json"):
+        if re.fullmatch(r"[0-9]{5,9}\.json", file.name):
+            record = read_json(file)
+            if fault := fault_of_record(record, int(file.stem)):
+                raise ArtifactError(f"{file}: damaged ({fault}); remove it, and its shard is written again")
+            found[int(file.stem)] = record
+    return found
 
 
 def _is_whole(folder: Path, span: range, record: Record | None) -> bool:

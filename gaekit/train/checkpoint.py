@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from gaekit.errors import MachineFailed
+from gaekit.errors import ArtifactError, MachineFailed
 from gaekit.store.checkpoints import KEEP, MANIFEST, CheckpointFolder
 from gaekit.store.files import free_space, full_disk, human_size, is_full, read_json, sync
 from gaekit.train.snapshot import Snapshot
@@ -233,7 +233,7 @@ class Checkpoints(CheckpointFolder):
         for step in reversed([s for s in self.steps() if s <= at_most]):
             try:
                 return self.load(step)
-            except (OSError, ValueError, KeyError, SafetensorError) as error:
+            except (ArtifactError, OSError, ValueError, KeyError, SafetensorError) as error:
                 self._damaged.add(step)
                 log.warning("%s: damaged, going back to the one before it (%s)", self.path(step), error)
         return None

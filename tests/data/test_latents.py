@@ -164,3 +164,29 @@ def test_bad_statistics_cost_the_manifest_and_no_shard(tmp_path: Path) -> None:
     assert [type(d) for d in mend_cache(folder)] == [Damage]
     assert ShardWriter(folder, 6, COUNT).missing == []
     assert not (folder / "manifest.json").exists()
+
+
+def test_mend_deletes_nothing_beyond_the_cache(tmp_path: Path) -> None:
+    """Of a manifest that names a file elsewhere as a shard, the manifest is what is damaged."""
+    folder = cache(tmp_path / "deep" / "latents")
+    mine, done = tmp_path / "thesis.tex", folder.parent / "DONE"
+    mine.write_text("years of work")
+    done.write_text("not of a room")
+    manifest = folder / "manifest.json"
+    for name in ("../../thesis.tex", str(mine)):
+        facts = json.loads(manifest.read_text())
+        facts["shards"][1]["file"] = name
+        manifest.write_text(json.dumps(facts))
+        assert [found.file for found in mend_cache(folder)] == ["manifest.json"]
+        assert mine.read_text() == "years of work"
+        assert done.exists()
+        assert {path.name for path in folder.iterdir()} == {f"0000{n}.safetensors" for n in range(4)}
+        manifest.write_text(json.dumps(facts))
+
+
+@pytest.mark.parametrize(
+    "statistics", [{"mean": 1.0, "std": 1.0}, {"mean": {}, "std": {}}, {"mean": MEAN, "std": [STD]}]
+)
+def test_statistics_of_another_shape_are_refused(tmp_path: Path, statistics: dict[str, Any]) -> None:
+    with pytest.raises(ArtifactError, match=r"manifest lacks|not finite"):
+        LatentCache(cache(tmp_path, statistics=statistics))

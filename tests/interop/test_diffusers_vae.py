@@ -202,7 +202,7 @@ def test_settings_that_no_tensor_tells_are_read_from_config_json(tmp_path: Path)
         with pytest.raises(ArtifactError, match=rf"config\.json: {key} is {value}; gaekit's autoencoder"):
             take(folder, tmp_path / "taken")
     (folder / CONFIG).write_text('{"_class_name": "Auto')
-    with pytest.raises(ArtifactError, match=r"config\.json: cannot be read as JSON .* damaged or cut off"):
+    with pytest.raises(ArtifactError, match=r"config\.json: damaged .* cannot be read as JSON"):
         take(folder, tmp_path / "taken")
     assert not (tmp_path / "taken").exists()
 

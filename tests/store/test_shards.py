@@ -3,6 +3,8 @@ two-pass ones."""
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import threading
@@ -17,7 +19,7 @@ from gaekit.errors import ArtifactError, MachineFailed
 from gaekit.parallel import World
 from gaekit.store import shard_reader, shards
 from gaekit.store.moments import Moments
-from gaekit.store.shard_reader import ShardReader
+from gaekit.store.shard_reader import ShardReader, read_manifest
 from gaekit.store.shards import ShardWriter, reopen
 
 DATA = torch.randn(33, 3, 2, 2, generator=torch.Generator().manual_seed(0)).bfloat16()
@@ -195,7 +197,7 @@ def test_more_shards_than_may_be_open_are_read(tmp_path: Path, monkeypatch: pyte
 READ_ALL = """
 import sys, torch
 from pathlib import Path
-from gaekit.store.shard_reader import ShardReader
+from gaekit.store.shard_reader import ShardReader, read_manifest
 from gaekit.store.shards import ShardWriter
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
 if not folder.exists():
@@ -235,3 +237,75 @@ def test_streamed_moments_are_the_two_pass_ones() -> None:
     for found in (moments, merged):
         torch.testing.assert_close(found.mean, data.mean((0, 2, 3)), rtol=1e-12, atol=0)
         torch.testing.assert_close(found.std, data.std((0, 2, 3), unbiased=False), rtol=1e-10, atol=0)
+
+
+OTHER_NAMES = ("../../outside.safetensors", "00001.safetensors/../../outside", "manifest.json", "00002.safetensors", 5)
+
+
+@pytest.mark.parametrize("name", [*OTHER_NAMES, None, "absolute"])
+def test_a_manifest_names_no_other_file_than_the_one_that_its_shard_can_have(tmp_path: Path, name: object) -> None:
+    folder = tmp_path / "store" / "cache"
+    write(folder).finish({})
+    outside = tmp_path / "outside.safetensors"
+    outside.write_text("somebody's")
+    facts = json.loads((folder / "manifest.json").read_text())
+    facts["shards"][1]["file"] = str(outside) if name == "absolute" else name
+    (folder / "manifest.json").write_text(json.dumps(facts))
+    for use in (read_manifest, ShardReader, lambda path: reopen(path, {str(name)}), lambda path: write(path, spans=0)):
+        with pytest.raises(ArtifactError, match=r"manifest.json: damaged \(the file of shard 1 is .*00001"):
+            use(folder)
+    assert outside.read_text() == "somebody's"
+
+
+@pytest.mark.parametrize("changed", [
+    {"rows": "many"}, {"rows": -1}, {"rows": True}, {"rows": 1.5}, {"shards": "many"}, {"shards": {}}, {"shards": [3]},
+    {"shards": [{"rows": "many", "file": "00000.safetensors"}]}, {"rows": None}, {"shards": [{"rows": 10**400}]},
+])  # fmt: skip
+def test_numbers_of_a_manifest_that_are_none_are_refused(tmp_path: Path, changed: dict[str, object]) -> None:
+    write(tmp_path).finish({})
+    facts = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(facts | changed))
+    with pytest.raises(ArtifactError, match=r"manifest.json: damaged \("):
+        ShardReader(tmp_path)
+
+
+def test_a_manifest_that_no_parser_can_take_is_refused(tmp_path: Path) -> None:
+    for text in ("[" * 100_000, '{"rows": ' + "9" * 5000 + "}", "\0", "{"):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(ArtifactError, match=r"manifest.json: damaged .* read as JSON"):
+            read_manifest(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(ArtifactError, match="pipe"):
+        read_manifest(tmp_path)
+
+
+HEADS = {
+    "an unknown type": lambda entry: entry | {"dtype": "X9"}, "no offsets": lambda entry: {"dtype": "F32"},
+    "negative offsets": lambda entry: entry | {"data_offsets": [-8, entry["data_offsets"][1]]},
+    "a giant shape": lambda entry: entry | {"shape": [10, 10**12, 2, 2]},
+    "a scalar": lambda entry: entry | {"shape": []},
+    "text": lambda entry: "text",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", HEADS)
+def test_a_shard_whose_head_cannot_be_true_is_damaged(tmp_path: Path, what: str) -> None:
+    write(tmp_path).finish({})
+    shard = tmp_path / "00001.safetensors"
+    whole = shard.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    head = json.loads(whole[8 : 8 + length])
+    head["latents"] = HEADS[what](head["latents"])
+    text = json.dumps(head).encode()
+    shard.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
+    with pytest.raises(ArtifactError, match=r"00001.safetensors: this shard is cut off"):
+        ShardReader(tmp_path)
+
+
+def test_a_pipe_in_place_of_a_shard_is_not_waited_on(tmp_path: Path) -> None:
+    write(tmp_path).finish({})
+    (tmp_path / "00001.safetensors").unlink()
+    os.mkfifo(tmp_path / "00001.safetensors")
+    with pytest.raises(ArtifactError, match=r"00001.safetensors: this shard is not a regular file"):
+        ShardReader(tmp_path)
