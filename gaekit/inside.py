@@ -7,10 +7,12 @@ written or deleted. `source` is what an error calls the entry, such as `runs/x/r
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from gaekit.errors import ArtifactError, GaekitError
 
@@ -74,9 +76,28 @@ def require_regular(path: Path, source: str, error: type[GaekitError] = Artifact
     except (OSError, ValueError) as fault:
         raise error(f"{source}: {_shown(str(path))}: {getattr(fault, 'strerror', None) or fault}") from fault
     if not stat.S_ISREG(mode):
-        what = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
-        raise error(f"{source}: {_shown(str(path))} is {what}; expected a regular file")
+        raise error(_not_regular(path, mode, source))
     return path
+
+
+def open_regular(path: Path, source: str, error: type[GaekitError] = ArtifactError) -> BinaryIO:
+    """The regular file at `path`, open for reading bytes. Raises `error` where it is something else, without waiting
+    for who writes into a pipe, and OSError where it cannot be opened."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as fault:
+        if fault.errno == errno.ENXIO:  # a socket
+            raise error(_not_regular(path, stat.S_IFSOCK, source)) from fault
+        raise
+    if not stat.S_ISREG(mode := os.fstat(handle).st_mode):
+        os.close(handle)
+        raise error(_not_regular(path, mode, source))
+    return os.fdopen(handle, "rb")
+
+
+def _not_regular(path: Path, mode: int, source: str) -> str:
+    what = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+    return f"{source}: {_shown(str(path))} is {what}; expected a regular file"
 
 
 def _shown(value: object) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gaekit.errors import ArtifactError, DataError
-from gaekit.inside import file_inside, join_inside, plain_name, require_regular, resolve_inside
+from gaekit.inside import file_inside, join_inside, open_regular, plain_name, require_regular, resolve_inside
 
 ABSOLUTE_OR_UP = ("/etc/passwd", "../x", "a/../../x", "..", "a/..", "//x", "/")
 NO_NAMES = (
@@ -113,3 +113,19 @@ def test_what_is_shown_of_a_hostile_name_is_one_short_printable_line() -> None:
         plain_name("\x1b[2J\n" * 10_000, "here")
     assert str(raised.value).isprintable()
     assert len(str(raised.value)) < 400
+
+
+def test_only_a_regular_file_is_opened(folder: Path) -> None:
+    import socket
+
+    (folder / "a").write_text("text")
+    os.mkfifo(folder / "pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.path.relpath(folder / "socket"))
+    with open_regular(folder / "a", "x") as file:
+        assert file.read() == b"text"
+    for path in (folder / "pipe", folder / "socket", folder, Path("/dev/null")):
+        with pytest.raises(DataError, match="expected a regular file"):
+            open_regular(path, "x", DataError)
+    with pytest.raises(FileNotFoundError):
+        open_regular(folder / "none", "x")

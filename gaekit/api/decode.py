@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator, Sequence
 from errno import EACCES, ELOOP, ENOENT, EPERM
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from gaekit.errors import BadImage, MachineFailed
+from gaekit.inside import open_regular, resolve_inside
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -16,23 +18,35 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "TGA", "AVIF")
 """Pillow's formats that are tried, whatever the file's name ends in; pixels only, nothing that runs another program."""
 
-LARGEST = 178_956_970
-"""Pixels of the largest image that is decoded (half a gigabyte of RGB): small files can claim more than fits in
-memory."""
+LARGEST = 89_478_485
+"""Pixels of the largest image that is decoded, as many as Pillow takes without a warning: small files can claim more
+than fits in memory. Decoding one of this size takes 0.8 GB (two copies of 4 bytes a pixel), whatever its kind."""
+STRIP = 1 << 20
+"""Pixels that are converted at once: whole copies of a large image in between would take several times its memory."""
 
 WHITE = (255, 255, 255)
 RGB = tuple[int, int, int]
 
 
-def decode_image(path: str | Path, background: RGB = WHITE, *, data: bytes | None = None) -> Image:
+def decode_image(
+    path: str | Path, background: RGB = WHITE, *, data: bytes | None = None, within: Sequence[Path] | None = None
+) -> Image:
     """The image in a file as RGB, upright by its EXIF orientation, its first frame if it is animated.
 
     16-bit grey is divided by 257; transparency is composited on `background`; CMYK, palettes and grey are converted;
-    colour profiles are not applied. With `data`, those bytes are decoded and `path` only names them. Raises BadImage,
-    naming the file, and MachineFailed where not the file but the disk is at fault.
+    colour profiles are not applied. With `data`, those bytes are decoded and `path` only names them. With `within`,
+    `path` was named by a file that somebody else may have written: it must lie in one of these folders, all links
+    followed, and where it is relative, it is so to the first. Raises BadImage, naming the file, also for what is no
+    regular file, and MachineFailed where not the file but the disk is at fault.
     """
+    place = Path(path)
+    if data is None and within is not None:
+        place = resolve_inside(within[0] / place, within, "image", BadImage)
     try:
-        with warnings.catch_warnings(), Path(path).open("rb") if data is None else io.BytesIO(data) as file:
+        with (
+            warnings.catch_warnings(),
+            open_regular(place, "image", BadImage) if data is None else io.BytesIO(data) as file,
+        ):
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata and on sizes: LARGEST decides
             return _decode(file, path, background)
     except BadImage:
@@ -65,7 +79,8 @@ def _decode(file: IO[bytes], path: str | Path, background: RGB) -> Image:
     if image.width * image.height > LARGEST:
         raise BadImage(f"{path}: claims {image.width} x {image.height} pixels, more than {LARGEST}; make it smaller")
     image.load()
-    return _to_rgb(_upright(image), path, background)
+    orientation = _orientation(image)
+    return _turned(_to_rgb(image, path, background), orientation)
 
 
 def _found(file: IO[bytes]) -> str:
@@ -79,21 +94,42 @@ def _found(file: IO[bytes]) -> str:
     return f"it begins with the text {text!r}"
 
 
-def _upright(image: Image) -> Image:
+def _orientation(image: Image) -> int | None:
+    try:
+        return image.getexif().get(0x0112)
+    except Exception:  # damaged metadata, of which viewers make nothing either: the pixels are whole
+        return None
+
+
+def _turned(image: Image, orientation: int | None) -> Image:
     from PIL.Image import Transpose
 
     turns = {
         2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
         6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90,
     }  # fmt: skip
-    try:
-        orientation = image.getexif().get(0x0112)
-    except Exception:  # damaged metadata, of which viewers make nothing either: the pixels are whole
-        return image
     return image.transpose(turns[orientation]) if orientation in turns else image
 
 
 def _to_rgb(image: Image, path: str | Path, background: RGB) -> Image:
+    from PIL import Image as pillow
+
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    whole = pillow.new("RGB", image.size)
+    for top, strip in _strips(image):
+        whole.paste(_strip_to_rgb(strip, path, background), (0, top))
+    return whole
+
+
+def _strips(image: Image) -> Iterator[tuple[int, Image]]:
+    """(first row, those rows): of a large image some rows at a time, of others all."""
+    rows = max(1, STRIP // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _strip_to_rgb(image: Image, path: str | Path, background: RGB) -> Image:
     from PIL import Image as pillow
 
     if image.mode.startswith("I") or image.mode == "F":
@@ -101,8 +137,6 @@ def _to_rgb(image: Image, path: str | Path, background: RGB) -> Image:
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         backdrop = pillow.new("RGBA", image.size, (*background, 255))
         return pillow.alpha_composite(backdrop, _with_alpha(image)).convert("RGB")
-    if image.mode == "RGB":
-        return image
     try:
         return image.convert("RGB")
     except ValueError as error:

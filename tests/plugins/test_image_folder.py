@@ -468,16 +468,16 @@ class TestOddFiles:
     def test_a_decompression_bomb_is_refused_before_it_is_decoded(self, tmp_path: Path) -> None:
         path = tmp_path / "x" / "bomb.png"
         path.parent.mkdir()
-        for side in (13_400, 60_000):
+        for side in (9_460, 60_000):
             path.write_bytes(_png(side, side, 1, 0, b""))
-            with pytest.raises(BadImage, match=r"x/bomb\.png: claims .*178956970"):
+            with pytest.raises(BadImage, match=r"x/bomb\.png: claims .*89478485"):
                 one_file(path.parent)[0]
 
     def test_a_large_photo_below_the_limit_is_no_bomb(self, tmp_path: Path) -> None:
         path = tmp_path / "x" / "large.png"
         path.parent.mkdir()
-        Image.new("1", (9600, 9600)).save(path)  # above the size at which Pillow warns
-        assert pixels_of(path).shape == (9600, 9600, 3)
+        Image.new("1", (9450, 9450)).save(path)
+        assert pixels_of(path).shape == (9450, 9450, 3)
 
     @pytest.mark.parametrize("size", [(1, 1), (5000, 20), (20, 5000)])
     def test_tiny_and_narrow_images_are_cropped_like_others(self, tmp_path: Path, size: tuple[int, int]) -> None:
@@ -493,7 +493,7 @@ class TestOddFiles:
         def fail(*arguments: Any, **keywords: Any) -> None:
             raise OSError(5, "Input/output error")
 
-        monkeypatch.setattr(Path, "open", fail)
+        monkeypatch.setattr(os, "open", fail)
         with pytest.raises(MachineFailed, match=r"x/a\.png: cannot be read: .*Input/output error"):
             source[0]
 
