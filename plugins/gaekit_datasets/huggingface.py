@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from gaekit.api import DataAbsent, DataError, Dataset, decode_image, require
+from gaekit.api import BadImage, DataAbsent, DataError, Dataset, decode_image, require
 from gaekit_datasets.contents import content_hashes
 from gaekit_datasets.holdout import held_out_rows
 from gaekit_datasets.labels import ClassMap, class_names
@@ -28,11 +28,14 @@ if TYPE_CHECKING:
 
 
 class TableImages:
-    """One split: some rows of a table, whose column `image` holds encoded images, with their labels."""
+    """One split: some rows of a table, whose column `image` holds encoded images, with their labels.
+
+    A row that names a file in place of holding it may name one below `roots`: whoever wrote the table chose the path.
+    """
 
     def __init__(self, table: Any, image: str, split: str, rows: NDArray[np.int64], labels: NDArray[np.int64],
-                 background: RGB):  # fmt: skip
-        self.table, self.image, self.split = table, image, split
+                 background: RGB, roots: Sequence[Path]):  # fmt: skip
+        self.table, self.image, self.split, self.roots = table, image, split, roots
         self.rows, self.labels, self.background = rows, labels, background
 
     def __len__(self) -> int:
@@ -43,8 +46,14 @@ class TableImages:
         if cell is None:
             cell = {"bytes": b""}
         data, path = cell.get("bytes"), cell.get("path")
-        place = path if data is None and path else self.key(index)
-        return decode_image(place, self.background, data=data), int(self.labels[index])
+        if data is None and not path:
+            data = b""
+        try:
+            image = decode_image(path if data is None else self.key(index), self.background, data=data,
+                                 within=self.roots)  # fmt: skip
+        except BadImage as error:
+            raise BadImage(str(error) if data is not None else f"{self.key(index)}: {error}") from error
+        return image, int(self.labels[index])
 
     def key(self, index: int) -> str:
         """The name of the split, a slash, the number of the row in it."""
@@ -245,7 +254,20 @@ class HuggingFace(Dataset):
 
     def _images(self, table: _Table, chosen: NDArray[np.bool_], labels: NDArray[np.int64]) -> TableImages:
         rows = np.flatnonzero(chosen)
-        return TableImages(table.table, self.config.image, table.split, rows, labels[chosen], self.config.color)
+        facts = (self.config.image, table.split, rows, labels[chosen], self.config.color)
+        return TableImages(table.table, *facts, self._roots)
+
+    @property
+    def _roots(self) -> tuple[Path, ...]:
+        """The folders that a row may name a file in: that of the data set, and where the package unpacks archives."""
+        unpacked = Path(self._package.config.EXTRACTED_DATASETS_PATH)
+        if self._local is not None:
+            return (self._local.absolute() if self._local.is_dir() else self._files[0].parent, unpacked)
+        from huggingface_hub import constants
+        from huggingface_hub.file_download import repo_folder_name
+
+        fetched = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=self.config.path, repo_type="dataset")
+        return (fetched, unpacked)
 
 
 def _written(values: list[Any], split: str, column: str) -> list[str]:

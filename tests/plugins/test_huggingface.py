@@ -13,9 +13,11 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow
 import pytest
 from data_helpers import digit, pixels, png, write_folder, write_parquet
 from PIL import Image
+from pyarrow import parquet
 from pydantic import ValidationError
 
 from gaekit.api import BadImage, DataAbsent, DataError
@@ -154,6 +156,47 @@ def test_damaged_and_missing_images_are_named_by_split_and_row(tmp_path: Path) -
         index = [split.key(i) for i in range(len(split))].index(f"train/{row:09d}")
         with pytest.raises(BadImage, match=rf"train/{row:09d}: not an image of a known kind: .*{found}"):
             split[index]
+
+
+def test_a_row_names_no_file_outside_the_data_set(tmp_path: Path) -> None:
+    """A table of somebody else names a private image, a key, a pipe: none becomes data, nor a part of a message."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (tmp_path / "private.png").write_bytes(png(0))
+    (tmp_path / "key.png").write_text("BEGIN PRIVATE KEY 1234")
+    os.mkfifo(data / "pipe.png")
+    (data / "link.png").symlink_to(tmp_path / "private.png")
+    (data / "own.png").write_bytes(png(5))
+    bad = [tmp_path / "private.png", tmp_path / "key.png", "../private.png", "link.png", data / "pipe.png"]
+    paths = [*map(str, bad), str(data / "own.png"), "own.png"]
+    cells = [{"bytes": None, "path": path} for path in paths] + [{"bytes": png(i), "path": "x.png"} for i in range(20)]
+    parquet.write_table(pyarrow.table({"image": cells}), data / "a.parquet")  # the package looks the paths up
+    dataset = table(data / "a.parquet", label=None, validation=0.5)
+    rows = {}
+    for split in (dataset.train(), dataset.validation()):
+        for index in range(len(split)):
+            row = int(split.key(index).removeprefix("train/"))
+            try:
+                rows[row] = pixels(split[index][0])
+            except BadImage as error:
+                rows[row] = str(error)
+    for row in range(len(bad)):
+        assert rows[row].startswith(f"train/{row:09d}: image: '"), rows[row]
+        assert "KEY" not in rows[row]
+        assert ("leads out of" if row < 4 else "is a pipe") in rows[row]
+    assert rows[5] == rows[6] == decoded(5)
+    assert rows[7] == decoded(0)
+
+
+def test_a_folder_of_images_is_read_by_the_package(tmp_path: Path) -> None:
+    for index in range(20):
+        path = tmp_path / "pictures" / f"n{digit(index)}" / f"{index:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(index))
+    dataset = table(tmp_path / "pictures", validation=0.5, label=None)
+    found = [dataset.train()[i] for i in range(len(dataset.train()))]
+    found += [dataset.validation()[i] for i in range(len(dataset.validation()))]
+    assert sorted(pixels(image) for image, _ in found) == sorted(decoded(index) for index in range(20))
 
 
 def test_a_plain_column_of_bytes_is_a_column_of_images(tmp_path: Path) -> None:
