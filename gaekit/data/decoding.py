@@ -139,7 +139,9 @@ class _Requests(Sampler[Any]):
         return iter(self.requests)
 
 
-def decode_ahead(decoder: Decoder, requests: Iterable[Request], workers: int, most: int) -> Iterator[Decoded]:
+def decode_ahead(
+    decoder: Decoder, requests: Iterable[Request], workers: int, most: int
+) -> Generator[Decoded, None, None]:
     """Carry out requests in their order, in `workers` processes that run ahead; here and now if there are none. No
     request is for more than `most` images.
 

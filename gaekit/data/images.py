@@ -8,15 +8,18 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gaekit.api import ImageSource
+from gaekit.data.ahead import one_ahead
 from gaekit.data.crop import center_crop, to_float, to_uint8
 from gaekit.data.decoding import Decoded, Decoder, OnBadImage, Request, decode_ahead
 from gaekit.data.order import TrainingOrder
@@ -27,39 +30,62 @@ __all__ = ["ImageBatch", "Images", "center_crop", "to_float", "to_uint8"]
 logger = logging.getLogger(__name__)
 
 
+Mirroring = Literal["none", "some", "all"]
+
+
 @dataclass(frozen=True)
 class ImageBatch:
-    """Images with their labels (0 without classes), their indices in the split, and which are mirrored.
+    """Images with their labels (0 without classes), their indices in the split, and which are seen mirrored.
 
-    They are uint8 until they are asked for as numbers in [-1, 1]: that is then done on the device to which they went.
+    Pixels are uint8 and as they were decoded until they are asked for as numbers in [-1, 1]: to mirror and to convert
+    them is left to the device to which they went. `index_B` stays on the CPU. `mirroring` sums `flip_B` up, so that
+    nobody must ask a device. `feature_BFHW` are the teacher's features of these views where they were read with them.
     """
 
     pixels_BRR3: Tensor
     label_B: Tensor
     index_B: Tensor
     flip_B: Tensor
+    mirroring: Mirroring = "some"
+    feature_BFHW: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.label_B)
 
     @cached_property
     def image_B3RR(self) -> Tensor:
-        """The images in [-1, 1], float32."""
-        return to_float(self.pixels_BRR3)
+        """The images in [-1, 1], float32, mirrored where `flip_B` says so."""
+        if self.mirroring == "none":
+            return to_float(self.pixels_BRR3)
+        mirrored = self.pixels_BRR3.flip(2)
+        if self.mirroring == "some":
+            mirrored = torch.where(self.flip_B[:, None, None, None], mirrored, self.pixels_BRR3)
+        return to_float(mirrored)
 
     def mirrored(self) -> ImageBatch:
         """The mirror images."""
-        return ImageBatch(self.pixels_BRR3.flip(2), self.label_B, self.index_B, ~self.flip_B)
+        other: dict[Mirroring, Mirroring] = {"none": "all", "some": "some", "all": "none"}
+        return replace(self, flip_B=~self.flip_B, mirroring=other[self.mirroring], feature_BFHW=None)
 
     def part(self, first: int, last: int) -> ImageBatch:
         """Rows first to last."""
-        rows = slice(first, last)
-        return ImageBatch(self.pixels_BRR3[rows], self.label_B[rows], self.index_B[rows], self.flip_B[rows])
+        if first == 0 and last >= len(self):
+            return self
+        rows = self._each(lambda tensor: tensor[first:last])
+        return replace(rows, index_B=self.index_B[first:last])
 
     def to(self, device: torch.device | str) -> ImageBatch:
         """The same on a device."""
-        tensors = (self.pixels_BRR3, self.label_B, self.index_B, self.flip_B)
-        return ImageBatch(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> ImageBatch:
+        """The same in memory from which a GPU copies while it computes."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> ImageBatch:
+        feature = None if self.feature_BFHW is None else change(self.feature_BFHW)
+        pixels, label, flip = map(change, (self.pixels_BRR3, self.label_B, self.flip_B))
+        return replace(self, pixels_BRR3=pixels, label_B=label, flip_B=flip, feature_BFHW=feature)
 
 
 @dataclass
@@ -77,7 +103,7 @@ class Images:
     source: where they come from. size: R, their side after the crop. cache_bytes: crops are kept in memory, in this
     process, if those of the whole split fit. on_bad_image: "error" raises BadImage; "skip" goes on, with one warning
     a file, and records it in `skipped`. workers: processes that decode ahead; they change nothing about what comes
-    out.
+    out. pinned: batches come in pinned memory, for a GPU.
     """
 
     def __init__(
@@ -88,8 +114,9 @@ class Images:
         cache_bytes: int = 0,
         on_bad_image: OnBadImage = "error",
         workers: int = 0,
+        pinned: bool = False,
     ):
-        self.source, self.size, self.workers = source, size, workers
+        self.source, self.size, self.workers, self.pinned = source, size, workers, pinned
         self.skipped: dict[str, str] = {}
         self._decoder = Decoder(source, size, on_bad_image)
         self._bad: set[int] = set()
@@ -113,11 +140,20 @@ class Images:
         return batch
 
     def training(
-        self, seed: int, batch: int, *, start: int = 0, flip: bool, first: int = 0, last: int | None = None
+        self,
+        seed: int,
+        batch: int,
+        *,
+        start: int = 0,
+        flip: bool,
+        first: int = 0,
+        last: int | None = None,
+        features: Callable[[ImageBatch], Tensor] | None = None,
     ) -> Iterator[ImageBatch]:
         """Endless batches from step `start` on, in random order or in that of the source (`order`), half of them
         mirrored if `flip`; the k-th depends on seed, k and the data alone. `batch` is the global batch, of which a
-        rank takes the rows [first, last).
+        rank takes the rows [first, last). `features` reads the feature_BFHW of a batch. A thread makes the next batch
+        ready while one is used.
 
         Raises DataError if there is no image; BadImage by the policy; MachineFailed if a worker dies.
         """
@@ -128,7 +164,15 @@ class Images:
         rows = (order.batch(step, first, last) for step in itertools.count(start))
         visits = ((indices.tolist(), flips.tolist()) for indices, flips in rows)
         most = (batch if last is None else last) - first
-        yield from self._batches(visits, stand_in=True, workers=self.workers, most=most)
+        batches = self._batches(visits, stand_in=True, workers=self.workers, most=most)
+
+        def ready(made: ImageBatch) -> ImageBatch:
+            if features is not None:
+                made = replace(made, feature_BFHW=features(made))
+            return made.pinned() if self.pinned else made
+
+        with closing(one_ahead(batches, ready)) as ahead:
+            yield from ahead
 
     def in_order(
         self, batch: int, *, flips: Sequence[bool] = (False,), spans: Sequence[Sequence[int]] | None = None
@@ -144,11 +188,12 @@ class Images:
         visits = ((list(part), [False] * len(part)) for part in parts)
         for plain in self._batches(visits, stand_in=False, workers=self.workers, most=batch):
             if len(plain):
+                plain = plain.pinned() if self.pinned else plain
                 yield from (plain.mirrored() if flip else plain for flip in flips)
 
     def _batches(
         self, visits: Iterable[tuple[list[int], list[bool]]], *, stand_in: bool, workers: int, most: int
-    ) -> Iterator[ImageBatch]:
+    ) -> Generator[ImageBatch, None, None]:
         # Worker processes are asked for a batch before the one at hand is used. What was cached when they were asked
         # stays cached, so that each visit's answer completes it whenever it comes.
         under_way: deque[_Visit] = deque()
@@ -160,8 +205,9 @@ class Images:
                 yield Request(tuple(visit.indices[place] for place in visit.missing), stand_in)
 
         workers = 0 if self._complete else workers
-        for decoded in decode_ahead(self._decoder, requests(), workers, most):
-            yield self._assemble(under_way.popleft(), decoded)
+        with closing(decode_ahead(self._decoder, requests(), workers, most)) as answers:
+            for decoded in answers:
+                yield self._assemble(under_way.popleft(), decoded)
 
     @property
     def _complete(self) -> bool:
@@ -195,14 +241,16 @@ class Images:
         flip = torch.tensor(visit.flips, dtype=torch.bool)
         if not bool(keep.all()):
             pixels, label, index, flip = pixels[keep], label[keep], index[keep], flip[keep]
-        pixels[flip] = pixels[flip].flip(2)
-        return ImageBatch(pixels, label, index, flip)
+        mirroring: Mirroring = "some" if any(visit.flips) else "none"
+        return ImageBatch(pixels, label, index, flip, mirroring)
 
     def _remembered(self, index_B: Tensor, known_B: Tensor) -> Tensor:
-        pixels = torch.zeros(len(index_B), self.size, self.size, 3, dtype=torch.uint8)
-        if self._cache is not None:
-            pixels[known_B] = self._cache[index_B[known_B]]
-        return pixels
+        if self._cache is None:
+            return torch.zeros(len(index_B), self.size, self.size, 3, dtype=torch.uint8)
+        # By numpy, as all that this thread does with many numbers: torch's threads are the training's.
+        found = self._cache.numpy()[index_B.numpy()]
+        found[~known_B.numpy()] = 0
+        return torch.from_numpy(found)
 
     def _remember(self, decoded: Decoded) -> None:
         if self._cache is not None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gaekit.data.ahead import one_ahead
 from gaekit.data.order import Flags, Indices, TrainingOrder
 from gaekit.errors import ArtifactError
 from gaekit.seeds import generator_for
@@ -24,7 +25,6 @@ from gaekit.store.shards import INDEX
 __all__ = ["INDEX", "LABEL", "LATENT", "MIRROR", "LatentBatch", "LatentCache", "TrainingLatents"]
 
 LATENT, MIRROR, LABEL = "latents", "latents_flip", "labels"
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -121,13 +121,14 @@ class LatentCache(TrainingLatents):
         """As promised; a thread reads the next batch while one is used."""
         order = TrainingOrder(len(self), batch, seed, flip=self.has_mirror)
 
-        def read(step: int) -> LatentBatch:
-            visited, mirrored = order.batch(step, first, last)
-            labels = self.reader.rows(LABEL, torch.from_numpy(visited))
-            made = self._finished(self._rows(visited, mirrored), labels, seed, step, batch, first, last)
-            return made.pinned() if self._pinned else made
+        def read() -> Generator[LatentBatch, None, None]:
+            for step in itertools.count(start):
+                visited, mirrored = order.batch(step, first, last)
+                labels = self.reader.rows(LABEL, torch.from_numpy(visited))
+                yield self._finished(self._rows(visited, mirrored), labels, seed, step, batch, first, last)
 
-        yield from _one_ahead(read, start)
+        with closing(one_ahead(read(), lambda made: made.pinned() if self._pinned else made)) as ahead:
+            yield from ahead
 
     def _rows(self, indices: Indices, mirrored: Flags) -> Tensor:
         out = self.reader.empty(LATENT, len(indices))
@@ -157,13 +158,3 @@ def fault_of_head(head: dict[str, Stored], facts: dict[str, Any]) -> str | None:
         if facts.get("dtype", dtype) != dtype:
             return f"{name} of type {dtype}, and the manifest says {facts['dtype']}"
     return None
-
-
-def _one_ahead(make: Callable[[int], T], start: int) -> Iterator[T]:
-    """make(start), make(start + 1), ...: the next is made by a thread while one is used."""
-    with ThreadPoolExecutor(1, "latents") as thread:
-        coming = thread.submit(make, start)
-        for step in itertools.count(start + 1):
-            made = coming.result()
-            coming = thread.submit(make, step)
-            yield made

@@ -143,6 +143,7 @@ def run(job: Job) -> dict[str, Any]:
     model, objective, critic = _networks(job)
     images, shown = job.images("train"), _shown(job)
     features = features_for(job, images, section.flip) if job.teacher else None
+    reading = features.reading if features else None
     adversarial = AdversarialLoss(section.adversary, train, job.world.mean) if section.adversary and critic else None
     modules: dict[str, nn.Module] = {"autoencoder": Autoencoding(model, objective)}
     if critic is not None:
@@ -156,7 +157,7 @@ def run(job: Job) -> dict[str, Any]:
     with Training(train, modules, job.host, overrides) as training:
         for step, batch in training.steps(
             lambda k, first, last: images.training(
-                job.recipe.seed, train.batch, start=k, flip=section.flip, first=first, last=last
+                job.recipe.seed, train.batch, start=k, flip=section.flip, first=first, last=last, features=reading
             )
         ):
             feature = features.of(batch) if features else None

@@ -3,10 +3,11 @@ large."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,17 +34,29 @@ class Features:
             self._row = torch.full((int(index.max()) + 1,), -1)
             self._row[index] = torch.arange(len(index))
 
+    @property
+    def reading(self) -> Callable[[ImageBatch], Tensor] | None:
+        """What reads the features of a batch from disk, beside its images (`Images.training`); None where the teacher
+        runs at every step."""
+        return None if self.reader is None else self._rows
+
     def of(self, batch: ImageBatch) -> Tensor:
-        """Features of a batch, as it is cropped and flipped."""
+        """Features of a batch, as it is cropped and flipped, on its device."""
         if self.reader is None:
             with torch.no_grad():
                 return self.teacher(batch.image_B3RR)  # type: ignore[no-any-return]
-        rows = self._row[batch.index_B.cpu()]
-        flips = batch.flip_B.cpu()
-        out = self.reader.rows(NAMES[False], rows)
-        if bool(flips.any()):
-            out[flips] = self.reader.rows(NAMES[True], rows[flips])
-        return out.to(batch.image_B3RR.device)
+        feature = batch.feature_BFHW
+        return self._rows(batch).to(batch.pixels_BRR3.device) if feature is None else feature
+
+    def _rows(self, batch: ImageBatch) -> Tensor:
+        """Of a batch on the CPU: each view's row, and no other, is read."""
+        assert self.reader is not None
+        rows, flips = self._row[batch.index_B].numpy(), batch.flip_B.cpu().numpy()
+        out = self.reader.empty(NAMES[False], len(rows))
+        for mirrored, name in NAMES.items():
+            places = np.flatnonzero(flips == mirrored)
+            self.reader.read(name, rows[places], out, places)
+        return out
 
     def batches(self, images: Images, limit: int | None, device: torch.device) -> Iterator[Tensor]:
         """Features of the first `limit` images, unflipped, in order."""

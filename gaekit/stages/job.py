@@ -63,6 +63,7 @@ class Job:
             cache_bytes=int(self.recipe.runtime.cache_gb * 1e9),
             on_bad_image=self.dataset.on_bad_image,
             workers=self.recipe.runtime.workers,
+            pinned=self.device.type == "cuda",
         )
 
     def skipped(self, images: Images) -> dict[str, str]:

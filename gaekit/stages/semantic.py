@@ -80,7 +80,7 @@ def _train(job: Job, aligner: Aligner) -> dict[str, Any]:
     with Training(train, {"aligner": Fitting(aligner)}, job.host) as training:
         for _, batch in training.steps(
             lambda k, first, last: images.training(
-                job.recipe.seed, train.batch, start=k, flip=flip, first=first, last=last
+                job.recipe.seed, train.batch, start=k, flip=flip, first=first, last=last, features=features.reading
             )
         ):
             feature = features.of(batch)

@@ -6,8 +6,6 @@ import itertools
 import json
 import logging
 import multiprocessing
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from picture_helpers import Pictures
 from PIL import Image
 from safetensors import safe_open
 
@@ -22,31 +21,6 @@ from gaekit.data.images import ImageBatch, Images, center_crop, to_float, to_uin
 from gaekit.errors import BadImage, DataError, MachineFailed
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "adm_center_crop.safetensors"
-
-
-class Pictures:
-    """Images whose every pixel says which they are; those in `bad` cannot be decoded."""
-
-    def __init__(self, n: int, bad: tuple[int, ...] = (), fatal: tuple[int, ...] = ()):
-        self.n, self.bad, self.fatal = n, bad, fatal
-        self.decoded: list[int] = []
-        self.labels = [index % 3 for index in range(n)]
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        self.decoded.append(index)
-        if index in self.fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if index in self.bad:
-            raise BadImage(f"/data/{index}.png: damaged")
-        ramp = np.zeros((10, 14, 3), dtype=np.uint8)
-        ramp[..., 0], ramp[..., 1], ramp[..., 2] = index, np.arange(14) * 10, np.arange(10)[:, None] * 20
-        return Image.fromarray(ramp), index % 3
-
-    def key(self, index: int) -> str:
-        return f"{index}.png"
 
 
 def same(one: ImageBatch, other: ImageBatch) -> bool:
@@ -223,7 +197,7 @@ def test_a_bad_image_stops_with_its_path(workers: int) -> None:
 
 def test_a_batch_larger_than_the_split_decodes_each_image_once() -> None:
     source = Pictures(3)
-    (batch,) = taken(Images(source, 8), 1, batch=20)
+    batch = Images(source, 8).batch([place % 3 for place in range(20)], [False] * 20)
     assert len(batch) == 20
     assert sorted(source.decoded) == [0, 1, 2]
 
@@ -281,7 +255,7 @@ def test_workers_outlive_the_signals_that_ask_the_training_to_save() -> None:
 def test_workers_end_at_once_with_a_batch_that_cannot_be_used_or_a_program_that_leaves_them_running() -> None:
     program = """
 import sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:]
 from test_images import *
 images = Images(Pictures(40, bad=(9,)), 8, workers=2)
 kept = images.in_order(2)
@@ -294,7 +268,8 @@ except BadImage as error:
     kept_too = error
 print(len(multiprocessing.active_children()))
 """
-    arguments = [sys.executable, "-c", program, str(Path(__file__).parent)]
+    folders = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+    arguments = [sys.executable, "-c", program, *folders]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == ["2"]
 
