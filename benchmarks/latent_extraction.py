@@ -28,12 +28,13 @@ from torch import Tensor
 from gaekit.api import Dataset, ImageSource
 from gaekit.data.crop import center_crop
 from gaekit.data.images import ImageBatch
-from gaekit.parallel import World
 from gaekit.plugins import build, load_plugins
 from gaekit.recipe import load_recipe
 from gaekit.recipe.schema import Recipe
 from gaekit.stages import latents
+from gaekit.stages.data import Data
 from gaekit.stages.job import Job
+from gaekit.stages.machine import Machine
 from gaekit.store.room import Room
 from gaekit.train.progress import Reporter
 
@@ -106,13 +107,11 @@ def bare(source: ImageSource, workers: int) -> None:
 
 def prepare(recipe: Recipe, folder: Path) -> Job:
     """The stage's job, its data set listed: the bare loop begins with a list too."""
-    reporter = Reporter(Console(quiet=True))
-    job = Job(
-        "latents", recipe, load_plugins(), Room(folder), {"autoencoder": folder / "none"}, folder, torch.device("cpu"),
-        reporter, World(),
-    )  # fmt: skip
-    job.dataset.digest()
-    return job
+    machine = Machine(torch.device("cpu"), recipe.runtime, Reporter(Console(quiet=True)))
+    registry = load_plugins()
+    data = Data(recipe, registry)
+    _ = data.digest
+    return Job("latents", recipe, registry, machine, data, Room(folder), {"autoencoder": folder / "none"}, folder)
 
 
 def extract(job: Job) -> None:

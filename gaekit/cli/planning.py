@@ -18,6 +18,7 @@ from gaekit.recipe.schema import Recipe
 from gaekit.sizing.budget import disk_of_stages, memory_of_stages
 from gaekit.sizing.describe import data_facts, sizes_of, trained_networks
 from gaekit.stages import stage_named
+from gaekit.stages.data import Data
 from gaekit.stages.network import Network
 from gaekit.store.files import free_space, human_size
 
@@ -29,7 +30,7 @@ MADE_UP = (
 
 
 @dataclass(frozen=True)
-class Data:
+class Known:
     """What is known of the data set: nothing where it is absent."""
 
     classes: int | None = None
@@ -50,9 +51,10 @@ def show_plan(
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 160
-    plan = make_plan(recipe, registry, out / STORE, until=until)
+    data_set = Data(recipe, registry)
+    plan = make_plan(recipe, registry, out / STORE, data=data_set, until=until)
     console.print(f"{recipe.name}: {recipe.image.size} px, latents {_latent_shape(recipe)}", markup=False)
-    data = _show_data(console, recipe, registry)
+    data = _show_data(console, recipe, data_set)
     console.print(_stage_table(recipe, plan))
     networks = _networks(recipe, registry, data)
     console.print(_size_table(networks))
@@ -66,16 +68,16 @@ def show_plan(
             console.print(json.dumps(stage.facts, indent=2, ensure_ascii=False), markup=False)
 
 
-def _show_data(console: Console, recipe: Recipe, registry: Registry) -> Data:
+def _show_data(console: Console, recipe: Recipe, data: Data) -> Known:
     try:
-        classes, images, held_out = data_facts(recipe, registry)
+        classes, images, held_out = data_facts(data)
     except DataAbsent as error:
         console.print(f"data: absent, digest unknown ({error})", markup=False)
-        return Data()
+        return Known()
     console.print(
         f"data: {recipe.dataset.use}, {images} training and {held_out} held-out images, {classes or 'no'} classes"
     )
-    return Data(classes, images)
+    return Known(classes, images)
 
 
 def _latent_shape(recipe: Recipe) -> str:
@@ -97,7 +99,7 @@ def _stage_table(recipe: Recipe, plan: Plan) -> Table:
     return table
 
 
-def _networks(recipe: Recipe, registry: Registry, data: Data) -> list[Network]:
+def _networks(recipe: Recipe, registry: Registry, data: Known) -> list[Network]:
     try:
         return trained_networks(recipe, registry, data.classes)
     except GaekitError as error:
@@ -151,7 +153,7 @@ def _show_disk(
     recipe: Recipe,
     registry: Registry,
     networks: list[Network],
-    data: Data,
+    data: Known,
     plan: Plan,
     out: Path,
 ) -> None:
@@ -165,7 +167,7 @@ def _show_disk(
     console.print(f"in all {human_size(total)}{partial}; free in {out}: {human_size(free_space(out))}", markup=False)
 
 
-def _show_measured(console: Console, recipe: Recipe, registry: Registry, data: Data, nproc: int) -> None:
+def _show_measured(console: Console, recipe: Recipe, registry: Registry, data: Known, nproc: int) -> None:
     from gaekit.sizing.measure import measure_stages
 
     console.print(f"\n{MADE_UP}", markup=False)

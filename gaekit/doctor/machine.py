@@ -23,6 +23,7 @@ from gaekit.recipe.schema import Autoencoder, Recipe
 from gaekit.sizing.budget import disk_of_stages
 from gaekit.sizing.describe import data_facts, trained_networks
 from gaekit.stages import stage_named
+from gaekit.stages.data import Data
 from gaekit.store.files import free_space, human_size, sync
 
 LEAST_FREE = 10**9
@@ -112,12 +113,13 @@ def _needed(case: Case) -> int:
     if case.recipe is None:
         return LEAST_FREE
     recipe, registry, known = case.recipe, case.registry, True
+    data = Data(recipe, registry)
     try:
-        classes, images, _ = data_facts(recipe, registry)
+        classes, images, _ = data_facts(data)
     except DataAbsent:
         known = False
     networks = trained_networks(recipe, registry, classes if known else None)
-    plan = make_plan(recipe, registry, case.out / STORE)
+    plan = make_plan(recipe, registry, case.out / STORE, data=data)
     return sum(part.size or 0 for part in disk_of_stages(recipe, registry, networks, images if known else None, plan))
 
 

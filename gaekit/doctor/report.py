@@ -13,6 +13,7 @@ from gaekit.pipeline.assets import find_needs
 from gaekit.plugins import Registry, load_plugins
 from gaekit.recipe import load_recipe
 from gaekit.sizing.describe import data_facts
+from gaekit.stages.data import Data
 
 Check = Callable[[Case], Iterable[Finding]]
 
@@ -34,7 +35,7 @@ def data(case: Case) -> Iterator[Finding]:
     if case.recipe is None:
         return
     try:
-        classes, images, held_out = data_facts(case.recipe, case.registry)
+        classes, images, held_out = data_facts(Data(case.recipe, case.registry))
     except DataAbsent as error:
         yield Finding("data", _line(error), "put it there, or give the recipe's dataset another place")
     else:

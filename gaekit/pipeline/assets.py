@@ -12,10 +12,11 @@ from pydantic import BaseModel
 from gaekit.api import Asset, ComponentConfig, LocalFile
 from gaekit.api.assets import FETCHING, PublishedAsset, State, go_offline, is_offline
 from gaekit.errors import ArtifactError
-from gaekit.pipeline.plan import make_plan, needed_stages
+from gaekit.pipeline.plan import Plan, make_plan, needed_stages
 from gaekit.plugins import Registry, nested, slots
 from gaekit.recipe.schema import Autoencoder, From, Recipe
 from gaekit.stages import autoencoder
+from gaekit.stages.data import Data
 from gaekit.stages.stage import Stage
 from gaekit.store.artifact import open_artifact, resolve
 from gaekit.store.models import AutoencoderSpec
@@ -102,6 +103,7 @@ def prepare_assets(
     store: Path,
     say: Callable[[str], None],
     *,
+    data: Data | None = None,
     offline: bool = False,
     until: str | None = None,
     redo: str | None = None,
@@ -120,7 +122,8 @@ def prepare_assets(
     if any(isinstance(need.asset, LocalFile) and need.planned for need in lacking):
         raise absent_error(states)
     if lacking:
-        running = _running(recipe, registry, store, until, redo)
+        plan = make_plan(recipe, registry, store, data=data, until=until, need_data=True)
+        running = _running(plan, redo)
         states = {need: state for need, state in states.items() if need.stage in running}
         lacking = [need for need in lacking if need.stage in running]
     if any(cut_off or isinstance(need.asset, LocalFile) for need in lacking):
@@ -128,9 +131,9 @@ def prepare_assets(
     fetch_all(lacking, say)
 
 
-def _running(recipe: Recipe, registry: Registry, store: Path, until: str | None, redo: str | None) -> set[str]:
+def _running(plan: Plan, redo: str | None) -> set[str]:
     """The stages that are neither cached nor taken from elsewhere."""
-    stages = make_plan(recipe, registry, store, until=until, need_data=True).stages
+    stages = plan.stages
     names = [stage.name for stage in stages]
     again = set(names[names.index(redo) :]) if redo in names else set()
     return {s.name for s in stages if s.room is not None and (s.status != "cached" or s.name in again)}

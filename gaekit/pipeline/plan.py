@@ -9,13 +9,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from gaekit.api import ComponentConfig, Dataset
+from gaekit.api import ComponentConfig
 from gaekit.errors import DataAbsent, GaekitError
 from gaekit.pipeline.from_artifacts import check_cache, check_imported, find_external, find_init
-from gaekit.plugins import Registry, build, nested, slots
+from gaekit.plugins import Registry, nested, slots
 from gaekit.recipe import canonical
 from gaekit.recipe.schema import From, Recipe, StageSection, Train
 from gaekit.stages import STAGES, autoencoder, latents
+from gaekit.stages.data import Data
 from gaekit.stages.stage import Stage
 from gaekit.store.artifact import resolve
 from gaekit.store.files import sha256_file, sha256_json
@@ -60,21 +61,29 @@ class Plan:
 
 
 def make_plan(
-    recipe: Recipe, registry: Registry, store: Path, *, until: str | None = None, need_data: bool = False
+    recipe: Recipe,
+    registry: Registry,
+    store: Path,
+    *,
+    data: Data | None = None,
+    until: str | None = None,
+    need_data: bool = False,
 ) -> Plan:
-    """Plan a recipe against the rooms in `store`. Without the data the digest is unknown and nothing of it is cached;
+    """Plan a recipe against the rooms in `store`; `data` is the run's, where there is one already.
+
+    Without the data the digest is unknown and nothing of it is cached;
     a `from` that leads nowhere is absent. With `need_data`, as for a run, these raise DataAbsent and ArtifactError.
     Raises ArtifactError for a `from` that does not fit the recipe."""
     stages = list(needed_stages(recipe, until))
-    data, note = None, ""
+    digest, note = None, ""
     if any(stage.reads_data and not stage.is_imported(recipe) for stage in stages):
         try:
-            data = build(Dataset, recipe.dataset, registry).digest()
+            digest = (data or Data(recipe, registry)).digest
         except DataAbsent as error:
             if need_data:
                 raise
             note = str(error)
-    plan = Plan([], data, note)
+    plan = Plan([], digest, note)
     for stage in stages:
         plan.stages.append(_plan_stage(stage, recipe, registry, store, plan, need_data))
     return plan

@@ -7,7 +7,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -26,7 +26,9 @@ from gaekit.pipeline.view import STORE, View
 from gaekit.plugins import Registry
 from gaekit.recipe import to_yaml
 from gaekit.recipe.schema import Recipe
+from gaekit.stages.data import Data
 from gaekit.stages.job import Job
+from gaekit.stages.machine import Machine, choose_device, open_machine
 from gaekit.store.room import Room
 from gaekit.train.progress import Reporter
 from gaekit.train.signals import preemptible
@@ -50,30 +52,37 @@ def run_recipe(
     Raises GaekitError and its kin.
     """
     with join_world(choose_device(recipe.runtime.device)) as world:
-        device = device_of_rank(recipe.runtime.device, world)
         reporter = (reporter or Reporter()) if world.is_rank0 else Reporter(Console(quiet=True))
+        machine = open_machine(recipe.runtime, reporter, world)
         if world.size > 1:
-            reporter.say(f"{world.size} processes, {recipe.runtime.strategy}, {device.type}")
-        if recipe.runtime.threads:
-            torch.set_num_threads(recipe.runtime.threads)
-        store = out / STORE
-        ready = partial(prepare_assets, offline=offline, until=until, redo=redo)
+            reporter.say(f"{world.size} processes, {recipe.runtime.strategy}, {machine.device.type}")
+        store, data = out / STORE, Data(recipe, registry)
+        ready = partial(prepare_assets, data=data, offline=offline, until=until, redo=redo)
         world.rank0_first(lambda: ready(recipe, registry, store, reporter.say))
-        plan = world.rank0_first(lambda: make_plan(recipe, registry, store, until=until, need_data=True))
+        planned = partial(make_plan, recipe, registry, store, data=data, until=until, need_data=True)
+        plan = _rank0_scans(planned, data, world)
         world.rank0_first(lambda: _check_stage_names(plan, until=until, redo=redo))
         world.on_rank0(lambda: _check_batches(plan, recipe, world))
-        view, record = View(out / recipe.name), _new_record(recipe, plan, registry, device, world)
+        view, record = View(out / recipe.name), _new_record(recipe, plan, registry, machine)
         world.on_rank0(lambda: view.open(record, to_yaml(recipe)))
-        redoing, said = False, set[str]()
+        redoing = False
         for position, stage in enumerate(plan.stages, 1):
             redoing = redoing or stage.name == redo
             title = f"[{position}/{len(plan.stages)}] {stage.name}"
-            job = Job(stage.name, recipe, registry, stage.room, stage.inputs, store, device, reporter, world, said=said)  # type: ignore[arg-type]
+            job = Job(stage.name, recipe, registry, machine, data, stage.room, stage.inputs, store)  # type: ignore[arg-type]
             _run_stage(stage, title, redoing, job, view, record)
         record["finished"] = _now()
         world.on_rank0(lambda: view.write(record))
         reporter.say(f"done: {view.path}")
         return view
+
+
+def _rank0_scans(planned: Callable[[], Plan], data: Data, world: World) -> Plan:
+    """The plan on every rank: rank 0 makes it first, and what it found of the data set it hands to the others."""
+    made: list[Plan] = []
+    world.on_rank0(lambda: made.append(planned()))
+    data.share(world)
+    return made[0] if made else planned()
 
 
 def _run_stage(stage: StagePlan, title: str, redo: bool, job: Job, view: View, record: dict[str, Any]) -> None:
@@ -158,43 +167,14 @@ def _check_stage_names(plan: Plan, **named: str | None) -> None:
             raise GaekitError(f"--{option} {name}: this recipe has no such stage; it has: {', '.join(known)}")
 
 
-def choose_device(wanted: str) -> torch.device:
-    """The device that runtime.device means. Raises GaekitError where it is not there."""
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-    except RuntimeError as error:
-        raise GaekitError(f"runtime.device: '{wanted}' is no device; use auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise GaekitError(f"runtime.device: '{wanted}', but torch sees no CUDA device; use auto or cpu")
-    return device
-
-
-def device_of_rank(wanted: str, world: World) -> torch.device:
-    """The device of this process: over several, the CUDA device of its number on this machine."""
-    device = choose_device(wanted)
-    if world.size == 1 or device.type != "cuda":
-        return device
-    if device.index is not None:
-        raise GaekitError(f"runtime.device: '{wanted}' is one device for {world.size} processes; use auto or cuda")
-    if world.local_rank >= torch.cuda.device_count():
-        raise GaekitError(
-            f"process {world.local_rank} of this machine has no CUDA device, there are {torch.cuda.device_count()}; "
-            "start as many processes as there are devices"
-        )
-    torch.cuda.set_device(world.local_rank)
-    return torch.device("cuda", world.local_rank)
-
-
-def _new_record(recipe: Recipe, plan: Plan, registry: Registry, device: torch.device, world: World) -> dict[str, Any]:
+def _new_record(recipe: Recipe, plan: Plan, registry: Registry, machine: Machine) -> dict[str, Any]:
     return {
         "name": recipe.name,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "started": _now(),
         "finished": None,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "processes": world.size,
+        "device": torch.cuda.get_device_name(machine.device) if machine.device.type == "cuda" else platform.machine(),
+        "processes": machine.world.size,
         "python": platform.python_version(),
         "packages": package_versions(PACKAGES),
         "plugins": sorted({f"{p.distribution} {p.version}" for p in registry.plugins if not p.error}),

@@ -204,6 +204,11 @@ class Guidance(Section):
     channels: Literal["all", "first3"] = Field(default="all", description="first3: as DiT and SiT did")
     weak: Weak | None = neutral(None, description="autoguidance by a weaker denoiser; null is the null class")
 
+    @property
+    def is_by_weak(self) -> bool:
+        """Whether a weaker denoiser takes part: at scale 1 nothing guides."""
+        return self.weak is not None and self.scale != 1
+
 
 class Sample(StageSection):
     """Generating images."""

@@ -31,16 +31,16 @@ def measure_likelihood(
     _check_classes(run)
     seed = run.recipe.seed if seed is None else seed
     solver = solver or Solver()
-    images = run.job.images(split)
+    images = run.data.images(split)
     chosen = torch.randperm(len(images), generator=generator_for(seed, "likelihood", split))[:count].tolist()
-    run.job.prepare(run.denoiser.network, compiled=False)
+    run.machine.prepare(run.denoiser.network, compiled=False)
     found: list[Tensor] = []
     evaluations = 0
     with run.reporter.bar("likelihood", len(chosen)) as bar:
         for first in range(0, len(chosen), batch):
             some = images.batch(chosen[first : first + batch], [False] * len(chosen[first : first + batch]))
             field = _field(run, some.label_B)
-            draws = ImageDraws(seed, f"likelihood {split}", some.index_B.tolist(), run.job.device)
+            draws = ImageDraws(seed, f"likelihood {split}", some.index_B.tolist(), run.machine.device)
             latent = _standardised(run, some.image_B3RR)
             found.append(-log_likelihood(field, latent, probes=probes, draws=draws, solver=solver).cpu())
             evaluations += field.evaluations
@@ -57,7 +57,7 @@ def measure_likelihood(
 
 
 def _check_classes(run: OpenRun) -> None:
-    known, given = run.classes, run.job.dataset.classes
+    known, given = run.classes, run.data.dataset.classes
     if known and len(known) != len(given):
         raise GaekitError(
             f"{run.view.path}: its denoiser knows {len(known)} classes, and its data has {len(given)}; "
@@ -67,13 +67,13 @@ def _check_classes(run: OpenRun) -> None:
 
 def _field(run: OpenRun, label_B: Tensor) -> Field:
     network, spec = run.denoiser.network, run.denoiser.spec
-    label = (label_B if spec.classes else torch.zeros_like(label_B)).to(run.job.device)
+    label = (label_B if spec.classes else torch.zeros_like(label_B)).to(run.machine.device)
     return Field(network, get_process(spec.path, spec.betas), None, label, len(spec.classes), network.predicts)
 
 
 @torch.no_grad()
 def _standardised(run: OpenRun, image_B3RR: Tensor) -> Tensor:
-    _, latent = run.autoencoder.encode(image_B3RR.to(run.job.device))
+    _, latent = run.autoencoder.encode(image_B3RR.to(run.machine.device))
     return run.denoiser.statistics.standardise(latent.mean_BDHW.float())
 
 
@@ -100,6 +100,6 @@ def _facts(run: OpenRun) -> dict[str, Any]:
         "of": "latent means" + (", given their class" if spec.classes else ""),
         "path": spec.path,
         "ema": run.recipe.sample is None or run.recipe.sample.ema,
-        "dataset": run.job.dataset.digest(),
+        "dataset": run.data.digest,
         "sha256": {name: sha256_file(path) for name, path in artifacts.items()},
     }

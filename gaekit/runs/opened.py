@@ -13,17 +13,16 @@ from torch import Tensor
 
 from gaekit.data.images import to_uint8
 from gaekit.errors import GaekitError
-from gaekit.pipeline.run import choose_device
 from gaekit.pipeline.view import RECIPE, View
 from gaekit.plugins import Registry
 from gaekit.recipe import load_recipe
 from gaekit.recipe.schema import Guidance, Recipe, Sample, Weak
 from gaekit.stages import diffusion
+from gaekit.stages.data import Data
 from gaekit.stages.generate import WEAK, ImageGenerator
-from gaekit.stages.job import Job
+from gaekit.stages.machine import Machine, open_machine
 from gaekit.store.artifact import resolve
 from gaekit.store.models import Autoencoder, LoadedDenoiser, load_autoencoder, load_denoiser
-from gaekit.store.room import Room
 from gaekit.train.progress import Reporter
 
 
@@ -37,19 +36,22 @@ class OpenRun:
     reporter: Reporter
 
     @cached_property
-    def job(self) -> Job:
-        """The recipe at work outside of any stage: its device, its images, ways to prepare a network."""
-        device = choose_device(self.recipe.runtime.device)
-        here = self.view.path
-        return Job("sample", self.recipe, self.registry, Room(here), {}, here, device, self.reporter)
+    def machine(self) -> Machine:
+        """This machine, used as the recipe says."""
+        return open_machine(self.recipe.runtime, self.reporter)
+
+    @cached_property
+    def data(self) -> Data:
+        """The recipe's images."""
+        return Data(self.recipe, self.registry)
 
     @cached_property
     def autoencoder(self) -> Autoencoder:
         """The run's autoencoder, ready to use."""
         model = load_autoencoder(self.view.artifact("autoencoder"), self.registry)
-        self.job.prepare(model.encoder, compiled=False)
-        self.job.prepare(model.decoder, compiled=False)
-        return model.to(self.job.device)
+        self.machine.prepare(model.encoder, compiled=False)
+        self.machine.prepare(model.decoder, compiled=False)
+        return model.to(self.machine.device)
 
     @cached_property
     def denoiser(self) -> LoadedDenoiser:
@@ -97,11 +99,18 @@ class OpenRun:
         """uint8 images (N, R, R, 3), one a label, by the run's own sampler; the same seed gives the same images."""
         section = self._section
         guidance = guidance or section.guidance
-        if seed is not None:
-            self.job.recipe = self.recipe.model_copy(update={"seed": seed})
-        if guidance.weak is not None and guidance.scale != 1:
-            self.job.inputs[WEAK] = self._weak(guidance.weak)
-        generator = ImageGenerator(self.job, self.autoencoder, self.denoiser, guidance, compiled=False)
+        weak = self._weak(guidance.weak) if guidance.weak is not None and guidance.is_by_weak else None
+        generator = ImageGenerator(
+            self.machine,
+            self.registry,
+            section,
+            self.recipe.seed if seed is None else seed,
+            self.autoencoder,
+            self.denoiser,
+            guidance,
+            weak,
+            compiled=False,
+        )
         made = []
         with self.reporter.bar("samples", len(labels)) as bar:
             for first in range(0, len(labels), section.batch):
@@ -114,7 +123,7 @@ class OpenRun:
     def reconstruct(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
         """uint8 reconstructions (B, R, R, 3) of batches of images in [-1, 1], by the latent's mean."""
         for image_B3RR in batches:
-            yield to_uint8(self.autoencoder.reconstruct(image_B3RR.to(self.job.device)).float()).cpu()
+            yield to_uint8(self.autoencoder.reconstruct(image_B3RR.to(self.machine.device)).float()).cpu()
 
 
 def open_run(path: Path, registry: Registry, reporter: Reporter | None = None) -> OpenRun:

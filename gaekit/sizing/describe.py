@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from gaekit.api import Dataset
-from gaekit.plugins import Registry, build
+from gaekit.plugins import Registry
 from gaekit.recipe.schema import Recipe
 from gaekit.stages import STAGES
+from gaekit.stages.data import Data
 from gaekit.stages.network import Network
 
 
@@ -44,8 +44,7 @@ def trained_networks(recipe: Recipe, registry: Registry, classes: int | None) ->
         return [network for stage in STAGES for network in stage.networks(recipe, registry, classes)]
 
 
-def data_facts(recipe: Recipe, registry: Registry) -> tuple[int, int, int]:
+def data_facts(data: Data) -> tuple[int, int, int]:
     """(classes, training images, held-out images). Raises DataAbsent."""
-    dataset = build(Dataset, recipe.dataset, registry)
-    train, validation = dataset.train(), dataset.validation()
-    return len(dataset.classes), len(train), len(validation)
+    train, validation = data.dataset.train(), data.dataset.validation()
+    return len(data.dataset.classes), len(train), len(validation)

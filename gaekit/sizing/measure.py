@@ -23,13 +23,14 @@ from gaekit.api import ComponentConfig, Dataset
 from gaekit.data.latents import INDEX, LABEL, LATENT, MIRROR
 from gaekit.errors import GaekitError
 from gaekit.parallel import World
-from gaekit.pipeline.run import choose_device
 from gaekit.plugins import Registry
 from gaekit.recipe.schema import Adversary, Autoencoder, From, Latents, Recipe
 from gaekit.sizing.budget import feature_bytes, teacher_width
 from gaekit.stages import autoencoder, latents, semantic, stage_named
+from gaekit.stages.data import Data
 from gaekit.stages.job import Job
 from gaekit.stages.latents import DTYPES
+from gaekit.stages.machine import Machine, open_machine
 from gaekit.stages.network import UNKNOWN_CLASSES
 from gaekit.stages.stage import Stage
 from gaekit.store.artifact import resolve
@@ -68,8 +69,8 @@ def measure_stages(
     With the stage's own losses, at the recipe's sizes and batch; the adversary takes part from the start. Raises
     GaekitError where a batch does not divide over the processes.
     """
-    device = choose_device(recipe.runtime.device)
-    with tempfile.TemporaryDirectory(prefix="gaekit-measure-") as folder, _threads(recipe.runtime.threads):
+    device = open_machine(recipe.runtime, _quiet()).device
+    with tempfile.TemporaryDirectory(prefix="gaekit-measure-") as folder:
         for name, _ in recipe.trainings():
             rehearsal = Rehearsal(_rehearsed(recipe, registry, images, nproc), registry, device, Path(folder), classes)
             yield rehearsal.measure(stage_named(name))
@@ -125,9 +126,9 @@ class Rehearsal:
 
     def _job(self, stage: str, inputs: Mapping[str, Path], reporter: Reporter) -> Job:
         room = Room(Path(tempfile.mkdtemp(prefix=f"{stage}-", dir=self.folder)))
-        job = Job(stage, self.recipe, self.registry, room, dict(inputs), room.path, self.device, reporter)
-        job.dataset = MadeUpImages(self.recipe.image.size, UNKNOWN_CLASSES if self.classes is None else self.classes)
-        return job
+        machine, data = Machine(self.device, self.recipe.runtime, reporter), Data(self.recipe, self.registry)
+        data.dataset = MadeUpImages(self.recipe.image.size, UNKNOWN_CLASSES if self.classes is None else self.classes)
+        return Job(stage, self.recipe, self.registry, machine, data, room, dict(inputs), room.path)
 
     def _inputs(self, stage: Stage) -> dict[str, Path]:
         """What a stage's training reads, untrained. Raises GaekitError where an artifact of elsewhere is not there."""
@@ -341,15 +342,3 @@ def _resident(field: str) -> int | None:
         return None
     found = re.search(rf"^{field}:\s+(\d+) kB$", text, flags=re.MULTILINE)
     return int(found[1]) * 1024 if found else None
-
-
-@contextmanager
-def _threads(wanted: int | None) -> Iterator[None]:
-    """torch's CPU threads as the recipe wants them."""
-    before = torch.get_num_threads()
-    if wanted:
-        torch.set_num_threads(wanted)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -204,8 +204,8 @@ def _networks(job: Job) -> tuple[Autoencoder, Objective, nn.Module | None]:
     noise = build(NoiseSampler, section.noise, job.registry)
     objective = Objective(section, aligner, perceptual, noise, job.world.mean)
     _check_strategy(job)
-    job.prepare(model.encoder, section.train.precision)
-    job.prepare(model.decoder, section.train.precision)
+    job.machine.prepare(model.encoder, section.train.precision)
+    job.machine.prepare(model.decoder, section.train.precision)
     model.to(job.device)
     objective.to(job.device)
     return model, objective, _critic(job)
@@ -217,7 +217,7 @@ def _critic(job: Job) -> nn.Module | None:
         return None
     job.seed_torch("adversary")
     critic: nn.Module = _patchgan(adversary)
-    job.prepare(critic)
+    job.machine.prepare(critic)
     if adversary.norm == "batch" and job.world.size > 1:
         critic = nn.SyncBatchNorm.convert_sync_batchnorm(critic)  # type: ignore[no-untyped-call]
     return critic

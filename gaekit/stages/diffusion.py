@@ -47,7 +47,7 @@ def run(job: Job) -> dict[str, Any]:
     if section.train.init:
         start = open_artifact(resolve(Path(section.train.init), STAGE.name, STAGE.artifact), "denoiser")
         load_into(denoiser, start.tensors("ema") or start.tensors("weights"), start.path)
-    job.prepare(denoiser, section.train.precision)
+    job.machine.prepare(denoiser, section.train.precision)
     losses_of, null = objective(section, denoiser.predicts), len(spec.classes)
     preview = _preview_maker(job, spec, cache) if job.recipe.sample is not None else None
     times = build(TimeSampler, section.times, job.registry, dimension=spec.channels * spec.grid**2)
@@ -88,14 +88,17 @@ def objective(section: Diffusion, predicts: Quantity) -> Objective:
 
 def _preview_maker(job: Job, spec: DenoiserSpec, cache: TrainingLatents) -> Callable[[Mapping[str, Tensor]], Tensor]:
     """A function from weights to a grid of samples by class, from noise that is the same at every look."""
-    assert job.recipe.sample is not None
+    section = job.recipe.sample
+    assert section is not None
     network = spec.build(job.registry).eval().requires_grad_(False)
     denoiser = LoadedDenoiser(network, spec, cache.statistics)
     autoencoder = load_autoencoder(job.inputs["autoencoder"], job.registry)
-    guidance = job.recipe.sample.guidance
+    guidance = section.guidance
     if guidance.weak is not None:  # made for sampling: a preview shows the denoiser alone
         guidance = Guidance()
-    generator = ImageGenerator(job, autoencoder, denoiser, guidance, compiled=False)
+    generator = ImageGenerator(
+        job.machine, job.registry, section, job.recipe.seed, autoencoder, denoiser, guidance, compiled=False
+    )
     labels = preview_labels(len(spec.classes))
 
     def preview(weights: Mapping[str, Tensor]) -> Tensor:

@@ -77,7 +77,7 @@ def _judges(job: Job, section: Evaluate, needs: str) -> Judges:
     chosen = [
         (c, cls) for c, cls in found if issubclass(cls, Metric) and cls.needs == needs and not _left_out(cls, job)
     ]
-    sizes = {"image_size": job.recipe.image.size, "classes": job.dataset.classes}
+    sizes = {"image_size": job.recipe.image.size, "classes": job.data.dataset.classes}
     own = range(job.world.rank, len(chosen), job.world.size)
     mine = {place: build(Metric, chosen[place][0], job.registry, **sizes) for place in own}
     return Judges([cls for _, cls in chosen], mine)
@@ -99,7 +99,7 @@ def _own_batches(job: Job, images: Images, size: int) -> Iterator[ImageBatch]:
 
 
 def _left_out(metric: type[Metric], job: Job) -> bool:
-    return metric.needs_classes and len(job.dataset.classes) < 2
+    return metric.needs_classes and len(job.data.dataset.classes) < 2
 
 
 def _numbers(job: Job, prefix: str, judges: Judges, facts: dict[str, Any]) -> Numbers:
@@ -207,7 +207,7 @@ def _judge(job: Job, section: Evaluate, file: Path, judges: Judges) -> Numbers:
         "images": count,
         "samples": {"file": file.name, "sha256": sha256_file(file)},
         "sampling": read_protocol(file),
-        "dataset": job.dataset.digest(),
+        "dataset": job.data.digest,
     }
     return _numbers(job, file.stem, judges, facts)
 
@@ -224,13 +224,13 @@ def _generated(file: Path, size: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _data_facts(job: Job, images: Images) -> dict[str, Any]:
     skipped = job.skipped(images)
-    return {"dataset": job.dataset.digest(), "skipped_images": skipped, "images": len(images) - len(skipped)}
+    return {"dataset": job.data.digest, "skipped_images": skipped, "images": len(images) - len(skipped)}
 
 
 def _autoencoder(job: Job) -> Autoencoder:
     model = load_autoencoder(job.inputs["autoencoder"], job.registry)
-    job.prepare(model.encoder)
-    job.prepare(model.decoder)
+    job.machine.prepare(model.encoder)
+    job.machine.prepare(model.decoder)
     return model.to(job.device)
 
 

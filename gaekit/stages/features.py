@@ -100,7 +100,7 @@ def _room(job: Job, flip: bool) -> tuple[Room, dict[str, Any]]:
         "teacher": recipe.teacher.model_dump(mode="json"),
         "revision": cls.revision,
         "weights": cls.external(recipe.teacher),
-        "dataset": job.dataset.digest(),
+        "dataset": job.data.digest,
         "image": recipe.image.model_dump(mode="json"),
         "flip": flip,
     }

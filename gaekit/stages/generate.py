@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from gaekit.api import Denoiser, Sampler
-from gaekit.errors import ArtifactError, GaekitError
+from gaekit.errors import ArtifactError
 from gaekit.flow.field import Field
 from gaekit.flow.guidance import Guidance
 from gaekit.flow.processes import get_process
-from gaekit.plugins import build
+from gaekit.plugins import Registry, build
 from gaekit.recipe.schema import Guidance as GuidanceSection
 from gaekit.recipe.schema import Sample
 from gaekit.seeds import generator_for
-from gaekit.stages.job import Job
+from gaekit.stages.machine import Machine
 from gaekit.store.models import Autoencoder, LoadedDenoiser, Statistics, load_denoiser
 from gaekit.train.draws import ImageDraws
 from gaekit.train.precision import autocast, resolve_precision
@@ -34,29 +34,35 @@ class ImageGenerator:
     """Samples a denoiser and decodes. An image depends on (seed, name, index, label) and, in its last bit, on the
     chunk."""
 
-    def __init__(self, job: Job, autoencoder: Autoencoder, denoiser: LoadedDenoiser, guidance: GuidanceSection,
-                 *, compiled: bool = True):  # fmt: skip
-        section = job.recipe.sample
-        if not isinstance(section, Sample):
-            raise GaekitError("sample: this recipe has no such section; it says which sampler to use")
-        self.section, self.seed, self.device = section, job.recipe.seed, job.device
-        self.autoencoder, self.denoiser = autoencoder.to(job.device), denoiser
-        job.prepare(denoiser.network, section.precision, compiled=compiled)
-        job.prepare(autoencoder.decoder, section.precision, compiled=compiled)
-        self.sampler = build(Sampler, section.sampler, job.registry)
+    def __init__(
+        self,
+        machine: Machine,
+        registry: Registry,
+        section: Sample,
+        seed: int,
+        autoencoder: Autoencoder,
+        denoiser: LoadedDenoiser,
+        guidance: GuidanceSection,
+        weak: Path | None = None,
+        *,
+        compiled: bool = True,
+    ):
+        """`weak` is the artifact of the weak denoiser, where `guidance` is by one and does something."""
+        self.section, self.seed, self.device = section, seed, machine.device
+        self.autoencoder, self.denoiser = autoencoder.to(machine.device), denoiser
+        self.sampler = build(Sampler, section.sampler, registry)
         self.process = get_process(denoiser.spec.path, denoiser.spec.betas)
-        weak = self._load_weak(job, guidance)
-        if weak is not None:
-            job.prepare(weak, section.precision, compiled=compiled)
-        self.guidance = Guidance(guidance.scale, guidance.start, guidance.end, guidance.channels, weak)
+        network = self._load_weak(weak, registry) if guidance.is_by_weak else None
+        for module in (denoiser.network, autoencoder.decoder, network):
+            if module is not None:
+                machine.prepare(module, section.precision, compiled=compiled)
+        self.guidance = Guidance(guidance.scale, guidance.start, guidance.end, guidance.channels, network)
         self.evaluations = 0
 
-    def _load_weak(self, job: Job, guidance: GuidanceSection) -> Denoiser | None:
-        """The weak denoiser of autoguidance; None where guidance takes the null class, or does nothing."""
-        if guidance.weak is None or guidance.scale == 1:
-            return None
-        weak = load_denoiser(job.inputs[WEAK], job.registry, ema=self.section.ema)
-        check_weak(weak, self.denoiser, job.inputs[WEAK])
+    def _load_weak(self, artifact: Path | None, registry: Registry) -> Denoiser:
+        assert artifact is not None
+        weak = load_denoiser(artifact, registry, ema=self.section.ema)
+        check_weak(weak, self.denoiser, artifact)
         return weak.network
 
     @torch.no_grad()

@@ -1,5 +1,5 @@
-"""What a stage is handed: the recipe, its room, what earlier stages left, and ways to build what several stages
-need."""
+"""What a stage is handed: the recipe, the machine, the data, its room, what earlier stages left, and ways to build what
+several stages need."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gaekit.api import Aligner, Dataset, Teacher, Tracker
+from gaekit.api import Aligner, Teacher, Tracker
 from gaekit.data.images import Images
 from gaekit.errors import GaekitError
-from gaekit.nn.attention import AttentionProbe, set_attention
-from gaekit.nn.regions import compile_regions, set_checkpointing
 from gaekit.parallel import World
 from gaekit.plugins import Registry, build
 from gaekit.recipe.schema import Autoencoder as AutoencoderSection
 from gaekit.recipe.schema import Recipe
 from gaekit.seeds import seed_for
+from gaekit.stages.data import Data
+from gaekit.stages.machine import Machine
 from gaekit.stages.network import hidden_dim
 from gaekit.store.models import AutoencoderSpec
 from gaekit.store.room import Room
-from gaekit.train.precision import resolve_precision
 from gaekit.train.progress import Reporter
 from gaekit.train.track import Trackers
 from gaekit.train.training import Host
@@ -33,38 +32,38 @@ NOTHING_TO_TRAIN = "autoencoder: this recipe takes it from elsewhere, there is n
 
 @dataclass
 class Job:
-    """One stage's work. `inputs` maps the stages it needs to their artifacts; `store` is the folder of all rooms;
-    `caches` are the rooms beside the stage's own that it read, relative to the folder of all runs; `said` are lines
-    that are told once a run."""
+    """One stage's work; `machine` and `data` are the run's. `inputs` maps the stages it needs to their artifacts;
+    `store` is the folder of all rooms; `caches` are the rooms beside the stage's own that it read, relative to the
+    folder of all runs."""
 
     stage: str
     recipe: Recipe
     registry: Registry
+    machine: Machine
+    data: Data
     room: Room
     inputs: dict[str, Path]
     store: Path
-    device: torch.device
-    reporter: Reporter
-    world: World = field(default_factory=World)
     caches: list[str] = field(default_factory=list)
-    said: set[str] = field(default_factory=set)
 
-    @cached_property
-    def dataset(self) -> Dataset:
-        """The data set of the recipe."""
-        return build(Dataset, self.recipe.dataset, self.registry)
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.machine.device
+
+    @property
+    def world(self) -> World:
+        """The processes that share the work."""
+        return self.machine.world
+
+    @property
+    def reporter(self) -> Reporter:
+        """Where it tells what it does."""
+        return self.machine.reporter
 
     def images(self, split: str) -> Images:
-        """One split, cropped to the recipe's size; decoded images stay in memory up to runtime.cache_gb."""
-        source = self.dataset.train() if split == "train" else self.dataset.validation()
-        return Images(
-            source,
-            self.recipe.image.size,
-            cache_bytes=int(self.recipe.runtime.cache_gb * 1e9),
-            on_bad_image=self.dataset.on_bad_image,
-            workers=self.recipe.runtime.workers,
-            pinned=self.device.type == "cuda",
-        )
+        """One split of the run's data, for its device."""
+        return self.data.images(split, pinned=self.device.type == "cuda")
 
     def skipped(self, images: Images) -> dict[str, str]:
         """What any rank skipped of a split, and why. Every rank must call it."""
@@ -91,34 +90,6 @@ class Job:
     def seed_torch(self, purpose: str) -> None:
         """Seed torch's global generators for a purpose, such as the first weights of a network."""
         torch.manual_seed(seed_for(self.recipe.seed, self.stage, purpose))
-
-    def prepare(self, module: nn.Module, precision: str = "float32", *, compiled: bool = True) -> None:
-        """Move a network to the device, choose its attention, recompute and compile its blocks if the recipe says so.
-
-        `precision` is the section's: the attention is probed in the type that it will run in. `compiled=False` compiles
-        nothing. What trains and has no blocks to recompute is named.
-        """
-        module.to(self.device)
-        dtype = torch.bfloat16 if resolve_precision(precision, self.device) == "bf16" else torch.float32
-        choice = set_attention(module, self.recipe.runtime.attention, self.device, self.probe, dtype)
-        if choice:
-            self._say_once(str(choice))
-        trains = any(p.requires_grad for p in module.parameters())
-        if self.recipe.runtime.checkpointing and trains and not set_checkpointing(module):
-            name = type(module).__name__
-            self._say_once(f"runtime.checkpointing: {name} has no blocks to recompute, it keeps its activations")
-        if compiled and self.recipe.runtime.compile:
-            compile_regions(module)
-
-    def _say_once(self, line: str) -> None:
-        if line not in self.said:
-            self.said.add(line)
-            self.reporter.say(f"  {line}")
-
-    @cached_property
-    def probe(self) -> AttentionProbe:
-        """Remembers which attention backends work at which sizes."""
-        return AttentionProbe()
 
     @property
     def autoencoder_section(self) -> AutoencoderSection:

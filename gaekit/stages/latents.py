@@ -71,7 +71,7 @@ def _finish(
 def load_encoder(job: Job, section: Latents) -> Autoencoder:
     """The run's autoencoder, of which what encodes is on the device."""
     model = load_autoencoder(job.inputs["autoencoder"], job.registry)
-    job.prepare(model.encoder, section.precision)
+    job.machine.prepare(model.encoder, section.precision)
     model.regularizer.to(job.device)
     return model
 
@@ -130,9 +130,9 @@ def _facts(job: Job, model: Autoencoder, section: Latents, images: Images) -> di
         "store": section.store,
         "flip": section.flip,
         "dtype": str(DTYPES[section.dtype]).removeprefix("torch."),
-        "classes": list(job.dataset.classes),
+        "classes": list(job.data.dataset.classes),
         "autoencoder": sha256_file(job.inputs["autoencoder"]),
-        "dataset": job.dataset.digest(),
+        "dataset": job.data.digest,
         "skipped": dict(images.skipped),
         **({"online": True} if section.online else {}),
     }

@@ -54,7 +54,9 @@ def run(job: Job) -> dict[str, Any]:
     for name, guidance in series(section).items():
         denoiser = load_denoiser(job.inputs["diffusion"], job.registry, ema=section.ema)
         autoencoder = load_autoencoder(job.inputs["autoencoder"], job.registry)
-        generator = ImageGenerator(job, autoencoder, denoiser, guidance)
+        generator = ImageGenerator(
+            job.machine, job.registry, section, job.recipe.seed, autoencoder, denoiser, guidance, job.inputs.get(WEAK)
+        )
         labels = labels_for(section.count, len(denoiser.spec.classes), section.labels, job.recipe.seed)
         _chunks(job, name, generator, labels)
         job.world.barrier()

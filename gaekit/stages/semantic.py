@@ -38,7 +38,7 @@ def run(job: Job) -> dict[str, Any]:
     """Fit the aligner and save it; returns what DONE records."""
     aligner = job.build_aligner()
     train = job.recipe.semantic.train if isinstance(job.recipe.semantic, Semantic) else None
-    job.prepare(aligner, train.precision if train else "float32")
+    job.machine.prepare(aligner, train.precision if train else "float32")
     record: dict[str, Any] = {"fit": aligner.fit}
     if aligner.fit == "train":
         record |= _train(job, aligner)

@@ -67,7 +67,7 @@ def test_a_denoiser_of_known_density_is_measured_as_torch_does(tiny: Path) -> No
     network = torch.nn.Module()
     network.forward, network.predicts = truth, "velocity"  # type: ignore[assignment, method-assign]
     run.__dict__["denoiser"] = replace(run.denoiser, network=network)  # type: ignore[type-var]
-    images = run.job.images("validation")
+    images = run.data.images("validation")
     found = measure_likelihood(run, count=len(images))
     image = torch.cat([batch.image_B3RR for batch in images.in_order(64)])
     latent = run.autoencoder.encode(image)[1].mean_BDHW

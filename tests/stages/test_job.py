@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,10 @@ from gaekit.parallel import World
 from gaekit.pipeline.run import run_recipe
 from gaekit.plugins import Registry, load_plugins
 from gaekit.recipe import load_recipe_data
-from gaekit.stages import job as job_module
+from gaekit.stages import machine as machine_module
+from gaekit.stages.data import Data
 from gaekit.stages.job import Job
+from gaekit.stages.machine import Machine
 from gaekit.store.room import Room
 from gaekit.train.progress import Reporter
 
@@ -112,26 +113,13 @@ def test_compiled_blocks_train_to_the_same_weights(
         count = regions.compile_regions(module, backend="aot_eager")
         compiled.append(f"{type(module).__name__} {count}")
 
-    monkeypatch.setattr(job_module, "compile_regions", without_inductor)
+    monkeypatch.setattr(machine_module, "compile_regions", without_inductor)
     found, _ = trained(tmp_path, images, registry, compile=True)
     torch._dynamo.reset()
     assert compiled == ["PostAligner 0", "ViTEncoder 2", "ViTDecoder 2", "PatchGAN 0"]
     assert found.keys() == plain.keys()
     for key, tensor in found.items():
         torch.testing.assert_close(tensor, plain[key], rtol=1e-3, atol=1e-4, msg=key)
-
-
-def test_what_does_not_train_is_not_complained_of(tmp_path: Path, images: Path, registry: Registry) -> None:
-    said = StringIO()
-    given = load_recipe_data(recipe(images, checkpointing=True), registry)
-    reporter = Reporter(Console(file=said, width=200))
-    job = Job("sample", given, registry, Room(tmp_path), {}, tmp_path, torch.device("cpu"), reporter)
-    prepare: Callable[[nn.Module], None] = job.prepare
-    prepare(nn.Linear(2, 2).requires_grad_(False))
-    assert not said.getvalue()
-    for _ in range(2):
-        prepare(nn.Linear(2, 2))
-    assert said.getvalue() == "  runtime.checkpointing: Linear has no blocks to recompute, it keeps its activations\n"
 
 
 class SecondOfTwo(World):
@@ -143,9 +131,9 @@ class SecondOfTwo(World):
 
 def test_a_record_names_the_images_that_any_rank_skipped(registry: Registry, images: Path, tmp_path: Path) -> None:
     loaded = load_recipe_data(recipe(images), registry)
-    device, reporter = torch.device("cpu"), Reporter(Console(quiet=True))
-    world = SecondOfTwo(rank=1, size=2)
-    job = Job("autoencoder", loaded, registry, Room(tmp_path), {}, tmp_path, device, reporter, world)
+    reporter, world = Reporter(Console(quiet=True)), SecondOfTwo(rank=1, size=2)
+    machine, data = Machine(torch.device("cpu"), loaded.runtime, reporter, world), Data(loaded, registry)
+    job = Job("autoencoder", loaded, registry, machine, data, Room(tmp_path), {}, tmp_path)
     split = job.images("train")
     split.skipped["b.png"] = "is no image"
     assert job.skipped(split) == {"a.png": "is empty", "b.png": "is no image"}
