@@ -17,7 +17,7 @@ from torch import Tensor
 from gaekit.data.ahead import one_ahead
 from gaekit.data.order import Flags, Indices, TrainingOrder
 from gaekit.errors import ArtifactError
-from gaekit.seeds import generator_for
+from gaekit.seeds import random_rows, seed_for
 from gaekit.store.models import Statistics
 from gaekit.store.shard_reader import MANIFEST, ShardReader, Stored, read_manifest
 from gaekit.store.shards import INDEX
@@ -85,14 +85,12 @@ class TrainingLatents(ABC):
         """Endless batches from step `start` on; the k-th depends on (seed, k) alone, and so does the posterior's
         sample. `batch` is the global batch, of which a rank takes the rows [first, last)."""
 
-    def _finished(
-        self, latent: Tensor, label: Tensor, seed: int, step: int, batch: int, first: int, last: int | None
-    ) -> LatentBatch:
-        """Rows first to last of a batch as the denoiser sees them; noise is drawn for all of the batch."""
+    def _finished(self, latent: Tensor, label: Tensor, seed: int, step: int, first: int) -> LatentBatch:
+        """Rows of a global batch, from `first` on, as the denoiser sees them; noise is drawn where they are."""
         if self.stores_moments:
             mean, std = latent.chunk(2, dim=1)
-            noise = torch.randn(batch, *mean.shape[1:], generator=generator_for(seed, "posterior", step))
-            latent = mean + std * noise[first:last].to(mean)
+            rows, tail, purpose = first + len(mean), mean.shape[1:], seed_for(seed, "posterior", step)
+            latent = mean + std * random_rows(Tensor.normal_, purpose, first, rows, tail, mean.device)
         return LatentBatch(self.statistics.standardise(latent), label)
 
 
@@ -125,7 +123,7 @@ class LatentCache(TrainingLatents):
             for step in itertools.count(start):
                 visited, mirrored = order.batch(step, first, last)
                 labels = self.reader.rows(LABEL, torch.from_numpy(visited))
-                yield self._finished(self._rows(visited, mirrored), labels, seed, step, batch, first, last)
+                yield self._finished(self._rows(visited, mirrored), labels, seed, step, first)
 
         with closing(one_ahead(read(), lambda made: made.pinned() if self._pinned else made)) as ahead:
             yield from ahead

@@ -119,7 +119,7 @@ def networks(recipe: Recipe, registry: Registry, classes: int | None) -> Iterato
 
 STAGE = Stage(
     name="diffusion",
-    revision=1,
+    revision=2,
     artifact="denoiser.safetensors",
     kind="denoiser",
     needs=("latents", "autoencoder"),

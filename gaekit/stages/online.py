@@ -15,7 +15,8 @@ from gaekit.store.shard_reader import read_manifest
 
 class OnlineLatents(TrainingLatents):
     """Latents of the training images, decoded and encoded when they are asked for: those of a cache of the same recipe,
-    in the same order, up to what the encoder's arithmetic makes of other batches."""
+    in the same order, up to what the encoder's arithmetic makes of other batches, and, on a GPU, to the samples of a
+    posterior, which are drawn where the latents are."""
 
     def __init__(self, job: Job, section: Latents):
         folder = job.inputs["latents"]
@@ -36,7 +37,7 @@ class OnlineLatents(TrainingLatents):
             parts = [images.part(at, at + size).to(self._device) for at in range(0, len(images), size)]
             latent = torch.cat([encode(self._model, part, self._section).float() for part in parts])
             label = images.label_B.to(self._device)
-            yield self._finished(latent, label, seed, step, batch, first, last)
+            yield self._finished(latent, label, seed, step, first)
 
 
 def latents_for(job: Job) -> TrainingLatents:

@@ -158,7 +158,7 @@ def read_protocol(samples: Path) -> dict[str, Any]:
 
 STAGE = Stage(
     name="sample",
-    revision=1,
+    revision=2,
     artifact="samples.npz",
     needs=("diffusion", "autoencoder"),
     parts=parts,

@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 from gaekit.errors import GaekitError, Interrupted, Preempted, ReportedByRank0, RunFailed
 from gaekit.parallel import World
 from gaekit.recipe.schema import Runtime, Train
-from gaekit.seeds import generator_for, seed_for
+from gaekit.seeds import seed_for
 from gaekit.store.room import Room
 from gaekit.train.checkpoint import Checkpoints
 from gaekit.train.draws import BatchDraws
@@ -88,9 +88,9 @@ class Step:
     host: Host
 
     def draws(self, name: str) -> Draws:
-        """Randomness for this step under a name: f(seed, stage, step, name), rows as given."""
-        generator = generator_for(self.host.seed, self.host.stage, self.index, name)
-        return BatchDraws(generator, self.batch, self.first, self.last, self.host.device)
+        """Randomness for this step under a name: a row's numbers are f(seed, stage, step, name, row)."""
+        purpose = (self.host.seed, self.host.stage, self.index, name)
+        return BatchDraws(purpose, self.first, self.last, self.host.device)
 
 
 @dataclass
