@@ -56,9 +56,13 @@ def gc(
 def pack(
     run: Annotated[Path, typer.Argument(help="A run's folder, such as runs/quickstart.")],
     destination: Annotated[Path, typer.Argument(help="A folder to make.")],
+    allow: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder outside of the run and its store whose artifacts may be copied; repeatable."),
+    ] = None,
 ) -> None:
     """Copy a finished run into a folder that stands alone: recipe, artifacts, samples, numbers, curves."""
+    from gaekit.pipeline.pack import pack as copy
     from gaekit.pipeline.view import View
-    from gaekit.pipeline.view import pack as copy
 
-    typer.echo(f"packed: {copy(View(run), destination)}")
+    typer.echo(f"packed: {copy(View(run), destination, allow or ())}")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gaekit.errors import ArtifactError
-from gaekit.store.files import read_json, write_json, write_text
+from gaekit.store.files import write_json, write_text
+from gaekit.store.record import RECORD, STORE, artifact_path, read_record
 
-RECORD, RECIPE, HISTORY, STORE = "run.json", "recipe.yaml", "history", "store"
+__all__ = ["HISTORY", "RECIPE", "RECORD", "SHOWN", "STORE", "View", "views"]
+RECIPE, HISTORY = "recipe.yaml", "history"
 SHOWN = {"sample": ("samples*.png", "samples*.npz"), "evaluate": ("metrics.json",)}
 
 
@@ -24,12 +25,12 @@ class View:
 
     @property
     def record(self) -> dict[str, Any]:
-        """run.json. Raises ArtifactError where there is none."""
+        """run.json. Raises ArtifactError where there is none, or where it is damaged."""
         if not (self.path / RECORD).exists():
             raise ArtifactError(
                 f"{self.path}: not a run ({RECORD} is missing); runs are folders such as runs/quickstart"
             )
-        return dict(read_json(self.path / RECORD))
+        return read_record(self.path / RECORD)
 
     def open(self, record: dict[str, Any], recipe_yaml: str) -> None:
         """Begin a run: an earlier one of other fingerprints moves to history/."""
@@ -54,22 +55,22 @@ class View:
         entry = self.record["stages"].get(stage)
         if entry is None or entry["status"] not in ("done", "cached", "from"):
             raise ArtifactError(f"{self.path}: its stage '{stage}' is not complete; finish the run first")
-        return self._resolve(entry["artifact"])
+        return self._resolve(entry["artifact"], f"{stage}.artifact")
 
     def external(self, stage: str) -> dict[str, Path]:
         """The artifacts from elsewhere that a stage reads beside its inputs, such as the weak denoiser of sampling."""
         entry = self.record["stages"].get(stage, {})
-        return {name: self._resolve(path) for name, path in entry.get("external", {}).items()}
+        found = entry.get("external", {}).items()
+        return {name: self._resolve(path, f"{stage}.external.{name}") for name, path in found}
 
-    def _resolve(self, artifact: str) -> Path:
-        path = Path(artifact)
-        return path if path.is_absolute() else Path(os.path.normpath(self.path / path))
+    def _resolve(self, artifact: str, key: str) -> Path:
+        return artifact_path(self.path, artifact, f"{self.path / RECORD}: stages.{key}")
 
     def rooms(self) -> Iterator[str]:
         """Rooms that this run and its history use, relative to the folder of all runs."""
         for file in (self.path / RECORD, *self.path.glob(f"{HISTORY}/*/{RECORD}")):
             if file.exists():
-                for entry in read_json(file)["stages"].values():
+                for entry in read_record(file)["stages"].values():
                     yield from (room for room in (entry.get("room"), *entry.get("caches", ())) if room)
 
     def _archive(self) -> None:
@@ -104,33 +105,3 @@ def views(out: Path) -> list[View]:
     if not out.is_dir():
         return []
     return [View(path) for path in sorted(out.iterdir()) if path.name != STORE and (path / RECORD).exists()]
-
-
-def pack(view: View, destination: Path) -> Path:
-    """Copy a run so that it stands alone: recipe, record, artifacts, samples, numbers, curves; no checkpoints."""
-    if destination.exists():
-        raise ArtifactError(f"{destination}: exists already; choose another name or remove it")
-    record = view.record
-    destination.mkdir(parents=True)
-    shutil.copy2(view.path / RECIPE, destination / RECIPE)
-    for stage, entry in record["stages"].items():
-        folder = destination / stage
-        artifact = view.artifact(stage)
-        copy = shutil.copytree if artifact.is_dir() else shutil.copy2
-        folder.mkdir()
-        copy(artifact, folder / artifact.name)
-        for extra in ("stage.json", "tensorboard"):
-            source = view.path / stage / extra
-            if source.is_dir():
-                shutil.copytree(source, folder / extra)
-            elif source.exists():
-                shutil.copy2(source, folder / extra)
-        entry.update(artifact=f"{stage}/{artifact.name}", room=None, subfolder="")
-        for name, external in view.external(stage).items():
-            shutil.copy2(external, folder / f"{name}{external.suffix}")
-            entry["external"][name] = f"{stage}/{name}{external.suffix}"
-    for file in view.path.iterdir():
-        if file.suffix in (".png", ".npz", ".json") and file.name != RECORD:
-            shutil.copy2(file, destination / file.name)
-    write_json(destination / RECORD, record)
-    return destination

@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from gaekit.errors import ArtifactError
-from gaekit.store.files import atomic, read_json
+from gaekit.store.files import atomic
+from gaekit.store.record import RECORD, artifact_path, read_record
 
 KEY = "gaekit"  # one metadata key: safetensors keeps no order among several, and files must be equal byte for byte
 FORMAT = 1
@@ -99,8 +100,7 @@ def load_into(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], sour
 
 def resolve(path: Path, stage: str, artifact: str) -> Path:
     """The artifact behind a path that a person gives: the file itself, a folder that holds it, a room (of several
-    lengths of
-    training the longest), or a run. Raises ArtifactError saying where it looked."""
+    lengths of training the longest), or a run. Raises ArtifactError saying where it looked."""
     path = path.expanduser()
     tried = [path, *_of_run(path, stage), path / artifact, *_longest_first(path, artifact), path / stage / artifact]
     for candidate in tried:
@@ -110,9 +110,9 @@ def resolve(path: Path, stage: str, artifact: str) -> Path:
 
 
 def _of_run(path: Path, stage: str) -> list[Path]:
-    record = path / "run.json"
-    entry = read_json(record)["stages"].get(stage) if record.is_file() else None
-    return [path / entry["artifact"]] if entry else []
+    file = path / RECORD
+    entry = read_record(file)["stages"].get(stage) if file.exists() else None
+    return [artifact_path(path, entry["artifact"], f"{file}: stages.{stage}.artifact")] if entry else []
 
 
 def _longest_first(room: Path, artifact: str) -> list[Path]:

@@ -14,13 +14,19 @@ from gaekit.train.checkpoint import Checkpoints
 Capture = pytest.CaptureFixture[str]
 
 
+def write_record(run: Path, rooms: dict[str, str | None]) -> None:
+    entry = {"status": "done", "identity": "x", "artifact": "x", "subfolder": ""}
+    stages = {name: entry | {"room": room} for name, room in rooms.items()}
+    (run / "run.json").write_text(json.dumps({"stages": stages}))
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run of which two stages have trained, and one was taken from elsewhere."""
     rooms = {"semantic": None, "autoencoder": "store/autoencoder/0123", "diffusion": "store/diffusion/4567"}
     path = tmp_path / "runs" / "mine"
     path.mkdir(parents=True)
-    (path / "run.json").write_text(json.dumps({"stages": {name: {"room": room} for name, room in rooms.items()}}))
+    write_record(path, rooms)
     for stage, steps in (("autoencoder", (10, 20, 30, 40)), ("diffusion", (5,))):
         with Checkpoints(tmp_path / "runs" / str(rooms[stage]) / "checkpoints", keep_every=20) as saved:
             for step in steps:
@@ -85,7 +91,7 @@ def test_verify_names_every_damaged_file_and_ends_with_2(run: Path, capsys: Capt
 
 
 def test_a_run_that_has_saved_nothing_and_a_folder_that_is_none(run: Path, tmp_path: Path, capsys: Capture) -> None:
-    (run / "run.json").write_text(json.dumps({"stages": {"latents": {"room": "store/latents/89ab"}}}))
+    write_record(run, {"latents": "store/latents/89ab"})
     assert main(["checkpoints", "ls", str(run)]) == 0
     assert capsys.readouterr().out == f"{run}: no checkpoints\n"
     assert main(["checkpoints", "verify", str(tmp_path)]) == 2

@@ -13,10 +13,11 @@ from recipe_helpers import tiny_recipe
 from rich.console import Console
 
 from gaekit.errors import ArtifactError, GaekitError
+from gaekit.pipeline.pack import pack
 from gaekit.pipeline.plan import make_plan
 from gaekit.pipeline.rooms import collect, stored_rooms
 from gaekit.pipeline.run import run_recipe
-from gaekit.pipeline.view import View, pack
+from gaekit.pipeline.view import View
 from gaekit.plugins import Registry, load_plugins
 from gaekit.recipe import load_recipe
 from gaekit.train.progress import Reporter

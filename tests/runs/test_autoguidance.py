@@ -16,9 +16,10 @@ from rich.console import Console
 
 from gaekit.cli import main
 from gaekit.errors import ArtifactError, GaekitError
+from gaekit.pipeline.pack import pack
 from gaekit.pipeline.plan import make_plan
 from gaekit.pipeline.run import run_recipe
-from gaekit.pipeline.view import View, pack
+from gaekit.pipeline.view import View
 from gaekit.plugins import Registry, load_plugins
 from gaekit.recipe import load_recipe
 from gaekit.runs.opened import open_run

@@ -1,0 +1,75 @@
+"""run.json: what a run writes of itself, checked whenever it is read, since a run may be somebody else's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gaekit.errors import ArtifactError
+from gaekit.inside import plain_name, resolve_inside
+from gaekit.recipe.fit import members
+from gaekit.recipe.schema import Recipe, StageSection
+from gaekit.store.files import read_json
+
+RECORD, STORE = "run.json", "store"
+STAGE_NAMES = frozenset(
+    name
+    for name, info in Recipe.model_fields.items()
+    if any(isinstance(kind, type) and issubclass(kind, StageSection) for kind in members(info.annotation))
+)
+_PLAIN = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+RoomName = Annotated[str, Field(pattern=rf"^{STORE}/{_PLAIN}/{_PLAIN}$", max_length=300)]
+"""A room relative to the folder of all runs."""
+PathText = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=4096)]
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Entry(_Checked):
+    """What is believed of a stage: a path only where nothing but `artifact_path` follows it."""
+
+    status: str
+    identity: str
+    artifact: PathText
+    room: RoomName | None
+    subfolder: Annotated[str, Field(pattern=r"^(step-[0-9]{1,18})?$")]
+    record: dict[str, Any] | None = None
+    caches: list[RoomName] = []
+    external: dict[str, PathText] = {}
+
+
+class _Record(_Checked):
+    stages: dict[str, _Entry]
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """A run.json. Raises FileNotFoundError where there is none, ArtifactError where it is damaged or holds names that
+    gaekit would not write: stages that it does not know, rooms outside of the store."""
+    record = read_json(file)
+    try:
+        _Record.model_validate(record)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        at = ".".join(ascii(part).strip("'")[:60] for part in first["loc"]) or "the whole"
+        raise ArtifactError(f"{file}: damaged: {at}: {first['msg']}, got {ascii(first['input'])[:80]}") from error
+    for stage, entry in record["stages"].items():
+        if stage not in STAGE_NAMES:
+            raise ArtifactError(f"{file}: damaged: there is no stage {ascii(stage)[:80]}")
+        for name in entry.get("external", ()):
+            plain_name(name, f"{file}: stages.{stage}.external")
+    return dict(record)
+
+
+def artifact_path(run: Path, named: str, source: str) -> Path:
+    """The artifact that a run's record names, absolute as a recipe's `from` is, or relative to the run. Raises
+    ArtifactError where a relative one leads out of the run and the store beside it; `source` is the entry's name."""
+    if os.path.isabs(named):
+        return Path(named)
+    path = Path(os.path.normpath(run / named))
+    resolve_inside(run / named, [run, run.parent / STORE], source)
+    return path
