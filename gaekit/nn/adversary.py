@@ -24,10 +24,11 @@ class PatchGAN(nn.Module):
     """Convolutional judge of overlapping patches: positive logits for real, negative for generated (arXiv 1611.07004).
 
     `layers` convolutions of stride 2, then two of stride 1; `channels` after the first, doubled up to eightfold.
-    `norm` is batch norm as in VQGAN, or group norm, which looks at each image alone.
+    `norm` is batch norm as in VQGAN, over `norm_batch` images (`BatchNorm`), or group norm, which looks at each image
+    alone.
     """
 
-    def __init__(self, channels: int = 64, layers: int = 3, norm: Norm = "group"):
+    def __init__(self, channels: int = 64, layers: int = 3, norm: Norm = "group", norm_batch: int | None = None):
         super().__init__()
         widths = [channels * min(2**level, 8) for level in range(layers + 1)]
         stages: list[nn.Module] = [nn.Conv2d(3, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
@@ -35,7 +36,7 @@ class PatchGAN(nn.Module):
             # The norm's own offset follows, so these convolutions have none.
             stride = 2 if level < layers else 1
             conv = nn.Conv2d(widths[level - 1], widths[level], 4, stride=stride, padding=1, bias=False)
-            stages += [conv, _norm(norm, widths[level]), nn.LeakyReLU(0.2)]
+            stages += [conv, _norm(norm, widths[level], norm_batch), nn.LeakyReLU(0.2)]
         self.main = nn.Sequential(*stages, nn.Conv2d(widths[-1], 1, 4, padding=1))
         self.layers = layers
         self.reset_parameters()
@@ -63,8 +64,38 @@ class PatchGAN(nn.Module):
                     nn.init.zeros_(part.bias)
 
 
-def _norm(norm: Norm, width: int) -> nn.Module:
-    return nn.BatchNorm2d(width) if norm == "batch" else nn.GroupNorm(math.gcd(32, width), width)
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm by the statistics of each `count` images in order, of all where it is None.
+
+    So did each process of the published trainings by its own images; here it does not depend on how many there are.
+    Training leaves the running statistics as they are: evaluation takes those that were loaded.
+    """
+
+    def __init__(self, width: int, count: int | None = None):
+        super().__init__(width)
+        self.count = count
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> the same shape. Raises GaekitError where B is no multiple of `count`."""
+        if not self.training:
+            return super().forward(x)
+        batch, width, *sides = x.shape
+        count = self.count or batch
+        if batch % count:
+            raise GaekitError(
+                f"autoencoder.adversary.norm_batch: {count} does not divide the {batch} images of a pass; choose a "
+                "divisor, or another runtime.micro_batch"
+            )
+        groups = batch // count
+        # each group has channels of its own: one batch norm over `count` images does them all
+        x = x.view(groups, count, width, *sides).transpose(0, 1).reshape(count, groups * width, *sides)
+        scale, offset = self.weight.repeat(groups), self.bias.repeat(groups)
+        x = F.batch_norm(x, None, None, scale, offset, training=True, eps=self.eps)
+        return x.view(count, groups, width, *sides).transpose(0, 1).reshape(batch, width, *sides)
+
+
+def _norm(norm: Norm, width: int, count: int | None) -> nn.Module:
+    return BatchNorm(width, count) if norm == "batch" else nn.GroupNorm(math.gcd(32, width), width)
 
 
 def hinge_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:

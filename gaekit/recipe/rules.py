@@ -12,7 +12,7 @@ from gaekit.api import Aligner, Denoiser, Metric, Sampler
 from gaekit.errors import Problem
 from gaekit.flow.processes import get_process
 from gaekit.plugins import Registry
-from gaekit.recipe.schema import Autoencoder, Diffusion, From, Latents, Recipe, Semantic
+from gaekit.recipe.schema import Autoencoder, Diffusion, From, Latents, Recipe, Semantic, steps_of
 
 Rule = Callable[[Recipe, Registry], Iterable[Problem]]
 
@@ -86,6 +86,23 @@ def warmup_ends_before_the_end(recipe: Recipe, registry: Registry) -> Iterator[P
     """The peak of the learning rate is reached."""
     for stage, train in recipe.trainings():
         yield from _moment((stage, "train", "warmup"), train.warmup, train.steps, "warm-up")
+
+
+def decay_goes_with_a_fall(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """The learning rate falls between two steps in order; a constant one has neither."""
+    for stage, train in recipe.trainings():
+        at = (stage, "train")
+        yield from _moment((*at, "decay_start"), train.decay_start, train.steps, "start")
+        if train.schedule == "constant":
+            for key, idle in (("decay_start", 0), ("decay_end", None)):
+                if getattr(train, key) != idle:
+                    yield Problem((*at, key), "belongs to `schedule: cosine` or `linear`, and the schedule is constant")
+        elif train.decay_end is not None:
+            end = steps_of(train.decay_end, train.steps)
+            begin = max(steps_of(value, train.steps) for value in (train.warmup, train.decay_start))
+            if end <= begin:
+                text = f"the fall ends at step {end}, before it begins: after the warm-up and decay_start, at {begin}"
+                yield Problem((*at, "decay_end"), text)
 
 
 def aligner_has_a_teacher(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
@@ -197,14 +214,15 @@ def micro_batch_divides_batches(recipe: Recipe, registry: Registry) -> Iterator[
             yield Problem(("runtime", "micro_batch"), text)
 
 
-def batch_norm_sees_the_batch(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
-    """Batch statistics of a micro-batch are not those of the batch, so results would depend on the split."""
+def batch_norm_divides_a_pass(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """The images of a pass are whole groups of those whose statistics batch norm takes."""
     section, micro = recipe.autoencoder, recipe.runtime.micro_batch
     if not isinstance(section, Autoencoder) or section.adversary is None or section.adversary.norm != "batch":
         return
-    if micro is not None and micro < section.train.batch:
-        text = f"batch needs all {section.train.batch} images at once, and runtime.micro_batch is {micro}; use group"
-        yield Problem(("autoencoder", "adversary", "norm"), text)
+    count, images = section.adversary.norm_batch, min(micro or section.train.batch, section.train.batch)
+    if images % count:
+        text = f"{count} does not divide the {images} images of a pass (runtime.micro_batch, autoencoder.train.batch)"
+        yield Problem(("autoencoder", "adversary", "norm_batch"), text)
 
 
 def metrics_have_samples(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
@@ -231,6 +249,7 @@ RULES: tuple[Rule, ...] = (
     adversary_starts_before_the_end,
     something_is_reconstructed,
     warmup_ends_before_the_end,
+    decay_goes_with_a_fall,
     aligner_has_a_teacher,
     trained_aligner_has_its_training,
     online_says_how_many_images,
@@ -242,7 +261,7 @@ RULES: tuple[Rule, ...] = (
     guidance_interval_is_one,
     guidance_has_a_null_class,
     micro_batch_divides_batches,
-    batch_norm_sees_the_batch,
+    batch_norm_divides_a_pass,
     metrics_have_samples,
     initial_weights_exist,
 )

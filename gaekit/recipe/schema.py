@@ -11,9 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 from gaekit.api import ComponentConfig, Slot
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""How much of an average stays at each step; at 1 it would never move."""
 Precision = Literal["float32", "bf16", "auto"]
 StepsOrFraction = Annotated[int | float, Field(ge=0)]
-"""An int counts steps; a float below 1 is a fraction of the training."""
+"""An int counts steps; a float is a fraction of the training."""
+
+
+def steps_of(value: int | float, total: int) -> int:
+    """Steps from a setting that is a number of steps (int) or a fraction of a training of `total` steps (float)."""
+    return value if isinstance(value, int) else round(value * total)
 
 
 def neutral(value: Any, **keywords: Any) -> Any:
@@ -66,16 +73,20 @@ class Train(Section):
     steps: PositiveInt = Field(description="optimizer steps in all")
     batch: PositiveInt = Field(description="images a step, over all ranks and micro-batches")
     lr: PositiveFloat = Field(default=1e-4, description="peak learning rate of AdamW")
-    betas: tuple[Fraction, Fraction] = Field(default=(0.9, 0.95), description="of AdamW")
+    betas: tuple[Decay, Decay] = Field(default=(0.9, 0.95), description="of AdamW")
     eps: PositiveFloat = neutral(1e-8, description="of AdamW")
     weight_decay: NonNegativeFloat = Field(default=0.0, description="decoupled; never on tensors of one dimension")
-    schedule: Literal["constant", "cosine"] = Field(
-        default="constant", description="of the learning rate after warm-up"
+    schedule: Literal["constant", "cosine", "linear"] = Field(
+        default="constant", description="how the learning rate falls after warm-up"
     )
     warmup: StepsOrFraction = Field(default=0, description="linear warm-up: steps (int) or a fraction of the training")
-    final_lr: Fraction = Field(default=0.0, description="where the cosine ends, as a fraction of lr")
+    decay_start: StepsOrFraction = neutral(0, description="the fall begins there, not before the end of warm-up")
+    decay_end: StepsOrFraction | None = neutral(
+        None, description="final_lr is reached there and kept; may lie beyond the last step; null is the last step"
+    )
+    final_lr: Fraction = Field(default=0.0, description="where the fall ends, as a fraction of lr")
     clip: PositiveFloat | None = Field(default=1.0, description="largest norm of the gradient")
-    ema: Fraction | None = Field(default=None, description="decay a step of the averaged weights; null keeps none")
+    ema: Decay | None = Field(default=None, description="decay a step of the averaged weights; null keeps none")
     precision: Precision = Field(default="float32", description="auto: bf16 on CUDA, float32 on a CPU")
     init: str | None = neutral(None, description="artifact whose weights training starts from")
 
@@ -118,9 +129,20 @@ class Adversary(Section):
     channels: PositiveInt = Field(default=64, description="width of the first layer")
     layers: PositiveInt = Field(default=3, description="strided convolutions")
     norm: Literal["group", "batch"] = Field(default="group", description="batch is that of the published weights")
+    norm_batch: PositiveInt = Field(
+        default=8,
+        description="images, in order, whose statistics batch norm takes, as one process of VA-VAE's training",
+    )
     diffaug: bool = neutral(False, description="translation, colour, cutout on real and fake (arXiv 2006.10738)")
     lr: PositiveFloat | None = Field(default=None, description="learning rate; null is the autoencoder's")
-    betas: tuple[Fraction, Fraction] | None = Field(default=None, description="of AdamW; null is the autoencoder's")
+    betas: tuple[Decay, Decay] = Field(default=(0.5, 0.9), description="of AdamW; those of LDM's and VA-VAE's code")
+    weight_decay: NonNegativeFloat = Field(default=0.0, description="decoupled; never on tensors of one dimension")
+    clip: PositiveFloat | None = Field(default=None, description="largest norm of its gradient; null does not clip")
+
+    def beside(self, train: Train) -> Train:
+        """How the discriminator trains beside an autoencoder that trains by `train`."""
+        own = {"betas": self.betas, "weight_decay": self.weight_decay, "clip": self.clip, "ema": None}
+        return train.model_copy(update={**own, "lr": self.lr or train.lr})
 
 
 class Autoencoder(StageSection):

@@ -150,9 +150,7 @@ def run(job: Job) -> dict[str, Any]:
         modules["adversary"] = critic
     overrides = {}
     if section.adversary:
-        overrides["adversary"] = OptimizerOverrides(
-            section.adversary.lr, section.adversary.betas, averaged=False, sharded=False
-        )
+        overrides["adversary"] = OptimizerOverrides(section.adversary.beside(train), sharded=False)
 
     with Training(train, modules, job.host, overrides) as training:
         for step, batch in training.steps(
@@ -218,13 +216,11 @@ def _critic(job: Job) -> nn.Module | None:
     job.seed_torch("adversary")
     critic: nn.Module = _patchgan(adversary)
     job.machine.prepare(critic)
-    if adversary.norm == "batch" and job.world.size > 1:
-        critic = nn.SyncBatchNorm.convert_sync_batchnorm(critic)  # type: ignore[no-untyped-call]
     return critic
 
 
 def _patchgan(settings: Adversary) -> PatchGAN:
-    return PatchGAN(channels=settings.channels, layers=settings.layers, norm=settings.norm)
+    return PatchGAN(settings.channels, settings.layers, settings.norm, settings.norm_batch)
 
 
 def _check_strategy(job: Job) -> None:
@@ -232,11 +228,6 @@ def _check_strategy(job: Job) -> None:
     section, world = job.autoencoder_section, job.world
     if world.size == 1:
         return
-    if section.adversary and section.adversary.norm == "batch" and job.device.type == "cpu":
-        raise GaekitError(
-            "autoencoder.adversary.norm: batch norm over several processes needs CUDA devices: on CPUs each process "
-            f"would normalise by its own {section.train.batch // world.size} images; use group"
-        )
     adaptive = (section.adversary and section.adversary.adaptive) or getattr(job.recipe.aligner, "adaptive", False)
     learned = section.weights.log_variance is not None
     if job.recipe.runtime.strategy == "fsdp" and (adaptive or learned):

@@ -9,35 +9,34 @@ import torch
 from torch import nn
 
 from gaekit.errors import ArtifactError, GaekitError
-from gaekit.recipe.schema import Train
+from gaekit.recipe.schema import Train, steps_of
 from gaekit.train.strategy import distribute_like
-
-
-def steps_of(value: int | float, total: int) -> int:
-    """Steps from a setting that is a number of steps (int) or a fraction of the training (float)."""
-    return value if isinstance(value, int) else round(value * total)
 
 
 def has_horizon(train: Train) -> bool:
     """Whether what happens at a step depends on how many steps there will be."""
-    fraction = isinstance(train.warmup, float) and train.warmup != 0
-    return train.schedule != "constant" or fraction
+    moments: list[int | float | None] = [train.warmup]
+    if train.schedule != "constant":
+        moments += [train.decay_start, train.decay_end]
+    return any(moment is None or (isinstance(moment, float) and moment != 0) for moment in moments)
 
 
-def learning_rate(train: Train, peak: float, step: int) -> float:
-    """Learning rate of step `step` (from 0): linear warm-up, then constant or half a cosine down to final_lr * peak."""
+def learning_rate(train: Train, step: int) -> float:
+    """Learning rate of step `step` (from 0): linear warm-up to lr, then constant, or from decay_start on half a cosine
+    or a line down to final_lr * lr at decay_end."""
     warmup = steps_of(train.warmup, train.steps)
     if step < warmup:
-        return peak * (step + 1) / warmup
+        return train.lr * (step + 1) / warmup
     if train.schedule == "constant":
-        return peak
-    progress = min(1.0, (step - warmup) / max(1, train.steps - warmup))
-    return peak * (train.final_lr + (1 - train.final_lr) * 0.5 * (1 + math.cos(math.pi * progress)))
+        return train.lr
+    start = max(warmup, steps_of(train.decay_start, train.steps))
+    end = train.steps if train.decay_end is None else steps_of(train.decay_end, train.steps)
+    progress = min(1.0, max(0, step - start) / max(1, end - start))
+    left = 1 - progress if train.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return train.lr * (train.final_lr + (1 - train.final_lr) * left)
 
 
-def make_optimizer(
-    module: nn.Module, train: Train, lr: float, betas: tuple[float, float], name: str = "module"
-) -> torch.optim.AdamW:
+def make_optimizer(module: nn.Module, train: Train, name: str = "module") -> torch.optim.AdamW:
     """AdamW (arXiv 1711.05101) over the parameters that require gradients; no decay on those of one dimension."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     if not parameters:
@@ -46,7 +45,8 @@ def make_optimizer(
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": train.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, eps=train.eps, fused=True)
+    kept = [g for g in groups if g["params"]]
+    return torch.optim.AdamW(kept, lr=train.lr, betas=train.betas, eps=train.eps, fused=True)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, torch.Tensor]:

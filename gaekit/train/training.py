@@ -100,7 +100,7 @@ class Learner:
     module: nn.Module
     net: nn.Module
     optimizer: torch.optim.AdamW
-    peak: float
+    settings: Train
     ema: EMA | None = None
     bad: int = 0
     dead: int = 0
@@ -114,12 +114,10 @@ class Learner:
 
 @dataclass(frozen=True)
 class OptimizerOverrides:
-    """How one module learns where it differs from the section's `train`: its own rate, betas, whether it is averaged,
-    whether a strategy that shards weights shards its too."""
+    """How one module learns where it differs from the section's `train`: by settings of its own (rate, betas, decay,
+    clipping, average), and whether a strategy that shards weights shards its too."""
 
-    lr: float | None = None
-    betas: tuple[float, float] | None = None
-    averaged: bool = True
+    settings: Train | None = None
     sharded: bool = True
 
 
@@ -152,11 +150,10 @@ class Training:
     def _learner(self, name: str, module: nn.Module) -> Learner:
         own = self.overrides.get(name, OptimizerOverrides())
         net = parallelize(module, self.host.world, self.host.runtime.strategy if own.sharded else "ddp")
-        peak = own.lr or self.settings.lr
-        optimizer = make_optimizer(module, self.settings, peak, own.betas or self.settings.betas, name)
-        averaged = self.settings.ema is not None and own.averaged
-        ema = EMA(module, self.settings.ema or 0.0, offload=self.host.runtime.ema_offload) if averaged else None
-        return Learner(module, net, optimizer, peak, ema)
+        settings = own.settings or self.settings
+        optimizer = make_optimizer(module, settings, name)
+        ema = None if settings.ema is None else EMA(module, settings.ema, offload=self.host.runtime.ema_offload)
+        return Learner(module, net, optimizer, settings, ema)
 
     def __getitem__(self, name: str) -> nn.Module:
         """The module as its losses must call it: over several ranks, what averages their gradients."""
@@ -287,10 +284,10 @@ class Training:
 
     def _apply(self, name: str, learner: Learner) -> None:
         for group in learner.optimizer.param_groups:
-            group["lr"] = learning_rate(self.settings, learner.peak, self.at)
+            group["lr"] = learning_rate(learner.settings, self.at)
         if self.host.world.size > 1 and not learner.optimizer.state:
             _all_take_part(name, learner.module)
-        norm = float(clip_grad_norm(learner.parameters, self.settings.clip or math.inf))
+        norm = float(clip_grad_norm(learner.parameters, learner.settings.clip or math.inf))
         if math.isfinite(norm):
             learner.optimizer.step()
             if learner.ema:

@@ -6,6 +6,7 @@ from torch import nn
 
 from gaekit.errors import GaekitError
 from gaekit.nn.adversary import (
+    BatchNorm,
     PatchGAN,
     adaptive_weight,
     augment,
@@ -80,6 +81,28 @@ def test_group_norm_judges_each_image_alone_and_batch_norm_does_not():
     for norm, alone in (("group", True), ("batch", False)):
         critic = PatchGAN(16, 3, norm=norm).train()
         assert torch.allclose(critic(batch)[:1], critic(batch[:1]), atol=1e-5) is alone
+
+
+def test_batch_norm_is_torchs_over_each_group_of_images_in_order():
+    """As if processes of three images each had judged them, and a third pass brings no more than the first."""
+    batch, critic = images(6, 24), PatchGAN(16, 3, norm="batch", norm_batch=3).train()
+    plain = PatchGAN(16, 3, norm="batch").train()
+    plain.load_state_dict(critic.state_dict())
+    apart = torch.cat([plain(part) for part in batch.split(3)])
+    torch.testing.assert_close(critic(batch), apart)
+    grads = [
+        torch.autograd.grad(c.square().sum(), list(m.parameters()))
+        for c, m in ((critic(batch), critic), (apart, plain))
+    ]
+    for ours, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    reference = nn.BatchNorm2d(16).train()
+    norm = BatchNorm(16, 3).train()
+    x = torch.randn(3, 16, 4, 4)
+    torch.testing.assert_close(norm(x), reference(x))
+    assert torch.equal(norm.running_mean, torch.zeros(16))
+    with pytest.raises(GaekitError, match="norm_batch: 3 does not divide the 4 images of a pass"):
+        critic(images(4, 24))
 
 
 def test_adaptive_weight_makes_both_gradients_equally_long():

@@ -120,7 +120,7 @@ def test_an_autoencoder_trains_its_decoder_alone_and_comes_back_from_its_file(
 ) -> None:
     model = autoencoder(registry)
     before = model.encoder(images())[1].clone()
-    optimizer = make_optimizer(model, Train(steps=4, batch=2), 1e-2, (0.9, 0.95))
+    optimizer = make_optimizer(model, Train(steps=4, batch=2, lr=1e-2))
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert trained == {id(p) for p in model.decoder.parameters()}
     ema = EMA(model, 0.5)

@@ -49,7 +49,7 @@ def test_the_denoisers_memory_is_what_torch_holds_for_it() -> None:
     section = recipe.diffusion
     spec = DenoiserSpec(section.denoiser, recipe.latent_dim, recipe.image.grid, tuple("0123456789"), section.path)
     network = spec.build(REGISTRY)
-    optimizer = make_optimizer(network, section.train, 1e-3, section.train.betas)
+    optimizer = make_optimizer(network, section.train)
     trained = [p for p in network.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.grad = torch.ones_like(parameter)

@@ -90,7 +90,8 @@ def train(folder: Path, strategy: str, steps: int, world: World) -> None:
     reporter = Reporter(Console(quiet=True))
     host = Host("t", 7, Room(folder), runtime, torch.device("cpu"), reporter, lambda step: Log([]), world)
     settings = Train(steps=steps, batch=12, lr=1e-2, warmup=3, ema=0.9)
-    with Training(settings, networks, host, {"critic": OptimizerOverrides(lr=5e-3, averaged=False)}) as training:
+    critic_alone = OptimizerOverrides(settings.model_copy(update={"lr": 5e-3, "ema": None}))
+    with Training(settings, networks, host, {"critic": critic_alone}) as training:
         for step, batch in training.steps(points):
             t = step.draws("time").uniform()[:, None].double()
             noise = step.draws("noise").normal(4).double()

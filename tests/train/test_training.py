@@ -59,9 +59,8 @@ def train(folder: Path, total: int = 20, stop: int | None = None, **options: obj
     where = host(
         folder, **{k: v for k, v in options.items() if k in ("micro_batch", "save_every", "keep", "ema_offload")}
     )  # type: ignore[arg-type]
-    training = Training(
-        settings, options.get("networks") or networks(), where, {"critic": OptimizerOverrides(lr=5e-3, averaged=False)}
-    )  # type: ignore[arg-type]
+    critic_alone = OptimizerOverrides(settings.model_copy(update={"lr": 5e-3, "ema": None}))
+    training = Training(settings, options.get("networks") or networks(), where, {"critic": critic_alone})  # type: ignore[arg-type]
     with training:
         generator, critic = training["generator"], training["critic"]
         for step, batch in training.steps(points):
@@ -96,6 +95,26 @@ def assert_same(a: Training, b: Training) -> None:
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         assert torch.equal(value, theirs[name]), name
+
+
+def test_each_module_is_clipped_and_decays_by_its_own_settings(tmp_path: Path) -> None:
+    """With betas 0 and eps 1 a step is lr * g / (|g| + 1): a clipped gradient hardly moves its weight of zero."""
+    made = {name: nn.Linear(4, 1, bias=False) for name in ("clipped", "free", "decaying")}
+    for module in made.values():
+        nn.init.zeros_(module.weight) if module is not made["decaying"] else nn.init.ones_(module.weight)
+    settings = Train(steps=1, batch=8, lr=0.1, betas=(0, 0), eps=1.0, clip=1e-6)
+    own = {
+        "free": OptimizerOverrides(settings.model_copy(update={"clip": None})),
+        "decaying": OptimizerOverrides(settings.model_copy(update={"weight_decay": 2.0})),
+    }
+    with Training(settings, made, host(tmp_path), own) as training:
+        for _, batch in training.steps(points):
+            for name in made:
+                training.update(name, {"sum": Loss(training[name](batch.x).sum())})
+    moved = {name: float(module.weight.detach().abs().max()) for name, module in made.items()}
+    assert moved["clipped"] < 1e-6
+    assert moved["free"] > 0.05
+    assert moved["decaying"] == pytest.approx(0.8, abs=1e-5)  # 1 - lr * 2
 
 
 @pytest.mark.parametrize("stop", [1, 4, 5, 13, 19])
