@@ -30,10 +30,41 @@ CORE_SCHEMA: dict[Any, list[tuple[str, re.Pattern[str]]]] = {
 _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{")
 
 
+DEPTH = 64
+"""How deep lists and mappings may lie within each other; recipes reach about ten."""
+VALUES = 100_000
+"""How many values a recipe may hold, each `*alias` counted as all that it stands for."""
+BYTES = 10_000_000
+"""The largest file that is read as a recipe."""
+
+ALLOWED_IN_URLS = ("GAEKIT_DATA_URL",)
+"""Variables of the environment that may be filled into a URL, and so are sent to whoever the recipe names there."""
+_WHOLE_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]")
+
+
+class _Refused(Exception):
+    """What would take all memory or time to read."""
+
+    def __init__(self, text: str, line: int):
+        self.problem = Problem((), text, line)
+
+
 class CoreLoader(yaml.SafeLoader):
-    """Composes nodes with the words of YAML 1.2."""
+    """Composes nodes with the words of YAML 1.2, none deeper than `DEPTH`."""
 
     yaml_implicit_resolvers = CORE_SCHEMA
+    _depth = 0
+
+    def compose_node(self, parent: Node | None, index: Any) -> Node | None:
+        """As yaml's own, which calls itself for what lies within."""
+        if self._depth > DEPTH:
+            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+            raise _Refused(f"values lie more than {DEPTH} deep within each other", line)
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
 
 
 @dataclass
@@ -60,32 +91,37 @@ class Document:
 
 
 def read_document(text: str, source: str) -> Document:
-    """Parse the text of a recipe. Raises RecipeError where the YAML itself is broken or is no mapping."""
+    """Parse the text of a recipe. Raises RecipeError where the YAML itself is broken, is no mapping, or is deeper or
+    longer than any recipe."""
     try:
-        root = yaml.compose(text, Loader=CoreLoader)
-    except yaml.YAMLError as error:
+        root, data, reader = _read(text)
+    except (yaml.YAMLError, _Refused) as error:
         raise RecipeError(source, [_syntax_problem(error)]) from None
     if root is None:
         raise RecipeError(source, [Problem((), "the recipe is empty", 1)])
     if not isinstance(root, MappingNode):
         kind = "a list" if isinstance(root, SequenceNode) else "a single value"
         raise RecipeError(source, [Problem((), f"a recipe is a mapping of keys to values, this is {kind}", 1)])
-    reader = _Reader()
-    data = reader.read(root, ())
     return Document(source, data, reader.lines, problems=reader.problems)
 
 
 def read_value(text: str) -> tuple[Any, list[Problem]]:
     """One YAML value, as `--set` takes it, with what is wrong in it."""
     try:
-        root = yaml.compose(text, Loader=CoreLoader)
-    except yaml.YAMLError as error:
+        _, data, reader = _read(text)
+    except (yaml.YAMLError, _Refused) as error:
         return None, [_syntax_problem(error)]
-    reader = _Reader()
-    return (None if root is None else reader.read(root, ())), reader.problems
+    return data, reader.problems
 
 
-def _syntax_problem(error: yaml.YAMLError) -> Problem:
+def _read(text: str) -> tuple[Node | None, Any, _Reader]:
+    root, reader = yaml.compose(text, Loader=CoreLoader), _Reader()
+    return root, None if root is None else reader.read(root, ()), reader
+
+
+def _syntax_problem(error: yaml.YAMLError | _Refused) -> Problem:
+    if isinstance(error, _Refused):
+        return error.problem
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         text = error.problem or error.context or "cannot be read"
         if "'\\t'" in text:
@@ -104,8 +140,13 @@ class _Reader:
         self.lines: dict[Path, int] = {(): 1}
         self.problems: list[Problem] = []
         self._open: set[int] = set()
+        self._values = 0
 
     def read(self, node: Node, at: Path) -> Any:
+        self._values += 1
+        if self._values > VALUES or len(at) > DEPTH:
+            most = f"{VALUES:,} values" if self._values > VALUES else f"{DEPTH} levels"
+            raise _Refused(f"holds more than {most}, once each '*alias' is what it stands for", self.lines[at[:1]])
         if isinstance(node, ScalarNode):
             return self._scalar(node, at)
         if id(node) in self._open:
@@ -157,6 +198,8 @@ class _Reader:
             return None
 
     def _fill(self, text: str, at: Path) -> str:
+        taken: list[str] = []
+
         def value(match: re.Match[str]) -> str:
             name, default = match.groups()
             if match[0] == "$${":
@@ -167,6 +210,8 @@ class _Reader:
                 )
                 return ""
             given = os.environ.get(name)
+            if given and name not in ALLOWED_IN_URLS and not _is_own_url(match, given):
+                taken.append(name)
             if default is not None:
                 return given or default  # as in a shell: `:-` also replaces an empty value
             if given is None:
@@ -176,10 +221,28 @@ class _Reader:
                 return ""
             return given
 
-        return _VARIABLE.sub(value, text)
+        filled = _VARIABLE.sub(value, text)
+        if taken and ("://" in filled or {":", "{"} <= set(filled)):  # braces may hide what becomes a URL
+            self._complain(at, _sent(text, taken))
+        return filled
 
     def _complain(self, at: Path, text: str) -> None:
         self.problems.append(Problem(at, text, self.lines[at]))
+
+
+def _is_own_url(match: re.Match[str], value: str) -> bool:
+    """Whether the variable itself says where the URL leads, with nothing but a path after it: no other gets it."""
+    after = match.string[match.end() : match.end() + 1]
+    return match.start() == 0 and after in ("", "/") and _WHOLE_URL.match(value) is not None
+
+
+def _sent(text: str, names: list[str]) -> str:
+    each = ", ".join(dict.fromkeys(names))
+    return (
+        f"'{text}' would send the environment variable {each} to the address that the recipe names; only "
+        f"{', '.join(ALLOWED_IN_URLS)} may stand in a URL, or a variable that holds the whole address: write the value "
+        "itself, or set it by --set"
+    )
 
 
 def plain_tag(text: str) -> str:

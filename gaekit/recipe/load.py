@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError, create_model
 from gaekit.api import ComponentConfig
 from gaekit.errors import Problem, RecipeError
 from gaekit.plugins import Registry
-from gaekit.recipe.document import Document, read_document
+from gaekit.recipe.document import BYTES, Document, read_document
 from gaekit.recipe.explain import explain, stands_for
 from gaekit.recipe.fit import Fitting
 from gaekit.recipe.overrides import apply_overrides, set_value
@@ -50,7 +50,11 @@ def check_recipe(
     """As `load_recipe`, with the warnings and the place."""
     path = find_recipe(source)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(BYTES + 1)  # a device has no end
+        if len(content) > BYTES:
+            raise RecipeError(path, [Problem((), f"is longer than {BYTES:,} bytes: not a recipe")])
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RecipeError(path, [Problem((), f"is not UTF-8 text (byte {error.start})", 1)]) from None
     except OSError as error:

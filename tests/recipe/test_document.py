@@ -165,3 +165,72 @@ def test_a_value_of_the_command_line_is_yaml_too() -> None:
     assert read_value("{use: constant, level: 1e-1}") == ({"use": "constant", "level": 0.1}, [])
     assert read_value("") == (None, [])
     assert read_value("[1")[1][0].text.startswith("not valid YAML")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "told"),
+    [
+        ("a: 1\nb: " + "[" * 50_000, 2, "values lie more than 64 deep within each other"),
+        ("a: " + "{b: " * 50_000, 1, "values lie more than 64 deep within each other"),
+        ("\n".join(" " * depth + "a:" for depth in range(1_000)), 65, "values lie more than 64 deep"),
+        ("- " * 50_000, 1, "values lie more than 64 deep within each other"),
+        (
+            "a0: &a0 [x, x]\n" + "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 60)),
+            6,
+            "holds more than 100,000 values, once each '*alias' is what it stands for",
+        ),
+        (
+            "a0: &a0 [x]\n" + "\n".join(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 5_000)),
+            64,
+            "holds more than 64 levels, once each '*alias' is what it stands for",
+        ),
+    ],
+)
+def test_what_would_take_all_memory_is_refused_with_its_line(text: str, line: int, told: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_document(text, "x.yaml")
+    assert str(caught.value).startswith(f"x.yaml:{line}: {told}")
+    assert read_value(text)[1][0].text.startswith(told)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://other.example/?k=${GAEKIT_SECRET}",
+        "https://${GAEKIT_SECRET}/x",
+        "https://${GAEKIT_SECRET:-none}/x",
+        "${GAEKIT_GONE:-https://other.example}/${GAEKIT_SECRET}",
+        "${GAEKIT_OWN}.other.example/x",
+        "${GAEKIT_OWN}@other.example/x",
+        "${GAEKIT_OWN}/${GAEKIT_SECRET}",
+        "htt{p:/,p:/}/other.example/${GAEKIT_SECRET}",
+        "ftp://other.example/${GAEKIT_SECRET}",
+    ],
+)
+def test_an_address_takes_no_variable_of_the_environment_along(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GAEKIT_SECRET", "token")
+    monkeypatch.setenv("GAEKIT_OWN", "https://user:password@own.example")
+    monkeypatch.delenv("GAEKIT_GONE", raising=False)
+    (line,) = lines(f'a: 1\nshards: "{text}"')
+    name = "GAEKIT_SECRET" if "SECRET" in text else "GAEKIT_OWN"
+    assert line.startswith(f"2: shards: '{text}' would send the environment variable {name} to the address that")
+    assert "token" not in line
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("${GAEKIT_OWN}", "https://own.example/data"),
+        ("${GAEKIT_OWN}/{000..009}.tar", "https://own.example/data/{000..009}.tar"),
+        ("https://own.example/${GAEKIT_DATA_URL}/x", "https://own.example/here/x"),
+        ("${GAEKIT_GONE:-https://own.example}/x", "https://own.example/x"),
+        ("${GAEKIT_PLACE}/{000..009}.tar", "/data/{000..009}.tar"),
+        ("${GAEKIT_PLACE}:1", "/data:1"),
+    ],
+)
+def test_an_address_of_ones_own_is_filled_in(text: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"OWN": "https://own.example/data", "DATA_URL": "here", "PLACE": "/data"}
+    for name, content in given.items():
+        monkeypatch.setenv(f"GAEKIT_{name}", content)
+    monkeypatch.delenv("GAEKIT_GONE", raising=False)
+    assert data(f'a: "{text}"') == {"a": value}

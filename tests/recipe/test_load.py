@@ -236,6 +236,13 @@ def test_warnings_have_lines_and_do_not_stop(registry: Registry, write: Callable
     ]
 
 
+def test_a_huge_file_is_no_recipe(registry: Registry, tmp_path: Path) -> None:
+    with (tmp_path / "huge.yaml").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(RecipeError, match=r"huge\.yaml: is longer than 10,000,000 bytes: not a recipe"):
+        load_recipe(tmp_path / "huge.yaml", registry)
+
+
 def test_a_file_that_cannot_be_read_is_no_traceback(registry: Registry, tmp_path: Path) -> None:
     path = tmp_path / "latin.yaml"
     path.write_bytes("name: café".encode("latin-1"))
