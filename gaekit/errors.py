@@ -31,7 +31,7 @@ class Problem:
         text = ""
         for part in self.path:
             text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-        return text
+        return text.replace("\n", "\\n")  # a problem is one line, whatever the keys of a file hold
 
 
 class RecipeError(GaekitError):

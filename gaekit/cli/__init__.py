@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
 from collections.abc import Sequence
@@ -64,7 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     `arguments` are those of the process by default. `--debug`, anywhere, shows the traceback of the former too.
     """
     from gaekit.cli.launch import LOST_PEER, communication_failure, end_rank, in_process_group, leave_code
+    from gaekit.terminal import PrintableFormatter, printable
 
+    if logging.lastResort is not None:  # what shows warnings where nobody configured anything else
+        logging.lastResort.setFormatter(PrintableFormatter())
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = _main(given)
@@ -77,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 end_rank(1)
             raise
         text, lost = failure
-        print(f"error: {text}", file=sys.stderr)
+        print(printable(f"error: {text}"), file=sys.stderr)
         if "--debug" in given:
             traceback.print_exc()
         if not lost:  # a rank that lost another leaves it to that one to tell how the run ended
@@ -104,7 +108,10 @@ def _main(given: list[str]) -> int:
         code = unusable(error)
         if debug or code is None:
             raise
-        print(f"error: {error.filename}: {error.strerror} (`--debug` shows who wanted it)", file=sys.stderr)
+        from gaekit.terminal import printable
+
+        text = f"error: {error.filename}: {error.strerror} (`--debug` shows who wanted it)"
+        print(printable(text), file=sys.stderr)
         return code
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept, and the same command goes on", file=sys.stderr)

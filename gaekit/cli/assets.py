@@ -22,9 +22,8 @@ def assets(
 ) -> None:
     """List the files that a recipe needs from outside: weights and files that it names, each present, absent or
     damaged. Ends with 2 unless all are there."""
-    import json
 
-    from gaekit.cli.output import print_table, say
+    from gaekit.cli.output import print_json, print_table, say
     from gaekit.pipeline.assets import absent_error, discard_damaged, fetch_all, find_needs, states_of
     from gaekit.plugins import load_plugins
     from gaekit.recipe import load_recipe
@@ -39,7 +38,7 @@ def assets(
         states = states_of(needs)
     rows = _rows(states)
     if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print_json(rows)
     elif rows:
         print_table(("state", "size", "for", "what", "where it is kept"), [_cells(row) for row in rows])
     else:

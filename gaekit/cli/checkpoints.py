@@ -79,9 +79,9 @@ def _found(run: Path, *, hashes: bool) -> Iterator[tuple[str, StoredCheckpoint]]
 
 
 def _print_json(found: list[tuple[str, StoredCheckpoint]]) -> None:
-    import json
+    from gaekit.cli.output import print_json
 
-    print(json.dumps([_as_json(stage, checkpoint) for stage, checkpoint in found], indent=2, ensure_ascii=False))
+    print_json([_as_json(stage, checkpoint) for stage, checkpoint in found])
 
 
 def _as_json(stage: str, checkpoint: StoredCheckpoint) -> dict[str, Any]:

@@ -49,10 +49,10 @@ def check(
 
     Exit code 0 if all can be read, else 2.
     """
-    import json
     import os
 
     from gaekit.api import Dataset
+    from gaekit.cli.output import print_json
     from gaekit.errors import DataError
     from gaekit.plugins import build, load_plugins
     from gaekit.recipe import load_recipe
@@ -62,7 +62,7 @@ def check(
     dataset = build(Dataset, loaded.dataset, registry)
     surveys = _surveys(dataset, loaded, split, (os.cpu_count() or 1) if workers is None else workers)
     if as_json:
-        print(json.dumps(_as_data(loaded, dataset, surveys), indent=2, ensure_ascii=False))
+        print_json(_as_data(loaded, dataset, surveys))
     else:
         _show(loaded, dataset, surveys)
     unreadable = sum(len(survey.unreadable) for survey in surveys.values())

@@ -20,9 +20,8 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check the installation and the machine: a line OK or PROBLEM ... FIX ... each. Ends with 1 for a problem."""
-    import json
 
-    from gaekit.cli.output import say
+    from gaekit.cli.output import print_json, say
     from gaekit.doctor.report import examine
 
     found = []
@@ -37,5 +36,5 @@ def doctor(
             for f in found
         ]
         shown = {"format": FORMAT, "recipe": recipe, "problems": problems, "findings": rows}
-        print(json.dumps(shown, indent=2, ensure_ascii=False))
+        print_json(shown)
     raise typer.Exit(1 if problems else 0)

@@ -26,6 +26,7 @@ def sample(
     ] = None,
 ) -> None:
     """Make new images with a finished run; needs no training data."""
+    from gaekit.cli.output import say
     from gaekit.plugins import load_plugins
     from gaekit.runs.export import check_kind, save_images
     from gaekit.runs.opened import open_run
@@ -36,7 +37,7 @@ def sample(
     labels = [wanted[i % len(wanted)] for i in range(count)]
     images = opened.sample(labels, seed=seed, guidance=opened.guidance(scale, weak))
     save_images(out, images, labels if opened.classes else None)
-    typer.echo(f"{count} images: {out}")
+    say(f"{count} images: {out}")
 
 
 def reconstruct(
@@ -45,12 +46,13 @@ def reconstruct(
     out: Annotated[Path, typer.Option(help="Folder for the reconstructions: PNGs under the same relative names.")],
 ) -> None:
     """Encode and decode a folder of images with a finished run's autoencoder, and say how near they come."""
+    from gaekit.cli.output import say
     from gaekit.plugins import load_plugins
     from gaekit.runs.export import reconstruct_folder
     from gaekit.runs.opened import open_run
 
     registry = load_plugins()
     count, skipped, decibel = reconstruct_folder(open_run(run, registry), folder, out)
-    typer.echo(f"{count} images: {out} (mean PSNR {decibel:.2f} dB)")
+    say(f"{count} images: {out} (mean PSNR {decibel:.2f} dB)")
     for reason in skipped.values():  # each names its file
-        typer.echo(f"skipped: {reason}", err=True)
+        say(f"skipped: {reason}", stderr=True)

@@ -68,6 +68,7 @@ def import_(
     classes: Annotated[Path | None, typer.Option(help="Text file with a class name a line, in label order.")] = None,
 ) -> None:
     """Make a published checkpoint or latent cache an artifact that recipes take by {from: DIR}."""
+    from gaekit.cli.output import say
     from gaekit.interop.importing import import_file
     from gaekit.plugins import load_plugins
 
@@ -87,8 +88,8 @@ def import_(
     )
     imported = import_file(format_, file, out, options, load_plugins())
     for line in imported.lines:
-        typer.echo(line)
-    typer.echo(f"written: {imported.artifact}; in a recipe: {imported.recipe_line}")
+        say(line)
+    say(f"written: {imported.artifact}; in a recipe: {imported.recipe_line}")
 
 
 def export(
@@ -103,6 +104,7 @@ def export(
     scale: Annotated[float | None, typer.Option(help="Factor of the latents, for --names diffusers.")] = None,
 ) -> None:
     """Write an artifact as the file that published code reads."""
+    from gaekit.cli.output import say
     from gaekit.interop.exporting import export_artifact
     from gaekit.plugins import load_plugins
 
@@ -117,4 +119,4 @@ def export(
         scale=scale,
     )
     for file in files:
-        typer.echo(f"written: {file}")
+        say(f"written: {file}")

@@ -30,6 +30,7 @@ def likelihood(
     """Negative log-likelihood of latents under the denoiser's probability flow, in nats and bits a dimension."""
     import json
 
+    from gaekit.cli.output import say
     from gaekit.flow.likelihood import Solver
     from gaekit.plugins import load_plugins
     from gaekit.runs.likelihood import measure_likelihood
@@ -39,7 +40,7 @@ def likelihood(
         open_run(run, load_plugins()), split=split.value, count=count, probes=None if exact else probes, seed=seed,
         batch=batch, solver=Solver(rtol=tolerance, atol=tolerance),
     )  # fmt: skip
-    typer.echo(json.dumps(found, indent=2) if json_ else _in_words(found))
+    say(json.dumps(found, indent=2) if json_ else _in_words(found))
 
 
 def _in_words(found: dict[str, Any]) -> str:

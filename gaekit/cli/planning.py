@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from gaekit.errors import DataAbsent, GaekitError
@@ -21,6 +19,7 @@ from gaekit.stages import stage_named
 from gaekit.stages.data import Data
 from gaekit.stages.network import Network
 from gaekit.store.files import free_space, human_size
+from gaekit.terminal import Terminal, to_json
 
 NOT_COUNTED = "activations (`--measure` tells), and the weights of teachers and perceptual networks"
 MADE_UP = (
@@ -48,12 +47,12 @@ def show_plan(
     measure: bool = False,
 ) -> None:
     """Print the plan of a recipe for `nproc` processes; with `measure`, run a few steps of each training."""
-    console = Console(highlight=False)
+    console = Terminal()
     if not console.is_terminal:
         console.width = 160
     data_set = Data(recipe, registry)
     plan = make_plan(recipe, registry, out / STORE, data=data_set, until=until)
-    console.print(f"{recipe.name}: {recipe.image.size} px, latents {_latent_shape(recipe)}", markup=False)
+    console.print(f"{recipe.name}: {recipe.image.size} px, latents {_latent_shape(recipe)}")
     data = _show_data(console, recipe, data_set)
     console.print(_stage_table(recipe, plan))
     networks = _networks(recipe, registry, data)
@@ -64,15 +63,15 @@ def show_plan(
         _show_measured(console, recipe, registry, data, nproc)
     if facts:
         for stage in plan.stages:
-            console.print(f"\n{stage.name} {stage.fingerprint}", markup=False)
-            console.print(json.dumps(stage.facts, indent=2, ensure_ascii=False), markup=False)
+            console.print(f"\n{stage.name} {stage.fingerprint}")
+            console.print(to_json(stage.facts))
 
 
-def _show_data(console: Console, recipe: Recipe, data: Data) -> Known:
+def _show_data(console: Terminal, recipe: Recipe, data: Data) -> Known:
     try:
         classes, images, held_out = data_facts(data)
     except DataAbsent as error:
-        console.print(f"data: absent, digest unknown ({error})", markup=False)
+        console.print(f"data: absent, digest unknown ({error})")
         return Known()
     console.print(
         f"data: {recipe.dataset.use}, {images} training and {held_out} held-out images, {classes or 'no'} classes"
@@ -117,7 +116,7 @@ def _millions(count: int) -> str:
     return f"{count / 1e6:.2f}M" if count < 1e8 else f"{count / 1e6:.1f}M"
 
 
-def _show_memory(console: Console, recipe: Recipe, networks: list[Network], nproc: int) -> None:
+def _show_memory(console: Terminal, recipe: Recipe, networks: list[Network], nproc: int) -> None:
     """Memory of each process, and how its share of a batch comes about."""
     memories = memory_of_stages(recipe, networks, nproc)
     if not memories:
@@ -149,7 +148,7 @@ def _share_of_batch(recipe: Recipe, stage: str, nproc: int) -> str:
 
 
 def _show_disk(
-    console: Console,
+    console: Terminal,
     recipe: Recipe,
     registry: Registry,
     networks: list[Network],
@@ -164,13 +163,13 @@ def _show_disk(
         total += disk.size or 0
         partial = partial if disk.size is not None else " and what is unknown"
     console.print(table)
-    console.print(f"in all {human_size(total)}{partial}; free in {out}: {human_size(free_space(out))}", markup=False)
+    console.print(f"in all {human_size(total)}{partial}; free in {out}: {human_size(free_space(out))}")
 
 
-def _show_measured(console: Console, recipe: Recipe, registry: Registry, data: Known, nproc: int) -> None:
+def _show_measured(console: Terminal, recipe: Recipe, registry: Registry, data: Known, nproc: int) -> None:
     from gaekit.sizing.measure import measure_stages
 
-    console.print(f"\n{MADE_UP}", markup=False)
+    console.print(f"\n{MADE_UP}")
     table = _table("stage", "a step", "images/s", "steps", "all of them", "peak memory", "")
     hours = 0.0
     for found in measure_stages(recipe, registry, classes=data.classes, images=data.images, nproc=nproc):
@@ -186,7 +185,7 @@ def _show_measured(console: Console, recipe: Recipe, registry: Registry, data: K
             _duration(found.seconds * train.steps), f"{peak} ({found.peak_of})", found.note,
         )  # fmt: skip
     console.print(table)
-    console.print(f"the trainings in all: {_duration(hours * 3600)}", markup=False)
+    console.print(f"the trainings in all: {_duration(hours * 3600)}")
 
 
 def _duration(seconds: float) -> str:

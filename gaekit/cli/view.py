@@ -20,22 +20,18 @@ def make_store() -> typer.Typer:
 
 def ls(out: OUT = Path("runs")) -> None:
     """List every room: its stage, size, whether it is complete, and the runs that use it."""
-    from rich.console import Console
-    from rich.table import Table
-
+    from gaekit.cli.output import print_table, say
     from gaekit.pipeline.rooms import stored_rooms
     from gaekit.store.files import human_size
 
     rooms = stored_rooms(out)
-    table = Table("stage", "room", "size", "complete", "used by", box=None, header_style="bold")
-    for stored in rooms:
-        used = ", ".join(stored.used_by) or "-"
-        table.add_row(
-            stored.stage, stored.room.path.name, human_size(stored.size), "yes" if stored.complete else "no", used
-        )
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(f"{len(rooms)} rooms, {human_size(sum(stored.size for stored in rooms))}")
+    rows = [
+        (stored.stage, stored.room.path.name, human_size(stored.size), "yes" if stored.complete else "no",
+         ", ".join(stored.used_by) or "-")
+        for stored in rooms
+    ]  # fmt: skip
+    print_table(("stage", "room", "size", "complete", "used by"), rows)
+    say(f"{len(rooms)} rooms, {human_size(sum(stored.size for stored in rooms))}")
 
 
 def gc(
@@ -43,14 +39,15 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
 ) -> None:
     """Remove the rooms that no run, nor the history of one, refers to."""
+    from gaekit.cli.output import say
     from gaekit.pipeline.rooms import collect
     from gaekit.store.files import human_size
 
     gone = collect(out, dry=dry_run)
     for stored in gone:
-        typer.echo(f"{stored.stage}/{stored.room.path.name}  {human_size(stored.size)}")
+        say(f"{stored.stage}/{stored.room.path.name}  {human_size(stored.size)}")
     verb = "would be removed" if dry_run else "removed"
-    typer.echo(f"{len(gone)} rooms {verb}, {human_size(sum(stored.size for stored in gone))}")
+    say(f"{len(gone)} rooms {verb}, {human_size(sum(stored.size for stored in gone))}")
 
 
 def pack(
@@ -62,7 +59,8 @@ def pack(
     ] = None,
 ) -> None:
     """Copy a finished run into a folder that stands alone: recipe, artifacts, samples, numbers, curves."""
+    from gaekit.cli.output import say
     from gaekit.pipeline.pack import pack as copy
     from gaekit.pipeline.view import View
 
-    typer.echo(f"packed: {copy(View(run), destination, allow or ())}")
+    say(f"packed: {copy(View(run), destination, allow or ())}")

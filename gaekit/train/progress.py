@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from gaekit.terminal import Terminal, printable
+
 SECONDS_BETWEEN_LINES = 30.0
 
 
@@ -38,11 +40,11 @@ class Reporter:
     """Where a run tells what it does."""
 
     def __init__(self, console: Console | None = None):
-        self.console = console or Console(stderr=True)
+        self.console = console or Terminal(stderr=True)
 
     def say(self, text: str) -> None:
         """One line, as it is."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, title: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Bar]:
@@ -52,10 +54,10 @@ class Reporter:
             yield bar
             return
         columns = (
-            TextColumn("  {task.description}"),
+            TextColumn("  {task.description}", markup=False),
             BarColumn(24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
         )
         with Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True) as progress:
             progress.add_task(title, total=total, completed=done, text="")
