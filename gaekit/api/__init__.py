@@ -25,6 +25,7 @@ from gaekit.api.kinds import (
     TimeSampler,
     Tracker,
 )
+from gaekit.api.walk import files_below, list_folder
 from gaekit.errors import ArtifactError, BadImage, DataAbsent, DataError, GaekitError, MachineFailed
 from gaekit.values import Draws, GeneratorDraws, Latent, Loss, Losses, Prediction
 
@@ -70,7 +71,9 @@ __all__ = [
     "TimeSampler",
     "Tracker",
     "decode_image",
+    "files_below",
     "hookimpl",
+    "list_folder",
     "require",
     "weights",
 ]

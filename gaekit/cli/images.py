@@ -48,8 +48,8 @@ def reconstruct(
     """Encode and decode a folder of images with a finished run's autoencoder, and say how near they come."""
     from gaekit.cli.output import say
     from gaekit.plugins import load_plugins
-    from gaekit.runs.export import reconstruct_folder
     from gaekit.runs.opened import open_run
+    from gaekit.runs.reconstruct import reconstruct_folder
 
     registry = load_plugins()
     count, skipped, decibel = reconstruct_folder(open_run(run, registry), folder, out)

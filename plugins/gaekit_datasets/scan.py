@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gaekit.api import DataAbsent, DataError
-
-HIDDEN = ("__MACOSX", "@eaDir")
-"""Folders that archives and network disks leave behind: pictures in them are copies. Names that begin with a dot are
-hidden too."""
+from gaekit.api import DataAbsent, DataError, files_below, list_folder
 
 THREADS = 8
+SOURCE = "image_folder"
 Stamp = tuple[int, int, int]
 """Of a file: bytes, time of change of its contents, time of change of its entry, both in nanoseconds."""
 
@@ -102,12 +99,10 @@ def scan(root: Path, extensions: tuple[str, ...], setting: str) -> Tree:
         )
     if not root.is_dir():
         raise DataError(f"image_folder: {setting}: {root} is a file; give the folder that holds the images")
-    top, names = Found(), []
-    for entry in _entries(root):
-        if _is_folder(entry):
-            names.append(entry.name)
-        else:
-            _take(entry, "", top, extensions)
+    top = Found()
+    files, names = list_folder(root, SOURCE)
+    for entry in files:
+        _take(entry, entry.name, top, extensions)
     names.sort()
     with ThreadPoolExecutor(THREADS) as pool:  # network disks answer slowly, and many questions at a time
         found = list(pool.map(lambda name: _below(root, name, extensions), names))
@@ -116,44 +111,12 @@ def scan(root: Path, extensions: tuple[str, ...], setting: str) -> Tree:
 
 def _below(root: Path, folder: str, extensions: tuple[str, ...]) -> Found:
     found = Found()
-    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
-    while waiting:
-        name, above = waiting.pop()
-        here = _identity(root / name)
-        if here in above:  # a link that leads back up
-            raise DataError(f"image_folder: {root / name}: this link leads to a folder that it lies in; remove it")
-        for entry in _entries(root / name):
-            if _is_folder(entry):
-                waiting.append((f"{name}/{entry.name}", above | {here}))
-            else:
-                _take(entry, f"{name}/", found, extensions)
+    for name, entry in files_below(root, folder, SOURCE):
+        _take(entry, name, found, extensions)
     return found
 
 
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            yield from (entry for entry in entries if not entry.name.startswith(".") and entry.name not in HIDDEN)
-    except OSError as error:
-        raise DataError(f"image_folder: {folder} cannot be read: {error.strerror}") from error
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    try:
-        status = folder.stat()
-    except OSError as error:
-        raise DataError(f"image_folder: {folder} cannot be read: {error.strerror}") from error
-    return status.st_dev, status.st_ino
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself: no folder, and named when it is visited as an image
-        return False
-
-
-def _take(entry: os.DirEntry[str], prefix: str, found: Found, extensions: tuple[str, ...]) -> None:
+def _take(entry: os.DirEntry[str], name: str, found: Found, extensions: tuple[str, ...]) -> None:
     ending = os.path.splitext(entry.name)[1].lower()
     if ending not in extensions:
         found.others[ending or "no extension"] += 1
@@ -161,9 +124,9 @@ def _take(entry: os.DirEntry[str], prefix: str, found: Found, extensions: tuple[
     try:
         status = entry.stat()
     except OSError:
-        found.files[prefix + entry.name] = GONE
+        found.files[name] = GONE
         return
     if stat.S_ISREG(status.st_mode):
-        found.files[prefix + entry.name] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        found.files[name] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     else:  # a pipe would be waited on for ever
         found.others["no regular file"] += 1
