@@ -23,8 +23,8 @@ from gaekit.terminal import Terminal, to_json
 
 NOT_COUNTED = "activations (`--measure` tells), and the weights of teachers and perceptual networks"
 MADE_UP = (
-    "Measured with images and latents made up, on one process with the share of one: neither decoding nor what the "
-    "processes tell each other is in it. An adversary takes part from the first step. Previews are not drawn."
+    "Measured with images and latents made up, on one process with the rows of the first: neither decoding nor what "
+    "the processes tell each other is in it. An adversary takes part from the first step. Previews are not drawn."
 )
 
 

@@ -6,12 +6,10 @@ from __future__ import annotations
 import gc
 import os
 import re
-import statistics
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +36,14 @@ from gaekit.store.models import Autoencoder as Model
 from gaekit.store.models import save_aligner, save_autoencoder
 from gaekit.store.room import Room
 from gaekit.store.shards import ShardWriter
-from gaekit.train.progress import Bar, Reporter
+from gaekit.train.progress import Reporter
+from gaekit.train.step_times import StepTimes
 
 IMAGES = 32
 """How many are made up; a training visits them again and again."""
 MOST_STEPS, ENOUGH_SECONDS = 20, 5.0
 NEVER = 1 << 62
+MICRO = "runtime.micro_batch"
 
 
 @dataclass(frozen=True)
@@ -64,27 +64,42 @@ class Measured:
 def measure_stages(
     recipe: Recipe, registry: Registry, *, classes: int | None, images: int | None, nproc: int = 1
 ) -> Iterator[Measured]:
-    """Run some steps of every training of the recipe as one of `nproc` processes would, without the others.
+    """Run some steps of every training of the recipe as the first of `nproc` processes would, without the others.
 
     With the stage's own losses, at the recipe's sizes and batch; the adversary takes part from the start. Raises
     GaekitError where a batch does not divide over the processes.
     """
-    device = open_machine(recipe.runtime, _quiet()).device
+    device, world = open_machine(recipe.runtime, _quiet()).device, FirstRank(of=nproc)
+    rehearsed = _rehearsed(recipe, registry, images)
+    for _, train in recipe.trainings():
+        world.rows(train.batch)
     with tempfile.TemporaryDirectory(prefix="gaekit-measure-") as folder:
         for name, _ in recipe.trainings():
-            rehearsal = Rehearsal(_rehearsed(recipe, registry, images, nproc), registry, device, Path(folder), classes)
+            rehearsal = Rehearsal(rehearsed, registry, device, Path(folder), classes, world)
             yield rehearsal.measure(stage_named(name))
+
+
+@dataclass(frozen=True)
+class FirstRank(World):
+    """The first of `of` processes, of which there is no other: it takes its own rows of each batch, alone."""
+
+    of: int = 1
+
+    def rows(self, batch: int) -> tuple[int, int]:
+        """The first rows of a global batch. Raises GaekitError if so many processes do not divide it."""
+        return World(size=self.of).rows(batch)
 
 
 @dataclass
 class Rehearsal:
-    """The trainings of a recipe on data that is made up, in `folder`."""
+    """The trainings of a recipe on data that is made up, in `folder`, as one process of `world`."""
 
     recipe: Recipe
     registry: Registry
     device: torch.device
     folder: Path
     classes: int | None
+    world: FirstRank = field(default_factory=FirstRank)
 
     def measure(self, stage: Stage) -> Measured:
         """Some steps of one training; on CUDA with smaller micro-batches where memory does not suffice."""
@@ -96,7 +111,9 @@ class Rehearsal:
     def _fitting(self, stage: Stage, inputs: Mapping[str, Path]) -> Measured:
         train = stage.training(self.recipe)
         assert train is not None
-        asked = micro = min(self.recipe.runtime.micro_batch or train.batch, train.batch)
+        first, last = self.world.rows(train.batch)
+        rows = last - first
+        asked = micro = min(self.recipe.runtime.micro_batch or rows, rows)
         while True:
             with _peak_memory(self.device) as peak:
                 seconds = self._steps(stage, inputs, micro)
@@ -105,30 +122,31 @@ class Rehearsal:
                 return Measured(stage.name, seconds, peak.bytes, peak.of, note)
             if micro == 1:
                 return Measured(stage.name, None, note="not measured: out of memory even at one image a pass")
-            micro = next(m for m in range(micro // 2, 0, -1) if train.batch % m == 0)
+            micro = next(m for m in range(micro // 2, 0, -1) if rows % m == 0)
 
     def _steps(self, stage: Stage, inputs: Mapping[str, Path], micro: int) -> float | None:
         """Seconds of the median step at so many images a pass; None where they do not fit in the device's memory."""
-        clock, fits = _Clock(), True
-        job = self._job(stage.name, inputs, clock)
-        job.recipe = _with(self.recipe, runtime=self.recipe.runtime.model_copy(update={"micro_batch": micro}))
+        assert stage.train is not None
+        times, fits = StepTimes(MOST_STEPS, ENOUGH_SECONDS), True
+        job = self._job(stage.name, inputs, micro, times)
         try:
-            stage.run(job)
-        except _Enough:
-            pass
+            stage.train(job)
         except torch.OutOfMemoryError:
             fits = False
         del job
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        return clock.median if fits else None
+        return times.median if fits else None
 
-    def _job(self, stage: str, inputs: Mapping[str, Path], reporter: Reporter) -> Job:
+    def _job(
+        self, stage: str, inputs: Mapping[str, Path], micro: int | None = None, times: StepTimes | None = None
+    ) -> Job:
         room = Room(Path(tempfile.mkdtemp(prefix=f"{stage}-", dir=self.folder)))
-        machine, data = Machine(self.device, self.recipe.runtime, reporter), Data(self.recipe, self.registry)
-        data.dataset = MadeUpImages(self.recipe.image.size, UNKNOWN_CLASSES if self.classes is None else self.classes)
-        return Job(stage, self.recipe, self.registry, machine, data, room, dict(inputs), room.path)
+        recipe = _with(self.recipe, runtime=self.recipe.runtime.model_copy(update={"micro_batch": micro}))
+        machine, data = Machine(self.device, recipe.runtime, _quiet(), self.world), Data(recipe, self.registry)
+        data.dataset = MadeUpImages(recipe.image.size, UNKNOWN_CLASSES if self.classes is None else self.classes)
+        return Job(stage, recipe, self.registry, machine, data, room, dict(inputs), room.path, times=times)
 
     def _inputs(self, stage: Stage) -> dict[str, Path]:
         """What a stage's training reads, untrained. Raises GaekitError where an artifact of elsewhere is not there."""
@@ -140,7 +158,7 @@ class Rehearsal:
 
     def _aligner(self) -> Path:
         """The aligner as the semantic stage would leave it: solved at once, or untrained."""
-        job = self._job("semantic", {}, _quiet())
+        job = self._job("semantic", {})
         aligner = job.build_aligner()
         path = job.room.out / semantic.STAGE.artifact
         if aligner.fit == "train":
@@ -153,7 +171,7 @@ class Rehearsal:
         """The artifact that the recipe names, or an untrained autoencoder."""
         if isinstance(section := self.recipe.autoencoder, From):
             return resolve(Path(section.path), autoencoder.STAGE.name, autoencoder.STAGE.artifact)
-        job = self._job("autoencoder", {}, _quiet())
+        job = self._job("autoencoder", {})
         path = job.room.out / autoencoder.STAGE.artifact
         model = Model(job.autoencoder_spec, self.registry)
         save_autoencoder(path, model.state_dict(), model.spec, {}, {})
@@ -187,11 +205,8 @@ class Rehearsal:
         return folder
 
 
-MICRO = "runtime.micro_batch"
-
-
-def _rehearsed(recipe: Recipe, registry: Registry, images: int | None, nproc: int) -> Recipe:
-    """The recipe of one process alone: its share of each batch, nothing saved or drawn, every term from the start."""
+def _rehearsed(recipe: Recipe, registry: Registry, images: int | None) -> Recipe:
+    """The recipe with nothing saved or drawn, no last step in sight, and every term from the start."""
     runtime = recipe.runtime.model_copy(
         update={
             "workers": 0, "trackers": (), "log_every": NEVER, "images_every": NEVER, "save_every": NEVER,
@@ -202,8 +217,7 @@ def _rehearsed(recipe: Recipe, registry: Registry, images: int | None, nproc: in
     for stage, train in recipe.trainings():
         section = stage_named(stage).section(recipe)
         assert section is not None
-        first, last = World(size=nproc).rows(train.batch)
-        new: dict[str, Any] = {"train": train.model_copy(update={"batch": last - first, "steps": NEVER, "init": None})}
+        new: dict[str, Any] = {"train": train.model_copy(update={"steps": NEVER, "init": None})}
         if isinstance(section, Autoencoder) and isinstance(section.adversary, Adversary):
             new["adversary"] = section.adversary.model_copy(update={"start": 0, "warmup": 0})
         changes[stage] = section.model_copy(update=new)
@@ -224,46 +238,6 @@ def _cache_gb(recipe: Recipe, registry: Registry, images: int | None) -> float:
 
 def _limit(recipe: Recipe) -> float:
     return recipe.runtime.cache_gb * 1e9
-
-
-class _Enough(Exception):
-    """Ends a training that has been watched for long enough."""
-
-
-class _Clock(Reporter):
-    """Tells nobody anything, and notes when each step of a training ended."""
-
-    def __init__(self) -> None:
-        super().__init__(Console(quiet=True))
-        self.durations: list[float] = []
-
-    @property
-    def median(self) -> float:
-        """Seconds of the median step."""
-        return statistics.median(self.durations)
-
-    @contextmanager
-    def bar(self, title: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Bar]:
-        """A bar that measures, if it is a training's."""
-        yield _Stopwatch(self) if total == NEVER else Bar(self.console, title, total, done, unit)
-
-
-class _Stopwatch(Bar):
-    """Raises _Enough after the first step, which warms up, and some more."""
-
-    def __init__(self, clock: _Clock):
-        super().__init__(clock.console, "", NEVER, 0, "images")
-        self.durations = clock.durations
-        self.before: float | None = None
-
-    def advance(self, by: int = 1, *, per: int = 1, numbers: Mapping[str, float] | None = None) -> None:
-        """A step has ended."""
-        now = time.perf_counter()
-        if self.before is not None:
-            self.durations.append(now - self.before)
-        if len(self.durations) >= MOST_STEPS or sum(self.durations) >= ENOUGH_SECONDS:
-            raise _Enough
-        self.before = time.perf_counter()
 
 
 def _quiet() -> Reporter:

@@ -139,12 +139,23 @@ class Autoencoding(nn.Module):
 
 def run(job: Job) -> dict[str, Any]:
     """Train and save the autoencoder; returns what DONE records."""
-    section, train = job.autoencoder_section, job.autoencoder_section.train
+    training, spec, images = train(job)
+    weights, averaged = (_of_model(found("autoencoder")) for found in (training.weights, training.averaged))
+    if job.world.is_rank0:
+        facts = {"seed": job.recipe.seed, "steps": training.at}
+        save_autoencoder(job.room.out / STAGE.artifact, weights, spec, averaged, facts)
+    return {"steps": training.at, "seconds": training.seconds, "skipped_steps": training.skipped,
+            "skipped_images": job.skipped(images)}  # fmt: skip
+
+
+def train(job: Job) -> tuple[Training, AutoencoderSpec, Images]:
+    """Train the autoencoder, and the adversary with it; -> (the training, what it trained, on which images)."""
+    section, settings = job.autoencoder_section, job.autoencoder_section.train
     model, objective, critic = _networks(job)
     images, shown = job.images("train"), _shown(job)
     features = features_for(job, images, section.flip) if job.teacher else None
     reading = features.reading if features else None
-    adversarial = AdversarialLoss(section.adversary, train, job.world.mean) if section.adversary and critic else None
+    adversarial = AdversarialLoss(section.adversary, settings, job.world.mean) if section.adversary and critic else None
     modules: dict[str, nn.Module] = {"autoencoder": Autoencoding(model, objective)}
     if critic is not None:
         modules["adversary"] = critic
@@ -152,10 +163,10 @@ def run(job: Job) -> dict[str, Any]:
     if section.adversary:
         overrides["adversary"] = OptimizerOverrides(section.adversary.beside(train), sharded=False)
 
-    with Training(train, modules, job.host, overrides) as training:
+    with Training(settings, modules, job.host, overrides) as training:
         for step, batch in training.steps(
             lambda k, first, last: images.training(
-                job.recipe.seed, train.batch, start=k, flip=section.flip, first=first, last=last, features=reading
+                job.recipe.seed, settings.batch, start=k, flip=section.flip, first=first, last=last, features=reading
             )
         ):
             feature = features.of(batch) if features else None
@@ -173,12 +184,7 @@ def run(job: Job) -> dict[str, Any]:
                 training.note("adversary/accuracy", accuracy)
             if step.pictures and step.final:
                 training.pictures({"reconstructions": _reconstructions(model, shown)})
-        weights, averaged = (_of_model(found("autoencoder")) for found in (training.weights, training.averaged))
-    if job.world.is_rank0:
-        facts = {"seed": job.recipe.seed, "steps": train.steps}
-        save_autoencoder(job.room.out / STAGE.artifact, weights, model.spec, averaged, facts)
-    return {"steps": train.steps, "seconds": training.seconds, "skipped_steps": training.skipped,
-            "skipped_images": job.skipped(images)}  # fmt: skip
+    return training, model.spec, images
 
 
 def _of_model(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -278,5 +284,6 @@ STAGE = Stage(
     reads_data=True,
     parts=parts,
     run=run,
+    train=train,
     networks=networks,
 )

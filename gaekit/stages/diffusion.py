@@ -23,7 +23,7 @@ from gaekit.stages.network import UNKNOWN_CLASSES, Network
 from gaekit.stages.online import latents_for
 from gaekit.stages.stage import Stage
 from gaekit.store.artifact import load_into, open_artifact, resolve
-from gaekit.store.models import DenoiserSpec, LoadedDenoiser, load_autoencoder, save_denoiser
+from gaekit.store.models import DenoiserSpec, LoadedDenoiser, Statistics, load_autoencoder, save_denoiser
 from gaekit.train.track import grid_of
 from gaekit.train.training import Training
 
@@ -38,6 +38,16 @@ def parts(recipe: Recipe) -> dict[str, Any]:
 
 def run(job: Job) -> dict[str, Any]:
     """Train and save the denoiser; returns what DONE records."""
+    training, spec, statistics = train(job)
+    ema, weights = training.averaged("denoiser"), training.weights("denoiser")
+    if job.world.is_rank0:
+        facts = {"seed": job.recipe.seed, "steps": training.at}
+        save_denoiser(job.room.out / STAGE.artifact, weights, spec, statistics, ema, facts)
+    return {"steps": training.at, "seconds": training.seconds, "skipped_steps": training.skipped}
+
+
+def train(job: Job) -> tuple[Training, DenoiserSpec, Statistics]:
+    """Train the denoiser; -> (the training, what it trained, the statistics of its latents)."""
     section, seed = job.recipe.diffusion, job.recipe.seed
     assert isinstance(section, Diffusion)
     cache = latents_for(job)
@@ -64,12 +74,7 @@ def run(job: Job) -> dict[str, Any]:
             training.update("denoiser", losses)
             if preview and step.pictures and step.final:
                 training.pictures({"samples": preview(training.averaged("denoiser") or training.weights("denoiser"))})
-        ema = training.averaged("denoiser")
-        weights = training.weights("denoiser")
-    if job.world.is_rank0:
-        facts = {"seed": seed, "steps": section.train.steps}
-        save_denoiser(job.room.out / STAGE.artifact, weights, spec, cache.statistics, ema, facts)
-    return {"steps": section.train.steps, "seconds": training.seconds, "skipped_steps": training.skipped}
+    return training, spec, cache.statistics
 
 
 def objective(section: Diffusion, predicts: Quantity) -> Objective:
@@ -125,6 +130,7 @@ STAGE = Stage(
     needs=("latents", "autoencoder"),
     parts=parts,
     run=run,
+    train=train,
     networks=networks,
     previews=("denoiser", "encoder", "decoder"),
 )

@@ -24,6 +24,7 @@ from gaekit.stages.network import hidden_dim
 from gaekit.store.models import AutoencoderSpec
 from gaekit.store.room import Room
 from gaekit.train.progress import Reporter
+from gaekit.train.step_times import StepTimes
 from gaekit.train.track import Trackers
 from gaekit.train.training import Host
 
@@ -34,7 +35,7 @@ NOTHING_TO_TRAIN = "autoencoder: this recipe takes it from elsewhere, there is n
 class Job:
     """One stage's work; `machine` and `data` are the run's. `inputs` maps the stages it needs to their artifacts;
     `store` is the folder of all rooms; `caches` are the rooms beside the stage's own that it read, relative to the
-    folder of all runs."""
+    folder of all runs; `times` ends a training that is only measured."""
 
     stage: str
     recipe: Recipe
@@ -45,6 +46,7 @@ class Job:
     inputs: dict[str, Path]
     store: Path
     caches: list[str] = field(default_factory=list)
+    times: StepTimes | None = None
 
     @property
     def device(self) -> torch.device:
@@ -73,7 +75,9 @@ class Job:
     def host(self) -> Host:
         """Where a training of this stage lives."""
         runtime, seed = self.recipe.runtime, self.recipe.seed
-        return Host(self.stage, seed, self.room, runtime, self.device, self.reporter, self._trackers, self.world)
+        return Host(
+            self.stage, seed, self.room, runtime, self.device, self.reporter, self._trackers, self.world, self.times
+        )
 
     def _trackers(self, purge_step: int) -> Trackers:
         folder = self.room.tensorboard

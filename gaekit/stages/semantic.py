@@ -36,12 +36,14 @@ def parts(recipe: Recipe) -> dict[str, Any]:
 
 def run(job: Job) -> dict[str, Any]:
     """Fit the aligner and save it; returns what DONE records."""
-    aligner = job.build_aligner()
-    train = job.recipe.semantic.train if isinstance(job.recipe.semantic, Semantic) else None
-    job.machine.prepare(aligner, train.precision if train else "float32")
+    aligner = _aligner(job)
     record: dict[str, Any] = {"fit": aligner.fit}
     if aligner.fit == "train":
-        record |= _train(job, aligner)
+        training = _training(job, aligner)
+        fitted = training.averaged("aligner") or training.weights("aligner")
+        if job.world.is_rank0:
+            _save(job, aligner, {name.removeprefix("aligner."): value for name, value in fitted.items()})
+        record |= {"steps": training.at, "seconds": training.seconds, "skipped_steps": training.skipped}
     elif aligner.fit == "closed":
         section = job.recipe.semantic
         images = job.images("train")
@@ -52,6 +54,17 @@ def run(job: Job) -> dict[str, Any]:
     if aligner.fit != "train" and job.world.is_rank0:
         _save(job, aligner, aligner.state_dict())
     return record
+
+
+def train(job: Job) -> Training:
+    """Train the aligner."""
+    return _training(job, _aligner(job))
+
+
+def _aligner(job: Job) -> Aligner:
+    aligner, train = job.build_aligner(), STAGE.training(job.recipe)
+    job.machine.prepare(aligner, train.precision if train else "float32")
+    return aligner
 
 
 def _save(job: Job, aligner: Aligner, weights: Mapping[str, Tensor]) -> None:
@@ -70,7 +83,7 @@ class Fitting(nn.Module):
         return self.aligner.fit_losses(feature_BFHW)
 
 
-def _train(job: Job, aligner: Aligner) -> dict[str, Any]:
+def _training(job: Job, aligner: Aligner) -> Training:
     section = job.recipe.semantic
     if not isinstance(section, Semantic) or section.train is None:
         raise GaekitError(f"semantic.train: the aligner '{aligner.name}' is trained and needs this section")
@@ -87,10 +100,7 @@ def _train(job: Job, aligner: Aligner) -> dict[str, Any]:
             with training.autocast():
                 losses = training["aligner"](feature)
             training.update("aligner", losses)
-        fitted = training.averaged("aligner") or training.weights("aligner")
-    if job.world.is_rank0:
-        _save(job, aligner, {name.removeprefix("aligner."): value for name, value in fitted.items()})
-    return {"steps": train.steps, "seconds": training.seconds, "skipped_steps": training.skipped}
+    return training
 
 
 def networks(recipe: Recipe, registry: Registry, classes: int | None) -> Iterator[Network]:
@@ -108,5 +118,6 @@ STAGE = Stage(
     reads_data=True,
     parts=parts,
     run=run,
+    train=train,
     networks=networks,
 )

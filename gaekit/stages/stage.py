@@ -39,9 +39,9 @@ class Stage:
     parts: the fields of the recipe that decide the result. run: does the work; returns what DONE records. needs: the
     stages whose artifacts it cannot do without. optional: those whose artifacts it reads where the recipe has them.
     reads_data: whether it reads the data set. kind: of its artifact, where that is one safetensors file. external:
-    artifacts that its section names beside `needs`, by the input that each becomes. networks: what its training holds,
-    built on the default device, for so many classes (None: unknown). previews: the names of the networks that it draws
-    samples with while it trains.
+    artifacts that its section names beside `needs`, by the input that each becomes. train: the training alone, for
+    measuring it; it leaves no artifact. networks: what the training holds, built on the default device, for so many
+    classes (None: unknown). previews: the names of the networks that the training draws samples with.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Stage:
     external: Callable[[Recipe], Mapping[str, External]] = _nothing_external
     networks: Callable[[Recipe, Registry, int | None], Iterable[Network]] = _no_networks
     previews: tuple[str, ...] = ()
+    train: Callable[[Job], object] | None = None
 
     @property
     def reads(self) -> tuple[str, ...]:

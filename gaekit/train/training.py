@@ -33,6 +33,7 @@ from gaekit.train.precision import autocast, resolve_precision
 from gaekit.train.progress import Reporter
 from gaekit.train.resume import SharedCheckpoint
 from gaekit.train.signals import StopRequest, stop_request
+from gaekit.train.step_times import StepTimes
 from gaekit.train.strategy import clip_grad_norm, full_tensors, load_full_state_dict, parallelize, set_gradient_sync
 from gaekit.train.track import Meter, Trackers
 from gaekit.values import Draws, Losses
@@ -70,6 +71,8 @@ class Host:
     reporter: Reporter
     trackers: Callable[[int], Trackers]
     world: World = field(default_factory=World)
+    times: StepTimes | None = None
+    """Where a training is only measured: what ends it after some steps."""
 
 
 @dataclass(frozen=True)
@@ -183,8 +186,8 @@ class Training:
         return full_tensors(self.learners[name].module.state_dict())
 
     def steps(self, stream: Callable[[int, int, int], Iterable[B]]) -> Iterator[tuple[Step, B]]:
-        """Micro-batches with their step, to the last step; `stream(k, first, last)` yields the rows [first, last) of
-        the global batches from step k on.
+        """Micro-batches with their step, to the last step, or while `host.times` measures; `stream(k, first, last)`
+        yields the rows [first, last) of the global batches from step k on.
 
         Raises Interrupted or Preempted after saving, between two steps; every rank at the same one. GaekitError if the
         batch does not divide.
@@ -214,6 +217,8 @@ class Training:
                 self._end_step(time.perf_counter() - start)
                 bar.advance(per=batch, numbers=self._shown)
                 self._leave_if(stop)
+                if self.host.times is not None and self.host.times.end_step(self.host.device):
+                    return
 
     def update(self, name: str, losses: Losses) -> None:
         """Backward from the losses into the named module alone; on the step's last micro-batch, step its optimizer.

@@ -25,7 +25,7 @@ def test_the_peak_of_a_denoiser_is_above_the_arithmetic_and_below_all_of_the_car
         "evaluate=null",
     ]
     recipe = load_recipe("smoke", registry, overrides=changes)
-    rehearsal = Rehearsal(_rehearsed(recipe, registry, 1438, 1), registry, torch.device("cuda"), tmp_path, 10)
+    rehearsal = Rehearsal(_rehearsed(recipe, registry, 1438), registry, torch.device("cuda"), tmp_path, 10)
     found = rehearsal.measure(diffusion.STAGE)
     (least,) = memory_of_stages(recipe, trained_networks(recipe, registry, 10)[-1:], 1)
     assert found.seconds is not None

@@ -15,17 +15,18 @@ from gaekit.pipeline.run import run_recipe
 from gaekit.plugins import load_plugins
 from gaekit.recipe import load_recipe
 from gaekit.sizing import measure
-from gaekit.sizing.measure import Rehearsal, _rehearsed, measure_stages
-from gaekit.stages import diffusion, semantic
+from gaekit.sizing.measure import FirstRank, Rehearsal, _rehearsed, measure_stages
+from gaekit.stages import Stage, autoencoder, diffusion, semantic
 from gaekit.train.progress import Reporter
+from gaekit.train.training import Step
 
 REGISTRY = load_plugins()
 CPU = torch.device("cpu")
 
 
 def rehearsal(folder: Path, *changes: str, nproc: int = 1) -> Rehearsal:
-    recipe = _rehearsed(load_recipe("smoke", REGISTRY, overrides=changes), REGISTRY, 1438, nproc)
-    return Rehearsal(recipe, REGISTRY, CPU, folder, 10)
+    recipe = _rehearsed(load_recipe("smoke", REGISTRY, overrides=changes), REGISTRY, 1438)
+    return Rehearsal(recipe, REGISTRY, CPU, folder, 10, FirstRank(of=nproc))
 
 
 @pytest.fixture(autouse=True)
@@ -57,26 +58,52 @@ def test_the_clock_counts_the_stages_own_steps_but_the_first(tmp_path: Path, mon
 
     before = diffusion.objective
     monkeypatch.setattr(diffusion, "objective", lambda *inputs: slow(before(*inputs)))
-    found = rehearsal(tmp_path, nproc=4).measure(diffusion.STAGE)
-    assert entered == [8, 8, 8]  # 32 images over 4 processes; one step to warm up and two counted
+    found = rehearsal(tmp_path).measure(diffusion.STAGE)
+    assert entered == [32, 32, 32]  # one step to warm up and two counted
     assert found.seconds is not None
     assert 0.05 < found.seconds < 0.25
+
+
+def test_one_process_of_several_takes_its_rows_of_the_recipes_own_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a step costs depends on the whole batch too, of which randomness is drawn."""
+    drawn: list[tuple[int, int, int]] = []
+    before = Step.draws
+
+    def draws(step: Step, name: str) -> Any:
+        drawn.append((step.first, step.last, step.batch))
+        return before(step, name)
+
+    monkeypatch.setattr(Step, "draws", draws)
+    found = rehearsal(tmp_path, "runtime.micro_batch=4", nproc=4).measure(diffusion.STAGE)
+    assert found.seconds is not None
+    assert set(drawn) == {(0, 4, 32), (4, 8, 32)}
+
+
+@pytest.mark.parametrize("stage", [semantic.STAGE, autoencoder.STAGE, diffusion.STAGE])
+def test_a_measured_training_leaves_neither_checkpoint_nor_artifact(tmp_path: Path, stage: Stage) -> None:
+    found = rehearsal(tmp_path).measure(stage)
+    assert found.seconds is not None
+    rooms = list(tmp_path.glob(f"{stage.name}-*"))
+    assert rooms
+    assert not [file for room in rooms for file in room.rglob("*.safetensors") if "shards" not in file.parts]
 
 
 def test_a_micro_batch_that_fits_is_found_where_memory_does_not_suffice(tmp_path: Path) -> None:
     def small_card(job: Any) -> Any:
         if job.recipe.runtime.micro_batch > 8:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return diffusion.run(job)
+        return diffusion.train(job)
 
-    found = rehearsal(tmp_path, "diffusion.train.batch=12").measure(replace(diffusion.STAGE, run=small_card))
+    found = rehearsal(tmp_path, "diffusion.train.batch=12").measure(replace(diffusion.STAGE, train=small_card))
     assert found.seconds is not None
     assert found.note == "out of memory at 12 images a pass: --set runtime.micro_batch=6"
 
     def no_card(job: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    found = rehearsal(tmp_path, "diffusion.train.batch=2").measure(replace(diffusion.STAGE, run=no_card))
+    found = rehearsal(tmp_path, "diffusion.train.batch=2").measure(replace(diffusion.STAGE, train=no_card))
     assert "even at one image a pass" in found.note
 
 
