@@ -161,7 +161,7 @@ def train(job: Job) -> tuple[Training, AutoencoderSpec, Images]:
         modules["adversary"] = critic
     overrides = {}
     if section.adversary:
-        overrides["adversary"] = OptimizerOverrides(section.adversary.beside(train), sharded=False)
+        overrides["adversary"] = OptimizerOverrides(section.adversary.beside(settings), sharded=False)
 
     with Training(settings, modules, job.host, overrides) as training:
         for step, batch in training.steps(

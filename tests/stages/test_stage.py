@@ -60,7 +60,9 @@ def more_parts(recipe: Recipe) -> dict[str, Any]:
     return {**diffusion.parts(recipe), "latent_dim": recipe.latent_dim}
 
 
-@pytest.mark.parametrize("change", [{"revision": 2}, {"parts": more_parts}, {"needs": ("latents",)}])
+@pytest.mark.parametrize(
+    "change", [{"revision": diffusion.STAGE.revision + 1}, {"parts": more_parts}, {"needs": ("latents",)}]
+)
 def test_the_plan_reads_what_a_stage_declares(
     change: dict[str, Any], registry: Registry, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
