@@ -18,7 +18,7 @@ from gaekit.sizing.describe import data_facts, sizes_of, trained_networks
 from gaekit.stages import stage_named
 from gaekit.stages.data import Data
 from gaekit.stages.network import Network
-from gaekit.store.files import free_space, human_size
+from gaekit.store.files import free_space, human_duration, human_size
 from gaekit.terminal import Terminal, to_json
 
 NOT_COUNTED = "activations (`--measure` tells), and the weights of teachers and perceptual networks"
@@ -182,14 +182,7 @@ def _show_measured(console: Terminal, recipe: Recipe, registry: Registry, data: 
         peak = "unknown" if found.peak is None else human_size(found.peak)
         table.add_row(
             found.stage, f"{found.seconds:.3g} s", f"{train.batch / found.seconds:.3g}", str(train.steps),
-            _duration(found.seconds * train.steps), f"{peak} ({found.peak_of})", found.note,
+            human_duration(found.seconds * train.steps), f"{peak} ({found.peak_of})", found.note,
         )  # fmt: skip
     console.print(table)
-    console.print(f"the trainings in all: {_duration(hours * 3600)}")
-
-
-def _duration(seconds: float) -> str:
-    """For a person: 12 s, 3.4 min, 5.6 h."""
-    if seconds < 90:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 5400 else f"{seconds / 3600:.3g} h"
+    console.print(f"the trainings in all: {human_duration(hours * 3600)}")

@@ -11,6 +11,13 @@ RECIPE = Annotated[str, typer.Argument(help="A recipe file, or the name of a shi
 SET_HELP = "Change a setting: diffusion.train.steps=2000. Repeatable."
 SET = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)]
 OUT = Annotated[Path, typer.Option("--out", help="Folder of all runs.")]
+REDO_HELP = (
+    "Run this stage, and all that is made from it, again from the beginning: cached, stopped or diverged. What was "
+    "there stays for the runs that refer to it; `gaekit store gc` removes it when none does."
+)
+FRESH_HELP = (
+    "As --redo, and discard the stage's checkpoints and what it had not finished, unless another run needs them."
+)
 NAME = Annotated[str | None, typer.Option("--name", help="Name of the run instead of the recipe's.")]
 
 
@@ -20,7 +27,11 @@ def run(
     name: NAME = None,
     out: OUT = Path("runs"),
     until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
-    redo: Annotated[str | None, typer.Option(help="Run this stage and all after it again, cached or not.")] = None,
+    redo: Annotated[str | None, typer.Option(help=REDO_HELP)] = None,
+    fresh: Annotated[str | None, typer.Option(help=FRESH_HELP)] = None,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Refuse (exit 2) where another run is making what this one needs.")
+    ] = False,
     nproc: Annotated[
         int | None, typer.Option(min=1, help="Processes on this machine, one a GPU, started by torchrun.")
     ] = None,
@@ -28,7 +39,10 @@ def run(
         bool, typer.Option("--offline", help="Fetch nothing: check first that all files are here (`gaekit assets`).")
     ] = False,
 ) -> None:
-    """Run a recipe: every stage that is not done yet, in order. The same command goes on after a stop."""
+    """Run a recipe: every stage that is not done yet, in order. The same command goes on after a stop.
+
+    What another run is making of the same settings is waited for, and then found as cached.
+    """
     from gaekit.plugins import load_plugins
     from gaekit.recipe import load_recipe
 
@@ -38,7 +52,7 @@ def run(
         _launch(nproc)  # the recipe's faults have been told by now, once
     from gaekit.pipeline.run import run_recipe
 
-    run_recipe(loaded, registry, out=out, until=until, redo=redo, offline=offline)
+    run_recipe(loaded, registry, out=out, until=until, redo=redo, fresh=fresh, offline=offline, wait=not no_wait)
 
 
 def _launch(nproc: int) -> None:

@@ -38,12 +38,15 @@ def gc(
     out: OUT = Path("runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
 ) -> None:
-    """Remove the rooms that no run, nor the history of one, refers to."""
+    """Remove the rooms that no run under this folder, nor the history of one, refers to.
+
+    A room in which a process works is spared, and so is what does not look like a room.
+    """
     from gaekit.cli.output import say
     from gaekit.pipeline.rooms import collect
     from gaekit.store.files import human_size
 
-    gone = collect(out, dry=dry_run)
+    gone = collect(out, dry=dry_run, say=say)
     for stored in gone:
         say(f"{stored.stage}/{stored.room.path.name}  {human_size(stored.size)}")
     verb = "would be removed" if dry_run else "removed"

@@ -76,7 +76,7 @@ def mend_cache(folder: Path) -> list[Damage]:
 
     Returns what was removed. Raises GaekitError while a run uses the cache's room.
     """
-    room = Room(folder.parent)
+    room = Room(folder.resolve().parent)  # a run's folder leads to its rooms by links
     ours = (room.path / "stage.json").exists()
     with room.lock() if ours else nullcontext():
         damage = list(verify_cache(folder))

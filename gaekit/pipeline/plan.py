@@ -12,6 +12,8 @@ from pydantic import BaseModel
 from gaekit.api import ComponentConfig
 from gaekit.errors import DataAbsent, GaekitError
 from gaekit.pipeline.from_artifacts import check_cache, check_imported, find_external, find_init
+from gaekit.pipeline.generations import RoomChooser, is_first, rooms_of_run
+from gaekit.pipeline.view import View
 from gaekit.plugins import Registry, nested, slots
 from gaekit.recipe import canonical
 from gaekit.recipe.schema import From, Recipe, StageSection, Train
@@ -25,13 +27,12 @@ from gaekit.train.checkpoint import Checkpoints
 from gaekit.train.optim import has_horizon
 
 Status = Literal["cached", "resume", "run", "from", "absent"]
-FINGERPRINT_SHOWN = 12
 
 
 @dataclass
 class StagePlan:
     """One stage of a plan. `facts` are what the fingerprint is the hash of; `room` is None for a stage taken from
-    elsewhere."""
+    elsewhere. `external` are the artifacts that its section names beside its inputs, None where one is absent."""
 
     stage: Stage
     status: Status
@@ -41,11 +42,17 @@ class StagePlan:
     room: Room | None = None
     inputs: dict[str, Path] = field(default_factory=dict)
     step: int | None = None
+    external: dict[str, Path | None] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """The stage's name."""
         return self.stage.name
+
+    @property
+    def identity(self) -> str:
+        """What decides the result: the fingerprint, and the number of steps where that is no part of it."""
+        return self.fingerprint if self.step is None else f"{self.fingerprint}@{self.step}"
 
 
 @dataclass
@@ -58,6 +65,12 @@ class Plan:
 
     def __getitem__(self, name: str) -> StagePlan:
         return next(stage for stage in self.stages if stage.name == name)
+
+    def place(self, chooser: RoomChooser) -> None:
+        """Give every stage that has a room the one that is chosen now, and its inputs where they are then."""
+        for stage in self.stages:
+            if stage.room is not None:
+                _place(stage, self, chooser)
 
 
 def make_plan(
@@ -73,7 +86,9 @@ def make_plan(
 
     Without the data the digest is unknown and nothing of it is cached;
     a `from` that leads nowhere is absent. With `need_data`, as for a run, these raise DataAbsent and ArtifactError.
-    Raises ArtifactError for a `from` that does not fit the recipe."""
+    A run of the recipe's name beside the store keeps its rooms. Raises ArtifactError for a `from` that does not fit the
+    recipe."""
+    chooser = RoomChooser(store, rooms_of_run(View(store.parent / recipe.name)))
     stages = list(needed_stages(recipe, until))
     digest, note = None, ""
     if any(stage.reads_data and not stage.is_imported(recipe) for stage in stages):
@@ -85,7 +100,7 @@ def make_plan(
             note = str(error)
     plan = Plan([], digest, note)
     for stage in stages:
-        plan.stages.append(_plan_stage(stage, recipe, registry, store, plan, need_data))
+        plan.stages.append(_plan_stage(stage, recipe, registry, chooser, plan, need_data))
     return plan
 
 
@@ -111,7 +126,7 @@ def needed_stages(recipe: Recipe, until: str | None = None) -> Iterator[Stage]:
 
 
 def _plan_stage(
-    stage: Stage, recipe: Recipe, registry: Registry, store: Path, plan: Plan, need_data: bool
+    stage: Stage, recipe: Recipe, registry: Registry, chooser: RoomChooser, plan: Plan, need_data: bool
 ) -> StagePlan:
     section = stage.section(recipe)
     if isinstance(section, From):
@@ -123,13 +138,22 @@ def _plan_stage(
     external = find_external(stage, recipe, needed=need_data)
     if external:
         facts["external"] = {name: artifact and sha256_file(artifact) for name, artifact in external.items()}
-    fingerprint = sha256_json(facts)
-    room = Room(store / stage.name / fingerprint[:FINGERPRINT_SHOWN], "" if step is None else f"step-{step}")
-    inputs = {name: p.artifact for name, p in before.items()}
-    inputs |= {name: artifact for name, artifact in external.items() if artifact is not None}
-    status: Status = "run" if stage.reads_data and plan.data is None else _status(room, step)
-    status = "absent" if None in external.values() else status
-    return StagePlan(stage, status, fingerprint, facts, room.out / stage.artifact, room, inputs, step)
+    planned = StagePlan(stage, "run", sha256_json(facts), facts, Path(), step=step, external=external)
+    _place(planned, plan, chooser)
+    return planned
+
+
+def _place(stage: StagePlan, plan: Plan, chooser: RoomChooser) -> None:
+    """Set a stage's room, and what follows from it: its artifact, its inputs, its status."""
+    before = [p for p in plan.stages if p.name in stage.stage.reads and p is not stage]
+    made_from = {p.name: p.room.path.name for p in before if p.room is not None and not is_first(p.room, p.fingerprint)}
+    subfolder = "" if stage.step is None else f"step-{stage.step}"
+    stage.room = chooser.choose(stage.name, stage.fingerprint, stage.identity, subfolder, made_from)
+    stage.artifact = stage.room.out / stage.stage.artifact
+    stage.inputs = {p.name: p.artifact for p in before}
+    stage.inputs |= {name: artifact for name, artifact in stage.external.items() if artifact is not None}
+    stage.status = "run" if stage.stage.reads_data and plan.data is None else status_of(stage.room, stage.step)
+    stage.status = "absent" if None in stage.external.values() else stage.status
 
 
 def _plan_imported(stage: Stage, section: From, recipe: Recipe, plan: Plan, needed: bool) -> StagePlan:
@@ -152,7 +176,8 @@ def _autoencoder_of(plan: Plan) -> str | None:
     return None
 
 
-def _status(room: Room, step: int | None) -> Status:
+def status_of(room: Room, step: int | None) -> Status:
+    """Whether a room is complete, begun or yet to be begun; `step` is the training's last where it can be prolonged."""
     if room.done() is not None:
         return "cached"
     saved = Checkpoints(room.checkpoints).steps()
@@ -179,7 +204,7 @@ def _facts(
         "revision": stage.revision,
         "parts": written,
         "components": dict(_components(parts, registry)),
-        "needs": {name: _identity(p) for name, p in before.items()},
+        "needs": {name: p.identity for name, p in before.items()},
     }
     if stage.reads_data:
         facts["data"] = data
@@ -188,10 +213,6 @@ def _facts(
 
 def _depends_on_end(section: StageSection, train: Train) -> bool:
     return has_horizon(train) or any(isinstance(value, float) and value != 0 for value in section.moments)
-
-
-def _identity(plan: StagePlan) -> str:
-    return plan.fingerprint if plan.step is None else f"{plan.fingerprint}@{plan.step}"
 
 
 def _components(parts: Mapping[str, Any], registry: Registry) -> Iterator[tuple[str, Any]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from gaekit.pipeline.view import STORE, views
-from gaekit.store.room import Room
+from gaekit.store.room import Room, RoomInUse
 
 
 @dataclass(frozen=True)
@@ -21,31 +21,71 @@ class StoredRoom:
     complete: bool
     used_by: tuple[str, ...]
 
+    @property
+    def name(self) -> str:
+        """The room relative to the folder of all runs."""
+        return f"{STORE}/{self.stage}/{self.room.path.name}"
+
 
 def stored_rooms(out: Path) -> list[StoredRoom]:
-    """Every room under `out`/store, by stage and name."""
+    """Every room under `out`/store, by stage and name. What is a link, or does not look like a room, is none."""
+    users = users_of_rooms(out)
+    return [_stored(room, users) for room in _rooms(out / STORE)]
+
+
+def users_of_rooms(out: Path) -> dict[str, set[str]]:
+    """The names of the runs that need each room, by its name relative to `out`."""
     users: dict[str, set[str]] = defaultdict(set)
     for view in views(out):
         for room in view.rooms():
             users[room].add(view.path.name)
-    found = []
-    for path in sorted((out / STORE).glob("*/*")) if (out / STORE).is_dir() else []:
-        name = f"{STORE}/{path.parent.name}/{path.name}"
-        complete = any(path.glob("DONE")) or any(path.glob("*/DONE"))
-        found.append(StoredRoom(path.parent.name, Room(path), _size(path), complete, tuple(sorted(users[name]))))
-    return found
+    return users
 
 
-def collect(out: Path, *, dry: bool = False) -> list[StoredRoom]:
-    """Remove rooms that no run and no history refers to; returns them. A room in use by a process is kept:
-    GaekitError."""
-    gone = [stored for stored in stored_rooms(out) if not stored.used_by]
-    for stored in gone:
-        if not dry:
-            with stored.room.lock():
-                shutil.rmtree(stored.room.path)
+def collect(out: Path, *, dry: bool = False, say: Callable[[str], None] = lambda line: None) -> list[StoredRoom]:
+    """Remove rooms that no run and no history refers to; returns them. One in which a process works is spared, which
+    `say` is told."""
+    gone = []
+    for stored in stored_rooms(out):
+        if stored.used_by:
+            continue
+        holder = stored.room.holder() if dry else _remove(stored, out)
+        if holder is None:
+            gone.append(stored)
+        elif holder:
+            say(f"{stored.stage}/{stored.room.path.name}  spared: in use by {holder}")
     return gone
 
 
-def _size(path: Path) -> int:
+def _remove(stored: StoredRoom, out: Path) -> str | None:
+    """Remove a room, unless a process holds it: its name; or a run has begun to use it: ""."""
+    try:
+        with stored.room.lock():
+            if users_of_rooms(out).get(stored.name):
+                return ""
+            stored.room.remove()
+    except RoomInUse as busy:
+        return busy.holder
+    return None
+
+
+def _rooms(store: Path) -> Iterator[Room]:
+    stages = sorted(path for path in store.iterdir() if _is_folder(path)) if store.is_dir() else []
+    for stage in stages:
+        yield from (room for path in sorted(stage.iterdir()) if (room := Room(path)).is_one)
+
+
+def _stored(room: Room, users: dict[str, set[str]]) -> StoredRoom:
+    path = room.path
+    complete = any(path.glob("DONE")) or any(path.glob("*/DONE"))
+    used = users.get(f"{STORE}/{path.parent.name}/{path.name}", ())
+    return StoredRoom(path.parent.name, room, size_of(path), complete, tuple(sorted(used)))
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def size_of(path: Path) -> int:
+    """Bytes of the files under a folder, links not followed."""
     return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -18,18 +17,21 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from gaekit.errors import GaekitError, Preempted, ReportedByRank0
+from gaekit.errors import GaekitError, Preempted, ReportedByRank0, RunFailed
 from gaekit.parallel import World, join_world
+from gaekit.pipeline.again import FAILED, Again, place_again, remember
 from gaekit.pipeline.assets import prepare_assets
-from gaekit.pipeline.plan import Plan, StagePlan, make_plan
+from gaekit.pipeline.generations import RoomChooser, earlier_record
+from gaekit.pipeline.plan import Plan, StagePlan, make_plan, status_of
 from gaekit.pipeline.view import STORE, View
 from gaekit.plugins import Registry
 from gaekit.recipe import to_yaml
 from gaekit.recipe.schema import Recipe
+from gaekit.stages.claim import claim
 from gaekit.stages.data import Data
 from gaekit.stages.job import Job
 from gaekit.stages.machine import Machine, choose_device, open_machine
-from gaekit.store.room import Room
+from gaekit.store.artifact import resolve
 from gaekit.train.progress import Reporter
 from gaekit.train.signals import preemptible
 
@@ -43,34 +45,48 @@ def run_recipe(
     out: Path = Path("runs"),
     until: str | None = None,
     redo: str | None = None,
+    fresh: str | None = None,
     offline: bool = False,
+    wait: bool = True,
     reporter: Reporter | None = None,
 ) -> View:
     """Run every stage that is not cached, in order, and leave a view under `out`/<name>.
 
-    `until` ends after that stage, `redo` runs that stage and all after it again, `offline` fetches nothing.
-    Raises GaekitError and its kin.
+    `until` ends after that stage. `redo` runs that stage and all that is made from it again, in new rooms; `fresh` does
+    too, and discards its checkpoints and what was not finished, unless another run needs them. `offline` fetches
+    nothing. What another process is making is waited for, or refused without `wait`. Raises GaekitError and its kin.
     """
+    if redo and fresh:
+        raise GaekitError("--redo and --fresh: give one of the two")
     with join_world(choose_device(recipe.runtime.device)) as world:
         reporter = (reporter or Reporter()) if world.is_rank0 else Reporter(Console(quiet=True))
         machine = open_machine(recipe.runtime, reporter, world)
         if world.size > 1:
             reporter.say(f"{world.size} processes, {recipe.runtime.strategy}, {machine.device.type}")
-        store, data = out / STORE, Data(recipe, registry)
-        ready = partial(prepare_assets, data=data, offline=offline, until=until, redo=redo)
+        again = Again(redo or fresh or "", discard=bool(fresh)) if redo or fresh else None
+        store, data, view = out / STORE, Data(recipe, registry), View(out / recipe.name)
+        ready = partial(prepare_assets, data=data, offline=offline, until=until, redo=redo or fresh)
         world.rank0_first(lambda: ready(recipe, registry, store, reporter.say))
         planned = partial(make_plan, recipe, registry, store, data=data, until=until, need_data=True)
         plan = _rank0_scans(planned, data, world)
-        world.rank0_first(lambda: _check_stage_names(plan, until=until, redo=redo))
+        world.rank0_first(lambda: _check_stage_names(plan, until=until, redo=redo, fresh=fresh))
+        earlier = world.on_rank0(lambda: earlier_record(view))
+        rooms = world.on_rank0(lambda: _choose_rooms(plan, again, view, earlier, reporter.say))
+        plan.place(RoomChooser(store, fixed=rooms))
         world.on_rank0(lambda: _check_batches(plan, recipe, world))
-        view, record = View(out / recipe.name), _new_record(recipe, plan, registry, machine)
+        record = _new_record(recipe, plan, registry, machine)
+        record["again"] = again and asdict(again)
+        remember(record, earlier)
         world.on_rank0(lambda: view.open(record, to_yaml(recipe)))
-        redoing = False
         for position, stage in enumerate(plan.stages, 1):
-            redoing = redoing or stage.name == redo
             title = f"[{position}/{len(plan.stages)}] {stage.name}"
-            job = Job(stage.name, recipe, registry, machine, data, stage.room, stage.inputs, store)  # type: ignore[arg-type]
-            _run_stage(stage, title, redoing, job, view, record)
+            if stage.room is None:
+                reporter.say(f"{title}: taken from {stage.artifact}")
+                continue
+            job = Job(stage.name, recipe, registry, machine, data, stage.room, stage.inputs, store, wait=wait)
+            _run_stage(stage, title, job, view, record)
+        for entry in record["stages"].values():
+            entry.pop("replaces", None)
         record["finished"] = _now()
         world.on_rank0(lambda: view.write(record))
         reporter.say(f"done: {view.path}")
@@ -85,26 +101,48 @@ def _rank0_scans(planned: Callable[[], Plan], data: Data, world: World) -> Plan:
     return made[0] if made else planned()
 
 
-def _run_stage(stage: StagePlan, title: str, redo: bool, job: Job, view: View, record: dict[str, Any]) -> None:
-    entry, start, room, world = record["stages"][stage.name], time.monotonic(), stage.room, job.world
-    if room is None:
-        job.reporter.say(f"{title}: taken from {stage.artifact}")
-        return
-    with _held(room, world):
-        done = world.on_rank0(lambda: _done(room, redo))
+def _run_stage(stage: StagePlan, title: str, job: Job, view: View, record: dict[str, Any]) -> None:
+    entry, start, room, world = record["stages"][stage.name], time.monotonic(), job.room, job.world
+    with claim(room, title, world, job.reporter, wait=job.wait) as done:
         if done is not None:
             entry.update(status="cached", record=done, caches=done["caches"])
             job.reporter.say(f"{title}: cached")
         else:
-            job.reporter.say(f"{title}: {'resuming' if stage.status == 'resume' and not redo else 'running'}")
-            room_facts = {"fingerprint": stage.fingerprint, **stage.facts}
-            world.on_rank0(lambda: _begin(room, room_facts, view, record))
-            result = {**_work(stage, job), "caches": job.caches}
+            job.on_cache = partial(_note_caches, entry, job, view, record)
+            world.on_rank0(lambda: _begin(stage, title, job, view, record))
+            try:
+                result = {**_work(stage, job), "caches": job.caches}
+            except RunFailed:
+                entry["status"] = FAILED
+                if world.is_rank0:
+                    view.write(record)
+                raise
             world.barrier()
             world.on_rank0(lambda: room.finish(result))
             entry.update(status="done", record=result, caches=job.caches)
             job.reporter.say(f"{title}: done in {time.monotonic() - start:.1f} s")
     world.on_rank0(lambda: view.write(record))
+
+
+def _begin(stage: StagePlan, title: str, job: Job, view: View, record: dict[str, Any]) -> None:
+    """Say how a stage begins, now that its room is held, and write down what it is."""
+    job.reporter.say(f"{title}: {'resuming' if status_of(job.room, stage.step) == 'resume' else 'running'}")
+    job.room.describe({"fingerprint": stage.fingerprint, **stage.facts})
+    view.write(record)
+
+
+def _note_caches(entry: dict[str, Any], job: Job, view: View, record: dict[str, Any]) -> None:
+    entry["caches"] = job.caches
+    view.write(record)
+
+
+def _choose_rooms(
+    plan: Plan, again: Again | None, view: View, earlier: dict[str, Any], say: Callable[[str], None]
+) -> dict[str, str]:
+    """The room of each stage by its name, for all ranks; new ones from a stage on that is begun again."""
+    if again is not None:
+        place_again(plan, again, view, earlier, say)
+    return {stage.name: stage.room.path.name for stage in plan.stages if stage.room is not None}
 
 
 def _work(stage: StagePlan, job: Job) -> dict[str, Any]:
@@ -116,37 +154,6 @@ def _work(stage: StagePlan, job: Job) -> dict[str, Any]:
         if job.world.is_rank0:
             raise
         raise ReportedByRank0(str(stopped), stopped.exit_code) from stopped
-
-
-@contextmanager
-def _held(room: Room, world: World) -> Iterator[None]:
-    """The room's lock, held by rank 0 for all."""
-    with ExitStack() as stack:
-        world.on_rank0(lambda: stack.enter_context(room.lock()))
-        yield
-
-
-def _begin(room: Room, facts: dict[str, Any], view: View, record: dict[str, Any]) -> None:
-    room.describe(facts)
-    view.write(record)
-
-
-def _done(room: Room, redo: bool) -> dict[str, Any] | None:
-    """The record of a finished stage; with `redo` the room is emptied instead."""
-    done = room.done()
-    if redo and done is not None:
-        _empty(room.path)
-        return None
-    return done
-
-
-def _empty(path: Path) -> None:
-    """Remove a room's content, the lock excepted, which is held."""
-    for item in path.iterdir():
-        if item.is_dir() and not item.is_symlink():
-            shutil.rmtree(item)
-        elif item.name != "lock":
-            item.unlink()
 
 
 def _check_batches(plan: Plan, recipe: Recipe, world: World) -> None:
@@ -184,11 +191,10 @@ def _new_record(recipe: Recipe, plan: Plan, registry: Registry, machine: Machine
 
 
 def _entry(stage: StagePlan, recipe: Recipe) -> dict[str, Any]:
-    identity = stage.fingerprint if stage.step is None else f"{stage.fingerprint}@{stage.step}"
     if stage.room is None:
         return {
             "status": "from",
-            "identity": identity,
+            "identity": stage.identity,
             "artifact": str(stage.artifact.resolve()),
             "room": None,
             "subfolder": "",
@@ -197,14 +203,18 @@ def _entry(stage: StagePlan, recipe: Recipe) -> dict[str, Any]:
     artifact = os.path.join("..", room, stage.room.subfolder, stage.artifact.name)
     status = "cached" if stage.status == "cached" else "pending"
     external = {name: str(stage.inputs[name].resolve()) for name in stage.facts.get("external", ())}
-    entry = {
+    entry: dict[str, Any] = {
         "status": status,
-        "identity": identity,
+        "identity": stage.identity,
         "artifact": artifact,
         "room": room,
         "subfolder": stage.room.subfolder,
     }
-    return entry | ({"external": external} if external else {})
+    if external:
+        entry["external"] = external
+    if (train := stage.stage.training(recipe)) is not None and train.init is not None:
+        entry["init"] = str(resolve(Path(train.init), stage.name, stage.stage.artifact).resolve())
+    return entry
 
 
 def package_versions(names: Sequence[str]) -> dict[str, str]:

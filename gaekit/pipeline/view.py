@@ -66,12 +66,28 @@ class View:
     def _resolve(self, artifact: str, key: str) -> Path:
         return artifact_path(self.path, artifact, f"{self.path / RECORD}: stages.{key}")
 
-    def rooms(self) -> Iterator[str]:
-        """Rooms that this run and its history use, relative to the folder of all runs."""
-        for file in (self.path / RECORD, *self.path.glob(f"{HISTORY}/*/{RECORD}")):
+    def rooms(self, *, history_only: bool = False) -> Iterator[str]:
+        """Rooms that this run and its history need, relative to the folder of all runs: those of its stages, what
+        these read beside, what it takes from elsewhere, and while it is being redone, those of before."""
+        own = () if history_only else (self.path / RECORD,)
+        for file in (*own, *self.path.glob(f"{HISTORY}/*/{RECORD}")):
             if file.exists():
-                for entry in read_record(file)["stages"].values():
+                for stage, entry in read_record(file)["stages"].items():
                     yield from (room for room in (entry.get("room"), *entry.get("caches", ())) if room)
+                    yield from entry.get("replaces", ())
+                    yield from self._rooms_taken(stage, entry)
+
+    def _rooms_taken(self, stage: str, entry: dict[str, Any]) -> Iterator[str]:
+        """The rooms of the store beside this run that hold artifacts which a stage takes from elsewhere."""
+        taken = {"init": entry.get("init"), **entry.get("external", {})}
+        if entry["room"] is None:
+            taken["artifact"] = entry["artifact"]
+        store = (self.path.parent / STORE).resolve()
+        for key, artifact in taken.items():
+            if artifact is not None:
+                path = self._resolve(artifact, f"{stage}.{key}").resolve()
+                if path.is_relative_to(store) and len(parts := path.relative_to(store).parts) > 2:
+                    yield "/".join((STORE, *parts[:2]))
 
     def _archive(self) -> None:
         history = self.path / HISTORY

@@ -4,7 +4,6 @@ large."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from gaekit.api import Teacher
 from gaekit.data.images import ImageBatch, Images
+from gaekit.stages.claim import claim
 from gaekit.stages.job import Job
 from gaekit.store.files import human_size, sha256_json
 from gaekit.store.room import Room
@@ -84,9 +84,10 @@ def features_for(job: Job, images: Images, flip: bool) -> Features:
         )
         return Features(teacher, None)
     room, facts = _room(job, flip)
-    job.caches.append(f"{job.store.name}/features/{room.path.name}")
-    with ExitStack() as stack:
-        if job.world.on_rank0(lambda: _claimed(room, facts, stack)):
+    job.use_cache(room)
+    with claim(room, f"{job.stage}: teacher features", job.world, job.reporter, wait=job.wait) as done:
+        if done is None:
+            job.world.on_rank0(lambda: room.describe(facts))
             _build(job, room, teacher, images, flip, size)
     return Features(teacher, ShardReader(room.path / "shards"))
 
@@ -105,14 +106,6 @@ def _room(job: Job, flip: bool) -> tuple[Room, dict[str, Any]]:
         "flip": flip,
     }
     return Room(job.store / "features" / sha256_json(facts)[:12]), facts
-
-
-def _claimed(room: Room, facts: dict[str, Any], stack: ExitStack) -> bool:
-    """Whether the room is yet to be filled; the first rank then holds its lock for all."""
-    if room.done() is None:
-        stack.enter_context(room.lock())
-        room.describe(facts)
-    return room.done() is None
 
 
 def _build(job: Job, room: Room, teacher: Teacher, images: Images, flip: bool, size: int) -> None:

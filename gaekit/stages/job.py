@@ -3,6 +3,7 @@ several stages need."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +36,8 @@ NOTHING_TO_TRAIN = "autoencoder: this recipe takes it from elsewhere, there is n
 class Job:
     """One stage's work; `machine` and `data` are the run's. `inputs` maps the stages it needs to their artifacts;
     `store` is the folder of all rooms; `caches` are the rooms beside the stage's own that it read, relative to the
-    folder of all runs; `times` ends a training that is only measured."""
+    folder of all runs; `times` ends a training that is only measured; `wait`: a room that another process uses is
+    waited for; `on_cache` is called on rank 0 when `caches` has grown."""
 
     stage: str
     recipe: Recipe
@@ -47,6 +49,13 @@ class Job:
     store: Path
     caches: list[str] = field(default_factory=list)
     times: StepTimes | None = None
+    wait: bool = True
+    on_cache: Callable[[], None] = lambda: None
+
+    def use_cache(self, room: Room) -> None:
+        """Count a room beside the stage's own among those that the run needs, from now on, before it is made."""
+        self.caches.append(f"{self.store.name}/{room.path.parent.name}/{room.path.name}")
+        self.world.on_rank0(self.on_cache)
 
     @property
     def device(self) -> torch.device:

@@ -6,9 +6,11 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +124,23 @@ def human_size(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+def human_duration(seconds: float) -> str:
+    """Seconds as a person reads them: 12 s, 3.4 min, 5.6 h."""
+    if seconds < 90:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 5400 else f"{seconds / 3600:.3g} h"
+
+
+def file_system(path: Path) -> str:
+    """The kind of the disk under a path and where it is mounted, as `nfs4 at /shared`; without Linux's list of mounts
+    the path alone."""
+    try:
+        lines = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return f"at {path}"
+    octal = partial(re.sub, r"\\(\d{3})", lambda code: chr(int(code[1], 8)))
+    mounts = [(octal(fields[1]), fields[2]) for fields in map(str.split, lines)]
+    above = [(len(place), place, kind) for place, kind in mounts if path.resolve().is_relative_to(place)]
+    return "{2} at {1}".format(*max(above)) if above else f"at {path}"

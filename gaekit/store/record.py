@@ -40,7 +40,9 @@ class _Entry(_Checked):
     subfolder: Annotated[str, Field(pattern=r"^(step-[0-9]{1,18})?$")]
     record: dict[str, Any] | None = None
     caches: list[RoomName] = []
+    replaces: list[RoomName] = []
     external: dict[str, PathText] = {}
+    init: PathText | None = None
 
 
 class _Record(_Checked):

@@ -196,13 +196,6 @@ def test_absent_data_can_be_planned_but_not_run(tmp_path: Path, registry: Regist
         run_recipe(recipe, registry, out=tmp_path / "runs", reporter=Reporter(Console(quiet=True)))
 
 
-def test_two_runs_in_one_place_at_once_are_told_apart(done: View, folder: Path, registry: Registry) -> None:
-    room = make_plan(load_recipe(folder / "tiny.yaml", registry), registry, folder / "runs/store")["sample"].room
-    assert room is not None
-    with room.lock(), pytest.raises(GaekitError, match="in use by process"):
-        run(folder, registry)
-
-
 def test_what_a_training_starts_from_is_looked_at_first_and_known_by_its_content(
     done: View, folder: Path, registry: Registry, tmp_path: Path
 ) -> None:

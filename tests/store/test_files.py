@@ -1,22 +1,18 @@
-"""Files appear whole or not at all; artifacts say what is wrong with them; rooms belong to one process."""
+"""Files appear whole or not at all; artifacts say what is wrong with them."""
 
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from gaekit.errors import ArtifactError, GaekitError, MachineFailed
+from gaekit.errors import ArtifactError, MachineFailed
 from gaekit.store.artifact import load_into, open_artifact, resolve, save_artifact
 from gaekit.store.files import atomic, human_size, sha256_json
 from gaekit.store.npz import NpzWriter, npz_names, npz_rows
-from gaekit.store.room import Room
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -87,77 +83,3 @@ def test_npz_is_numpys_and_reads_back_in_blocks(tmp_path: Path) -> None:
     assert npz_names(tmp_path / "a.npz") == {"arr_0", "arr_1"}
     np.savez(tmp_path / "c.npz", arr_0=images)
     assert np.array_equal(np.concatenate(list(npz_rows(tmp_path / "c.npz", "arr_0", 9))), images)
-
-
-def test_a_room_belongs_to_one_process_and_is_free_when_it_ends(tmp_path: Path) -> None:
-    room = Room(tmp_path / "room")
-    use = f"with Room(Path({str(room.path)!r})).lock(): pass"
-    code = f"from gaekit.store.room import Room; from pathlib import Path\n{use}"
-    with room.lock():
-        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        assert f"in use by process {os.getpid()}" in other.stderr
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_a_room_is_free_when_its_process_was_killed_though_a_child_lives_on(tmp_path: Path) -> None:
-    room = Room(tmp_path / "room")
-    code = f"""
-import os, time
-from pathlib import Path
-from gaekit.store.room import Room
-with Room(Path({str(room.path)!r})).lock():
-    if os.fork() == 0:
-        print(os.getpid(), flush=True)
-    time.sleep(60)
-"""
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        child = int(parent.stdout.readline())
-        parent.kill()
-        parent.wait()
-        os.kill(child, 0)  # it lives
-        try:
-            with room.lock():
-                pass
-        finally:
-            os.kill(child, signal.SIGKILL)
-
-
-def test_a_lock_still_holds_after_a_child_was_forked_and_ended(tmp_path: Path) -> None:
-    code = f"""
-import os
-from pathlib import Path
-from gaekit.store.room import Room
-room = Room(Path({str(tmp_path / "room")!r}))
-with room.lock():
-    child = os.fork()
-    if child == 0:
-        os._exit(0)
-    os.waitpid(child, 0)
-    with room.lock():
-        print("not held")
-"""
-    tried = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "in use by process" in tried.stderr
-    assert tried.stdout == ""
-
-
-def test_who_takes_a_room_removes_what_a_killed_process_left_half_written_there(tmp_path: Path) -> None:
-    room = Room(tmp_path, "step-4")
-    whole = [tmp_path / "checkpoints/step-00000004/weights.safetensors", room.out / "part"]
-    halves = [room.out / ".samples.npz.17.part", tmp_path / "checkpoints/.step-00000006.part/ema.safetensors"]
-    for file in (*whole, *halves):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("")
-    with room.lock():
-        assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted([*whole, tmp_path / "lock"])
-
-
-def test_rooms_are_done_a_tag_at_a_time(tmp_path: Path) -> None:
-    ten, twenty = Room(tmp_path, "step-10"), Room(tmp_path, "step-20")
-    with ten.lock():
-        ten.finish({"steps": 10})
-    assert ten.done() == {"steps": 10}
-    assert twenty.done() is None
-    with twenty.lock(), pytest.raises(GaekitError), Room(tmp_path).lock():
-        pass
