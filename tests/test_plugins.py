@@ -185,8 +185,8 @@ class Tree(Perceptual):
 
     def __init__(self, config: Any, *, image_size: int, one: Any, maybe: Any, many: Any):
         super().__init__(config, image_size=image_size)
-        self.one, self.maybe = one(latent_dim=2), maybe
-        self.many = torch.nn.ModuleList(make(latent_dim=3) for make in many)
+        self.one, self.maybe = one(latent_dim=2, grid=4), maybe
+        self.many = torch.nn.ModuleList(make(latent_dim=3, grid=4) for make in many)
 
     def forward(self, image_B3RR: Tensor, other_B3RR: Tensor) -> Tensor:
         return image_B3RR.mean((1, 2, 3))

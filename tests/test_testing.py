@@ -100,8 +100,8 @@ class Forgetful(Regularizer):
     name = "forgetful"
     made = 0
 
-    def __init__(self, config: Any, *, latent_dim: int):
-        super().__init__(config, latent_dim=latent_dim)
+    def __init__(self, config: Any, *, latent_dim: int, grid: int):
+        super().__init__(config, latent_dim=latent_dim, grid=grid)
         Forgetful.made += 1
         self.shift = Forgetful.made
 

@@ -36,6 +36,8 @@ class Teacher(ModuleComponent):
 
     kind = "teacher"
     feature_dim: int
+    input_size: int | None = None
+    """Side in pixels to which it resizes images, where it does: at this size it takes them as they are."""
 
     def __init__(self, config: Any, *, grid: int):
         super().__init__(config)
@@ -128,9 +130,9 @@ class Regularizer(ModuleComponent):
 
     kind = "regularizer"
 
-    def __init__(self, config: Any, *, latent_dim: int):
+    def __init__(self, config: Any, *, latent_dim: int, grid: int):
         super().__init__(config)
-        self.latent_dim = latent_dim
+        self.latent_dim, self.grid = latent_dim, grid
 
     @property
     def channels(self) -> int:

@@ -66,7 +66,7 @@ class Autoencoder(nn.Module):
     def __init__(self, spec: AutoencoderSpec, registry: Registry):
         super().__init__()
         self.spec = spec
-        self.regularizer = build(Regularizer, spec.regularizer, registry, latent_dim=spec.latent_dim)
+        self.regularizer = build(Regularizer, spec.regularizer, registry, latent_dim=spec.latent_dim, grid=spec.grid)
         self.encoder = build(
             Encoder, spec.encoder, registry,
             image_size=spec.image_size, stride=spec.stride, channels=self.regularizer.channels,

@@ -21,7 +21,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "encoder": {"image_size": 32, "stride": 8, "channels": 6},
     "decoder": {"latent_dim": 6, "grid": 4, "stride": 8},
     "aligner": {"feature_dim": 64, "latent_dim": 6, "hidden_dim": 16, "grid": 4},
-    "regularizer": {"latent_dim": 6},
+    "regularizer": {"latent_dim": 6, "grid": 4},
     "times": {"dimension": 96},
     "denoiser": {"channels": 6, "grid": 4, "classes": 3},
     "perceptual": {"image_size": 32},

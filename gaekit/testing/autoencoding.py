@@ -125,8 +125,9 @@ def _prepare(aligner: Aligner, feature: Tensor) -> None:
 def check_regularizer(make: Make, sizes: Mapping[str, Any]) -> None:
     """A latent of the width asked for, with a gradient to the moments."""
     regularizer: Regularizer = make()
-    shape = (BATCH, sizes["latent_dim"], 4, 4)
-    moments = numbers(BATCH, regularizer.channels, 4, 4).requires_grad_(True)
+    side = sizes["grid"]
+    shape = (BATCH, sizes["latent_dim"], side, side)
+    moments = numbers(BATCH, regularizer.channels, side, side).requires_grad_(True)
     latent: Latent = regularizer(moments)
     check_tensor(latent.mean_BDHW, shape, "the latent's mean")
     if isinstance(latent.std_BDHW, Tensor):

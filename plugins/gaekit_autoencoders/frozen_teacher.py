@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -23,6 +24,14 @@ class FrozenTeacherConfig(ComponentConfig):
 
     teacher: Annotated[ComponentConfig, Slot("teacher")] = Field(
         description="whose features are the latent; image.size / image.stride is its grid"
+    )
+    resize: Literal["teacher", "plain"] = Field(
+        default="teacher",
+        description="to the teacher's size: as it does itself, antialiased, or by plain bicubic as RAE's release",
+    )
+    layer_norm: bool = Field(
+        default=False,
+        description="LayerNorm without weight and bias over channels: with the teacher's `norm: false`, RAE's features",
     )
 
 
@@ -54,6 +63,11 @@ class FrozenTeacherEncoder(Encoder):
         self.teacher = None if on_meta else FrozenModule(self._checked(teacher(grid=image_size // stride)))
 
     def _checked(self, teacher: Teacher) -> Teacher:
+        if self.config.resize == "plain" and teacher.input_size is None:
+            raise GaekitError(
+                f"autoencoder.encoder.resize: plain resizes images to the size that the teacher takes, and teacher "
+                f"'{teacher.name}' says none; use teacher"
+            )
         if teacher.feature_dim != self.channels:
             raise GaekitError(
                 f"autoencoder.encoder: teacher '{teacher.name}' gives {teacher.feature_dim} channels and the "
@@ -64,8 +78,17 @@ class FrozenTeacherEncoder(Encoder):
 
     def forward(self, image_B3RR: Tensor) -> tuple[Tensor, Tensor]:
         """-> (hidden_BFHW, moments_BFHW), both the teacher's feature, float32."""
-        feature_BFHW: Tensor = self._built.network(image_B3RR)
+        feature_BFHW: Tensor = self._built.network(self._resized(image_B3RR))
+        if self.config.layer_norm:
+            feature_BFHW = _layer_norm(feature_BFHW)
         return feature_BFHW, feature_BFHW
+
+    def _resized(self, image_B3RR: Tensor) -> Tensor:
+        side = self._built.network.input_size if self.config.resize == "plain" else None
+        if side is None or image_B3RR.shape[-1] == side:
+            return image_B3RR
+        # without antialias torch takes OpenCV's kernel (a = -0.75), with it Pillow's (a = -0.5)
+        return F.interpolate(image_B3RR.float(), size=(side, side), mode="bicubic", align_corners=False)
 
     @property
     def last_layer(self) -> nn.Parameter:
@@ -98,3 +121,10 @@ class FrozenTeacherEncoder(Encoder):
         """Once: a training asks for the state at every step, and the weights' file may be large."""
         teacher = self._built.network
         return f"{teacher.name}: {type(teacher).external(teacher.config)}"
+
+
+def _layer_norm(feature_BFHW: Tensor) -> Tensor:
+    """Each position's mean 0 and variance 1 over channels, eps 1e-6 as in DINOv2."""
+    with torch.autocast(device_type=feature_BFHW.device.type, enabled=False):
+        last = feature_BFHW.float().movedim(1, -1)
+        return F.layer_norm(last, last.shape[-1:], eps=1e-6).movedim(-1, 1)

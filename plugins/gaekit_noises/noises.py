@@ -107,16 +107,21 @@ class Uniform(LeveledNoise):
 
 
 class Interpolate(NoiseSampler):
-    """Fades the latent into noise: (1 - g) mean + g * scale * eps, g ~ U(0, max) (l-DeTok, arXiv 2507.15856)."""
+    """Fades the latent into noise: (1 - g) mean + g * scale * eps, g ~ U(0, max) (l-DeTok, arXiv 2507.15856).
+
+    The defaults are the release's g ~ U(0, 1) and gamma = 3. Its 0.7 is another number: the share of image patches that
+    it hides from its encoder, which no encoder here does. It fades samples of the posterior, this fades the mean.
+    """
 
     name = "interpolate"
+    revision = 2
 
     class Config(ComponentConfig):
         """How far the latent fades, and into how much noise."""
 
-        max: float = Field(default=0.7, ge=0, le=1, description="the largest share g of noise")
+        max: float = Field(default=1.0, ge=0, le=1, description="the largest share g of noise")
         scale: float = Field(
-            default=3.0, gt=0, description="standard deviation of the noise that the latent fades into"
+            default=3.0, gt=0, description="gamma, standard deviation of the noise that the latent fades into"
         )
 
     def perturb(self, latent: Latent, draws: Draws) -> Tensor:

@@ -34,6 +34,7 @@ class FrozenTeacher(Teacher):
     Gradients flow through it to an image that requires them (perceptual distances need that), and only then.
     """
 
+    input_size: int
     scale: Tensor
     shift: Tensor
 

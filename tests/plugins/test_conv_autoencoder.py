@@ -49,7 +49,7 @@ def test_the_published_autoencoder_is_reproduced(backend: Any) -> None:
     use_backend(encode, backend)
     use_backend(decode, backend)
     _, moments = encode(inputs["image"])
-    regularizer = Kl(Kl.Config(use="kl", weight=1.0), latent_dim=4)
+    regularizer = Kl(Kl.Config(use="kl", weight=1.0), latent_dim=4, grid=8)
     latent = regularizer(moments)
     assert isinstance(latent.std_BDHW, Tensor)
     close(latent.mean_BDHW, outputs["mean"])

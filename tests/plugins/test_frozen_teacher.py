@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from fake_cuda import fake_cuda
 from safetensors.torch import save_file
 from torch import Tensor
 from torch._guards import detect_fake_mode
 
-from gaekit.api import Encoder
+from gaekit.api import Encoder, Teacher
 from gaekit.errors import ArtifactError, GaekitError
 from gaekit.plugins import Registry, build, load_plugins
 from gaekit.recipe.schema import Train
@@ -63,6 +64,50 @@ def test_the_latent_is_the_teachers_feature(registry: Registry) -> None:
     expected = Timm(teacher(), grid=4)(images())
     assert torch.equal(moments, expected)
     assert torch.equal(hidden, expected)
+
+
+class Seeing(Teacher):
+    """Remembers what it was shown."""
+
+    name = "seeing"
+    feature_dim = WIDTH
+
+    def __init__(self, config: Any, *, grid: int, input_size: int | None = 28):
+        super().__init__(config, grid=grid)
+        self.input_size = input_size
+
+    def forward(self, image_B3RR: Tensor) -> Tensor:
+        self.seen = image_B3RR
+        return torch.zeros(len(image_B3RR), WIDTH, self.grid, self.grid)
+
+
+@pytest.mark.parametrize(("resize", "given"), [("plain", 28), ("plain", 32), ("teacher", 28)])
+def test_plain_resizing_is_raes(resize: Any, given: int) -> None:
+    """rae.py: interpolate(x, size, mode="bicubic", align_corners=False) where the image has another size."""
+    settings = FrozenTeacherConfig(use="frozen_teacher", teacher=teacher(), resize=resize)
+    shown = Seeing(teacher(), grid=4, input_size=given)
+    FrozenTeacherEncoder(settings, image_size=32, stride=8, channels=WIDTH, teacher=lambda grid: shown)(images())
+    plain = F.interpolate(images(), size=(28, 28), mode="bicubic", align_corners=False)
+    smooth = F.interpolate(images(), size=(28, 28), mode="bicubic", align_corners=False, antialias=True)
+    assert not torch.allclose(plain, smooth, atol=0.05)
+    torch.testing.assert_close(shown.seen, plain if (resize, given) == ("plain", 28) else images())
+
+
+def test_plain_resizing_needs_a_size() -> None:
+    settings = FrozenTeacherConfig(use="frozen_teacher", teacher=teacher(), resize="plain")
+    with pytest.raises(GaekitError, match=r"resize: plain resizes .* teacher 'seeing' says none; use teacher"):
+        FrozenTeacherEncoder(settings, image_size=32, stride=8, channels=WIDTH,
+                             teacher=lambda grid: Seeing(teacher(), grid=grid, input_size=None))  # fmt: skip
+
+
+def test_layer_norm_without_the_teachers_own_is_its_norm_without_weight_and_bias(registry: Registry) -> None:
+    """RAE sets the LayerNorm's weight and bias to None; random weights of timm have 1 and 0 there."""
+    settings = FrozenTeacherConfig(use="frozen_teacher", teacher=teacher(norm=False), layer_norm=True)
+    bare = build(Encoder, settings, registry, image_size=32, stride=8, channels=WIDTH)(images())[1]
+    norm = Timm(teacher(), grid=4).network.get_submodule("model.norm")
+    assert torch.equal(norm.get_parameter("weight"), torch.ones(WIDTH))
+    torch.testing.assert_close(bare, Timm(teacher(), grid=4)(images()))
+    torch.testing.assert_close(bare.mean(1), torch.zeros(2, 4, 4), atol=1e-5, rtol=0)
 
 
 def test_it_keeps_the_promises_of_its_kind(registry: Registry) -> None:

@@ -103,6 +103,12 @@ def test_interpolation_fades_the_latent_as_the_noise_grows() -> None:
     torch.testing.assert_close(z[:, 0, 0, 0], 1 + 2 * share)
 
 
+def test_interpolation_is_l_detoks_unless_told() -> None:
+    """models/detok.py: g = rand, (1 - g) z + g * gamma * randn, gamma 3."""
+    share = levels(make(Interpolate)) / 3
+    assert stats.kstest(share.numpy(), stats.uniform().cdf).pvalue > 0.01
+
+
 def test_gradient_reaches_the_latent_and_its_std() -> None:
     mean, std = torch.zeros(4, 2, 2, 2, requires_grad=True), torch.ones(4, 2, 2, 2, requires_grad=True)
     z = make(Dynamic, sigma=0.2).perturb(Latent(mean, std), draws(4))

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
-from gaekit.values import Latent
+from gaekit.values import GeneratorDraws, Latent
+from gaekit_noises.noises import Uniform
 from gaekit_regularizers import gaekit_components
 from gaekit_regularizers.kl import Kl
 from gaekit_regularizers.norms import LayerNorm, Plain, RmsNorm, UnitNorm
@@ -19,7 +20,7 @@ ALL: list[Any] = list(gaekit_components())
 
 
 def make(cls: Any, dim: int = 6, **settings: Any) -> Any:
-    return cls(cls.Config(use=cls.name, **settings), latent_dim=dim)
+    return cls(cls.Config(use=cls.name, **settings), latent_dim=dim, grid=5)
 
 
 def moments(channels: int = 6, scale: float = 3.0, seed: int = 0) -> Tensor:
@@ -116,11 +117,40 @@ def test_standardize_finds_the_statistics_of_all_that_it_saw() -> None:
     for x in batches():
         regularizer(x)
     variance, average = torch.var_mean(torch.cat(batches()), dim=(0, 2, 3), correction=0)
-    torch.testing.assert_close(regularizer.mean_D, average)
-    torch.testing.assert_close(regularizer.variance_D, variance)
+    torch.testing.assert_close(regularizer.mean.flatten(), average)
+    torch.testing.assert_close(regularizer.variance.flatten(), variance)
     whole = regularizer.eval()(torch.cat(batches())).mean_BDHW
     torch.testing.assert_close(whole.mean((0, 2, 3)), torch.zeros(6), atol=1e-5, rtol=0)
     torch.testing.assert_close(whole.var((0, 2, 3), correction=0), torch.ones(6))
+
+
+def test_standardize_by_position_has_statistics_of_each_number_of_the_latent() -> None:
+    """RAE's calculate_stat.py: mean and variance over images alone, (C, H, W)."""
+    regularizer = make(Standardize, statistics="position")
+    for x in batches():
+        regularizer(x)
+    variance, average = torch.var_mean(torch.cat(batches()), dim=0, correction=0)
+    assert average.shape == (6, 5, 5)
+    torch.testing.assert_close(regularizer.mean, average)
+    torch.testing.assert_close(regularizer.variance, variance)
+    x = moments(seed=7)
+    expected = (x - average) / torch.sqrt(variance + 1e-5)
+    torch.testing.assert_close(regularizer.eval()(x).mean_BDHW, expected)
+
+
+@pytest.mark.parametrize("statistics", ["channel", "position"])
+def test_noise_of_a_standardised_latent_is_that_of_the_features_before(statistics: str) -> None:
+    """RAE's rae.py: z = features + tau * U(0, 1) * N(0, I), and then (z - mean) / sqrt(var + eps)."""
+    regularizer = make(Standardize, statistics=statistics)
+    for x in batches():
+        regularizer(x)
+    regularizer.eval()
+    x, noise = moments(seed=7), Uniform(Uniform.Config(use="uniform", max=0.8))
+    z = noise.perturb(regularizer(x), GeneratorDraws(4, torch.Generator().manual_seed(3)))
+    again = GeneratorDraws(4, torch.Generator().manual_seed(3))
+    level, eps = 0.8 * again.uniform(), again.normal(6, 5, 5)
+    noised = x + level[:, None, None, None] * eps
+    torch.testing.assert_close(z, (noised - regularizer.mean) / torch.sqrt(regularizer.variance + 1e-5))
 
 
 def test_standardize_with_momentum_1_knows_the_last_batch_alone() -> None:
@@ -128,8 +158,8 @@ def test_standardize_with_momentum_1_knows_the_last_batch_alone() -> None:
     for x in batches():
         regularizer(x)
     variance, average = torch.var_mean(batches()[-1], dim=(0, 2, 3), correction=0)
-    torch.testing.assert_close(regularizer.mean_D, average)
-    torch.testing.assert_close(regularizer.variance_D, variance)
+    torch.testing.assert_close(regularizer.mean.flatten(), average)
+    torch.testing.assert_close(regularizer.variance.flatten(), variance)
 
 
 def test_standardize_with_momentum_takes_the_first_batch_whole_and_then_follows() -> None:
@@ -137,7 +167,7 @@ def test_standardize_with_momentum_takes_the_first_batch_whole_and_then_follows(
     for x in (first, second, third):
         regularizer(x)
     average = (first.mean((0, 2, 3)) + second.mean((0, 2, 3))) / 2  # 1 / 2 is more than the momentum
-    torch.testing.assert_close(regularizer.mean_D, 0.6 * average + 0.4 * third.mean((0, 2, 3)))
+    torch.testing.assert_close(regularizer.mean.flatten(), 0.6 * average + 0.4 * third.mean((0, 2, 3)))
 
 
 def test_standardize_keeps_still_in_evaluation_and_travels_in_the_state() -> None:

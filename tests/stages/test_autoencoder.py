@@ -138,7 +138,7 @@ def test_kl_weighs_against_the_reconstruction_as_in_ldms_sums(
     """Both gradients at the moments are LDM's up to one common factor, so an optimizer sees LDM's balance."""
     torch.manual_seed(0)
     kl = build(Regularizer, recipe(registry, regularizer={"use": "kl", "weight": 1e-3}).autoencoder.regularizer,
-               registry, latent_dim=width)  # fmt: skip
+               registry, latent_dim=width, grid=side // stride)  # fmt: skip
     objective = made(registry, noise={"use": "constant"})[1]
     moments = torch.randn(2, 2 * width, side // stride, side // stride, requires_grad=True)
     image, to_pixels = torch.rand(2, 3, side, side) * 2 - 1, torch.randn(3 * stride**2, width) / width**0.5
