@@ -7,19 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
-from gaekit.api import Asset, ComponentConfig, LocalFile
+from gaekit.api import Asset, LocalFile
 from gaekit.api.assets import FETCHING, PublishedAsset, State, go_offline, is_offline
 from gaekit.errors import ArtifactError
+from gaekit.pipeline.components import Found, in_artifact, in_parts, within
 from gaekit.pipeline.plan import Plan, make_plan, needed_stages
-from gaekit.plugins import Registry, nested, slots
+from gaekit.plugins import Registry
 from gaekit.recipe.schema import Autoencoder, From, Recipe
 from gaekit.stages import autoencoder
 from gaekit.stages.data import Data
 from gaekit.stages.stage import Stage
-from gaekit.store.artifact import open_artifact, resolve
-from gaekit.store.models import AutoencoderSpec
+from gaekit.store.artifact import resolve
 
 _ARTIFACT_HINT = "give the path of a run, of a stage's folder in it, or of an artifact; `gaekit import` makes one"
 
@@ -65,36 +63,26 @@ def _artifact(stage: Stage, key: str, path: str) -> Need:
     return Need(stage.name, key, LocalFile(what, str(Path(path).expanduser()), _ARTIFACT_HINT, folders=True))
 
 
-def _components(stage: Stage, recipe: Recipe, registry: Registry) -> Iterator[tuple[str, ComponentConfig]]:
+def _components(stage: Stage, recipe: Recipe, registry: Registry) -> Iterator[Found]:
     """(kind, config) of every component that a stage builds."""
     aligner: Any = registry.find("aligner", recipe.aligner.use)
-    kinds = slots(Recipe)
-    for name, value in stage.parts(recipe).items():
-        if name != "teacher" or aligner.needs_teacher:
-            yield from _within(kinds.get(name, ""), value)
+    parts = stage.parts(recipe)
+    yield from in_parts({k: value for k, value in parts.items() if k != "teacher" or aligner.needs_teacher})
     if stage.reads_data:
-        yield from _within("dataset", recipe.dataset)
+        yield from within("dataset", recipe.dataset)
     if autoencoder.STAGE.name in stage.needs:
-        for kind, config in _autoencoder(recipe, registry).items():
-            yield from _within(kind, config)
+        yield from _of_autoencoder(recipe, registry)
 
 
-def _within(kind: str, value: Any) -> Iterator[tuple[str, ComponentConfig]]:
-    if isinstance(value, ComponentConfig):
-        yield kind, value
-    if isinstance(value, BaseModel):
-        yield from nested(value)
-
-
-def _autoencoder(recipe: Recipe, registry: Registry) -> dict[str, ComponentConfig]:
-    """By kind, what an autoencoder consists of that later stages load; {} where its artifact is not there yet."""
-    section: Any = recipe.autoencoder
-    if not isinstance(section, Autoencoder):
-        if not Path(section.path).expanduser().exists():
-            return {}
+def _of_autoencoder(recipe: Recipe, registry: Registry) -> Iterator[Found]:
+    """What an autoencoder consists of that later stages load; nothing where its artifact is not there yet."""
+    section = recipe.autoencoder
+    if isinstance(section, Autoencoder):
+        for kind in ("encoder", "decoder", "regularizer"):
+            yield from within(kind, getattr(section, kind))
+    elif Path(section.path).expanduser().exists():
         path = resolve(Path(section.path), autoencoder.STAGE.name, autoencoder.STAGE.artifact)
-        section = AutoencoderSpec.from_json(open_artifact(path, "autoencoder").config, registry, str(path))
-    return {kind: getattr(section, kind) for kind in ("encoder", "decoder", "regularizer")}
+        yield from in_artifact(autoencoder.STAGE, path, registry)
 
 
 def prepare_assets(

@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel
-
-from gaekit.api import ComponentConfig
 from gaekit.errors import DataAbsent, GaekitError
+from gaekit.pipeline.components import component_facts, in_artifact, in_parts
 from gaekit.pipeline.from_artifacts import check_cache, check_imported, find_external, find_init
 from gaekit.pipeline.generations import RoomChooser, is_first, rooms_of_run
 from gaekit.pipeline.view import View
-from gaekit.plugins import Registry, nested, slots
+from gaekit.plugins import Registry
 from gaekit.recipe import canonical
 from gaekit.recipe.schema import From, Recipe, StageSection, Train
 from gaekit.stages import STAGES, autoencoder, latents
@@ -130,7 +128,7 @@ def _plan_stage(
 ) -> StagePlan:
     section = stage.section(recipe)
     if isinstance(section, From):
-        return _plan_imported(stage, section, recipe, plan, need_data)
+        return _plan_imported(stage, section, recipe, registry, plan, need_data)
     before = {p.name: p for p in plan.stages if p.name in stage.reads}
     facts, step = _facts(stage, recipe, registry, plan.data, before)
     if (init := find_init(stage, recipe, needed=need_data)) is not None:
@@ -138,6 +136,10 @@ def _plan_stage(
     external = find_external(stage, recipe, needed=need_data)
     if external:
         facts["external"] = {name: artifact and sha256_file(artifact) for name, artifact in external.items()}
+        for name, artifact in external.items():
+            if artifact is not None:
+                used = in_artifact(stage.external(recipe)[name].stage, artifact, registry)
+                facts["components"] |= component_facts(used, registry)
     planned = StagePlan(stage, "run", sha256_json(facts), facts, Path(), step=step, external=external)
     _place(planned, plan, chooser)
     return planned
@@ -156,7 +158,9 @@ def _place(stage: StagePlan, plan: Plan, chooser: RoomChooser) -> None:
     stage.status = "absent" if None in stage.external.values() else stage.status
 
 
-def _plan_imported(stage: Stage, section: From, recipe: Recipe, plan: Plan, needed: bool) -> StagePlan:
+def _plan_imported(
+    stage: Stage, section: From, recipe: Recipe, registry: Registry, plan: Plan, needed: bool
+) -> StagePlan:
     path = Path(section.path)
     if not needed and not path.expanduser().exists():
         return StagePlan(stage, "absent", "unknown", {"from": str(path), "sha256": None}, path)
@@ -164,8 +168,11 @@ def _plan_imported(stage: Stage, section: From, recipe: Recipe, plan: Plan, need
     check_imported(stage, artifact, recipe)
     if stage is latents.STAGE:
         check_cache(artifact.parent if artifact.is_file() else artifact, _autoencoder_of(plan), plan.data)
-    content = sha256_file(artifact if artifact.is_file() else artifact / "manifest.json")
-    return StagePlan(stage, "from", content, {"from": str(artifact), "sha256": content}, artifact)
+    decided = {
+        "sha256": sha256_file(artifact if artifact.is_file() else artifact / "manifest.json"),
+        "components": component_facts(in_artifact(stage, artifact, registry), registry),
+    }
+    return StagePlan(stage, "from", sha256_json(decided), {"from": str(artifact), **decided}, artifact)
 
 
 def _autoencoder_of(plan: Plan) -> str | None:
@@ -203,7 +210,7 @@ def _facts(
         "stage": stage.name,
         "revision": stage.revision,
         "parts": written,
-        "components": dict(_components(parts, registry)),
+        "components": component_facts(in_parts(parts), registry),
         "needs": {name: p.identity for name, p in before.items()},
     }
     if stage.reads_data:
@@ -213,16 +220,3 @@ def _facts(
 
 def _depends_on_end(section: StageSection, train: Train) -> bool:
     return has_horizon(train) or any(isinstance(value, float) and value != 0 for value in section.moments)
-
-
-def _components(parts: Mapping[str, Any], registry: Registry) -> Iterator[tuple[str, Any]]:
-    """(kind:name, {revision, external}) of every component in the parts."""
-    kinds = slots(Recipe)
-    for name, value in parts.items():
-        found = [(kinds[name], value)] if isinstance(value, ComponentConfig) else []
-        for kind, config in (*found, *(nested(value) if isinstance(value, BaseModel) else ())):
-            cls = registry.find(kind, config.use)
-            facts: dict[str, Any] = {"revision": cls.revision}
-            if (external := cls.external(config)) is not None:
-                facts["external"] = external
-            yield f"{kind}:{config.use}:{sha256_json(canonical(config))[:8]}", facts
