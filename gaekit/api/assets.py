@@ -260,9 +260,17 @@ class HubFile(PublishedAsset):
         return next((Path(path) for path in found if isinstance(path, str)), None)
 
     def fetch(self, owner: str) -> Path:
-        """The file, fetched by the hub's client if it may be. Raises GaekitError."""
-        if path := self.find():
-            return path
+        """The file, fetched by the hub's client if it may be, its content checked where its hash is known. Raises
+        GaekitError."""
+        path = self.find() or self._fetched(owner)
+        if self.check() == "damaged":
+            raise GaekitError(
+                f"{owner}: {path} is damaged: its sha256 should be {self.sha256_starts}; delete it and what it leads "
+                f"to, and fetch it again from {self.source} ({FETCHING} does both)"
+            )
+        return path
+
+    def _fetched(self, owner: str) -> Path:
         if is_offline():
             raise self._absent(owner, f"{OFFLINE} forbids downloads")
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError

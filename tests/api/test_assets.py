@@ -111,6 +111,10 @@ def test_a_hub_file_comes_by_the_hubs_client_and_is_checked_by_its_own_records(h
     assert len(hub.requests) == seen
     path.resolve().write_bytes(b"weights" * 900)
     assert asset.check() == "damaged"
+    with pytest.raises(
+        GaekitError, match=rf"{OWNER}: .*model\.safetensors is damaged: its sha256 should be [0-9a-f]{{64}}"
+    ):
+        asset.fetch(OWNER)
     asset.discard()
     assert asset.check() == "absent"
     assert asset.fetch(OWNER).read_bytes() == b"weights" * 1000
