@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
+import re
 import resource
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,10 +60,10 @@ def test_a_file_comes_whole_and_once(server: FileServer, target: Path) -> None:
 
 @pytest.mark.parametrize("sha256", [SHA256[:8], ""])
 def test_broken_connections_go_on_where_they_broke(server: FileServer, target: Path, sha256: str) -> None:
-    server.breaks = [1 << 20, 1 << 19, 10]
+    server.breaks = [1 << 20, 1 << 20, 10]
     download(f"{server.url}/weights", target, sha256)
     assert target.read_bytes() == CONTENT
-    starts = [None, 1 << 20, (1 << 20) + (1 << 19), (1 << 20) + (1 << 19) + 10]
+    starts = [None, 1 << 20, 1 << 21, (1 << 21) + 10]
     assert server.gets == [start and f"bytes={start}-" for start in starts]
 
 
@@ -125,7 +131,7 @@ def test_room_on_the_disk_is_seen_to_beforehand(
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=1e6))
     with pytest.raises(MachineFailed, match=r"weights\.pth: 3 MB are still to come, and that disk has 1 MB free"):
         download(f"{server.url}/weights", target, SHA256)
-    assert target.with_name("weights.pth.part").stat().st_size == 0
+    assert left(target) == []
 
 
 def test_a_disk_that_fills_up_is_named_and_what_came_is_kept(server: FileServer, target: Path) -> None:
@@ -167,6 +173,162 @@ def test_a_mirror_may_be_a_folder(tmp_path: Path, target: Path, monkeypatch: pyt
     assert target.read_bytes() == CONTENT
     with pytest.raises(GaekitError, match=r"file://.*/absent"):
         download("https://nowhere.example/absent", tmp_path / "absent_too")
+
+
+@contextmanager
+def answering(answer: Callable[[socket.socket], None]) -> Iterator[tuple[str, list[int]]]:
+    """(URL, a number for each connection) of a server that reads a request and answers it as told, whatever HTTP
+    says."""
+    served: list[int] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    with connection, suppress(OSError):
+                        connection.recv(1 << 16)
+                        served.append(len(served))
+                        answer(connection)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/weights", served
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+OK = b"HTTP/1.0 200 OK\r\n"
+
+
+def endlessly(head: bytes) -> Callable[[socket.socket], None]:
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(head + b"\r\n")
+        while True:
+            connection.sendall(bytes(1 << 20))
+
+    return answer
+
+
+@pytest.mark.parametrize("head", [OK, OK + b"Content-Length: 9999999999999\r\n"])
+def test_a_body_without_an_end_does_not_fill_the_disk(
+    head: bytes, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LARGEST", 8 << 20)
+    with answering(endlessly(head)) as (url, _), pytest.raises(GaekitError, match=r"more comes than|no file of more"):
+        download(url, target, SHA256)
+    assert left(target) == []
+
+
+def test_a_body_without_an_end_leaves_room_on_the_disk(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=next(free)))
+    monkeypatch.setattr(module, "KEPT_FREE", 8 << 20)
+    free = iter([5e9, 2e9, 8e6])
+    told = r"nobody says how long it is, \d+ MB came, and that disk has only 8 MB left"
+    with answering(endlessly(OK)) as (url, _), pytest.raises(MachineFailed, match=told):
+        download(url, target, SHA256)
+    assert left(target) == []
+
+
+def test_more_than_the_size_that_is_known_is_not_taken(server: FileServer, target: Path) -> None:
+    told = f"should have 1000 bytes, and has {len(CONTENT)}"
+    with pytest.raises(module.OtherFile, match=told):
+        download(f"{server.url}/weights", target, size=1000)
+    with answering(endlessly(OK)) as (url, _), pytest.raises(module.OtherFile, match="more comes than 1000 bytes"):
+        download(url, target, size=1000)
+    assert left(target) == []
+    download(f"{server.url}/weights", target, size=len(CONTENT))
+
+
+def test_a_byte_a_connection_ends(target: Path) -> None:
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(OK + b"Content-Length: 1000\r\n\r\nx")
+
+    with answering(answer) as (url, served), pytest.raises(GaekitError, match="ended after 1 of 1000 bytes"):
+        download(url, target, SHA256)
+    assert len(served) == 3
+
+
+def test_a_server_that_always_begins_anew_ends(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK", 1000)
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(OK + b"Content-Length: 9000\r\n\r\n" + bytes(2000))
+
+    with answering(answer) as (url, served), pytest.raises(GaekitError, match="ended after 2000 of 9000 bytes"):
+        download(url, target, SHA256)
+    assert len(served) == 3
+
+
+@pytest.mark.parametrize("head", [b"", OK + b"Content-Length: 10000\r\n\r\n"])
+def test_a_byte_now_and_then_ends(head: bytes, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("TIMEOUT", 0.2), ("WINDOW", 0.2), ("PAUSES", (0.0,))):
+        monkeypatch.setattr(module, name, value)
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(head)
+        while True:
+            connection.sendall(b"x")
+            time.sleep(0.02)
+
+    begun = time.monotonic()
+    with answering(answer) as (url, _), pytest.raises(GaekitError, match=r"came within|no whole answer|timed out"):
+        download(url, target, SHA256)
+    assert time.monotonic() - begun < 20
+
+
+@pytest.mark.parametrize("told", ["abc", "-5", "1e3", "9" * 30, "\xb2"])
+def test_a_length_that_is_none_is_no_length(told: str, target: Path) -> None:
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(OK + f"Content-Length: {told}\r\n\r\n".encode("latin-1") + b"abc")
+
+    with answering(answer) as (url, served), pytest.raises(GaekitError, match=r"the server says that .* bytes come"):
+        download(url, target)
+    assert len(served) == 3
+    assert left(target) == []
+
+
+def test_only_https_follows_https() -> None:
+    follow = module._Redirects().redirect_request
+    ask = [module.Request(f"{scheme}://a.example/x") for scheme in ("https", "http")]
+    for request, url in ((ask[0], "https://b.example"), (ask[1], "http://b.example"), (ask[1], "https://b.example")):
+        followed = follow(request, None, 302, "Found", {}, url)  # type: ignore[arg-type]
+        assert followed is not None
+        assert followed.full_url == url
+    for request, url in ((ask[0], "http://b.example"), (ask[0], "ftp://b.example"), (ask[1], "ftp://b.example")):
+        with pytest.raises(GaekitError, match=rf"leads to {re.escape(url)}, which is not encrypted"):
+            follow(request, None, 302, "Found", {}, url)  # type: ignore[arg-type]
+
+
+def test_a_redirect_is_followed_and_never_into_files(server: FileServer, target: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(CONTENT)
+
+    def to(place: str) -> Callable[[socket.socket], None]:
+        return lambda connection: connection.sendall(f"HTTP/1.0 302 Found\r\nLocation: {place}\r\n\r\n".encode())
+
+    with answering(to((tmp_path / "secret").as_uri())) as (url, _), pytest.raises(GaekitError, match="302"):
+        download(url, target)
+    assert left(target) == []
+    with answering(to(f"{server.url}/weights")) as (url, _):
+        download(url, target, SHA256)
+
+
+@pytest.mark.parametrize(
+    ("sha256", "told"),
+    [
+        (SHA256, "its whole sha256 is known and checked"),
+        (SHA256[:8], "only the first 8 hex digits of its sha256 can be checked: whoever can change"),
+        ("", "nothing of its sha256 can be checked: whoever can change what comes from there can choose the file"),
+    ],
+)
+def test_a_mirror_that_is_not_encrypted_is_told(
+    sha256: str, told: str, server: FileServer, target: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("GAEKIT_MIRROR", f"https://nowhere.example={server.url}")
+    with caplog.at_level(logging.WARNING):
+        download("https://nowhere.example/weights", target, sha256)
+    (record,) = caplog.records
+    assert told in record.getMessage()
+    assert f"{server.url}/weights, which GAEKIT_MIRROR names and which is not https" in record.getMessage()
 
 
 PROGRAM = """
