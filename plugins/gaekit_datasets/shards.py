@@ -6,21 +6,15 @@ import glob
 import hashlib
 import os
 import re
-import time
 from collections.abc import Iterable
-from contextlib import ExitStack
 from dataclasses import dataclass
-from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
-from gaekit.api import DataAbsent, DataError, MachineFailed
-from gaekit_datasets.cache import VARIABLE, cache_folder, locked
+from gaekit.api import DataAbsent, DataError, GaekitError, MachineFailed
+from gaekit.api.download import OtherFile, download
+from gaekit_datasets.cache import VARIABLE, cache_folder
 
 REMOTE = ("http://", "https://", "file://")
-TRIES = 3
-PAUSE = 2.0
-TIMEOUT = 60.0
-"""Seconds: between tries, and without an answer."""
 
 
 @dataclass(frozen=True)
@@ -110,57 +104,26 @@ def _counted(first: str, last: str) -> list[str]:
 
 def fetched(url: str, total: int | None = None) -> Path:
     """The file of a URL in the cache folder. One process fetches it while others wait; what a stop leaves is fetched
-    again. Raises DataAbsent where there is none, DataError if it comes cut off, or with other than `total` bytes."""
+    again. Raises DataAbsent where it cannot be had, DataError if it has other than `total` bytes."""
     name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{url.rpartition('/')[2].partition('?')[0]}"
     path = cache_folder() / "shards" / name
     if path.exists():
         return path
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(path))
-        except OSError as error:
-            raise DataError(
-                f"shard {url} cannot be fetched: {path.parent} cannot be written ({error.strerror}); set {VARIABLE} to "
-                "a folder that can"
-            ) from error
-        if not path.exists():
-            _fetch(url, path, total)
-    return path
-
-
-def _fetch(url: str, path: Path, total: int | None) -> None:
-    part = path.with_name(f"{path.name}.part")
-    for left in reversed(range(TRIES)):
-        if _download(url, part, last=not left):
-            break
-        time.sleep(PAUSE)
-    size = part.stat().st_size
-    if total is not None and size != total:
-        raise DataError(
-            f"shard {url} changed since it was indexed: {total} bytes then, {size} now; delete {cache_folder()} to "
-            "have all shards fetched and indexed again"
-        )
-    os.replace(part, path)
-
-
-def _download(url: str, part: Path, *, last: bool) -> bool:
-    """Whether all of it came; on the `last` try, and where another would end the same way, raises instead."""
-    from http.client import HTTPException
-    from urllib.error import HTTPError
-    from urllib.request import urlopen
-
     try:
-        with urlopen(url, timeout=TIMEOUT) as answer, part.open("wb") as file:
-            promised = answer.headers.get("Content-Length")
-            while block := answer.read(1 << 20):
-                file.write(block)
-            got = file.tell()
-    except (HTTPException, OSError) as error:  # what urllib raises is an OSError too
-        if getattr(error, "errno", None) in (ENOSPC, EDQUOT):
-            raise MachineFailed(f"{part}: the disk is full; free some space, or set {VARIABLE} to another") from error
-        if last or (isinstance(error, HTTPError) and error.code < 500):
-            raise DataAbsent(f"shard {url} cannot be fetched: {error or type(error).__name__}") from error
-        return False
-    if last and promised is not None and got != int(promised):
-        raise DataError(f"shard {url} came cut off: {got} of {promised} bytes")
-    return promised is None or got == int(promised)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        download(url, path, size=total, mend=f"set {VARIABLE} to another folder")
+    except OSError as error:
+        raise DataError(
+            f"shard {url} cannot be fetched: {path.parent} cannot be written ({error.strerror}); set {VARIABLE} to "
+            "a folder that can"
+        ) from error
+    except OtherFile as error:
+        raise DataError(
+            f"shard {url} changed since it was indexed ({error}); delete {cache_folder()} to have all shards fetched "
+            "and indexed again"
+        ) from error
+    except MachineFailed:
+        raise
+    except GaekitError as error:
+        raise DataAbsent(f"shard {url} cannot be fetched: {error}") from error
+    return path
