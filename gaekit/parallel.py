@@ -96,6 +96,14 @@ class World:
         dist.all_gather_object(found, value, group=self.group)
         return found
 
+    def gather(self, value: T, to: int) -> list[T]:
+        """Every rank's value, in their order, on rank `to`; [] on the others."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] | None = [None] * self.size if self.rank == to else None
+        dist.gather_object(value, found, dst=to, group=self.group)
+        return found or []
+
     def on_rank0(self, action: Callable[[], T]) -> T:
         """What `action` gives on rank 0, which alone runs it, on every rank. A GaekitError ends all of them, told
         once."""

@@ -123,8 +123,8 @@ def make(use: str, extractor: Any = None, side: int = SIDE, **settings: Any) -> 
 def measure(made: Metric, fake: Tensor, real: Tensor | None = None, cut: int = 64) -> dict[str, float]:
     """Its numbers on uint8 images, given in batches of `cut`."""
     for batch in torch.split(real if real is not None else fake[:0], cut) if made.split is not None else ():
-        made.reference(to_float(batch), torch.zeros(len(batch)))
+        made.reference(made.extract(to_float(batch)), torch.zeros(len(batch)))
     made.ready(torch.device("cpu"))
     for batch in torch.split(fake, cut):
-        made.update(to_float(batch), torch.zeros(len(batch)))
+        made.update(made.extract(to_float(batch)), torch.zeros(len(batch)))
     return made.compute()

@@ -265,15 +265,18 @@ class Perceptual(ModuleComponent):
 class Metric(Component, ABC):
     """A number about reconstructions ("pairs"), generated images ("samples") or the latents ("latents").
 
-    pairs:   update(real_B3RR, fake_B3RR) over the held-out split and its reconstructions, both in [-1, 1], clamped to
-    uint8's grid.
-    samples: reference(image_B3RR, label_B) over the real images of `split` (None: it asks for none), then
-    update(image_B3RR, label_B) over the generated.
+    pairs:   update(real, fake) over the held-out split and its reconstructions, both in [-1, 1], clamped to uint8's
+    grid.
+    samples: reference(image, label_B) over the real images of `split` (None: it asks for none), then
+    update(image, label_B) over the generated, both in [-1, 1].
     latents: reference(latent_BDHW, label_B) over the training split's means, then update(...) over the held-out
     split's.
 
-    Between the two, `ready` is called once. Samples may come in several series: a copy of the metric judges each, so
-    what is done in `ready` is done once for all of them, and what `update` does first, once for each.
+    Of pairs and samples it is given what its `extract` makes of the images, which is the images themselves unless it
+    says otherwise: a network's features are computed by the ranks that hold the images, and by one rank made a number
+    of, in the order of the data. Between references and updates, `ready` is called once. Samples may come in several
+    series: a copy of the metric judges each, so what is done in `ready` is done once for all of them, and what `update`
+    does first, once for each. What it took in of the real images is kept for later runs if `reference_state` tells it.
 
     Where `needs_classes` and the data has fewer than two, the metric is left out, and the run says so.
     """
@@ -285,6 +288,20 @@ class Metric(Component, ABC):
 
     def __init__(self, config: Any, *, image_size: int, classes: tuple[str, ...]):
         self.config, self.image_size, self.classes = config, image_size, classes
+
+    def extract(self, image_B3RR: Tensor) -> Tensor:
+        """What the metric looks at of images (B, 3, R, R) in [-1, 1], a row each (B, ...), whatever images are beside
+        them; by default the images. Rows go to another rank, so they should be smaller."""
+        return image_B3RR
+
+    def reference_state(self) -> dict[str, Tensor] | None:
+        """All that `reference` took in, as tensors by name, to be kept for metrics of the same settings, revision and
+        weights on the same images; None, as by default, if it cannot be kept."""
+        return None
+
+    def load_reference(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `reference_state` told, in place of every call of `reference`."""
+        raise TypeError(f"metric '{self.name}' keeps no reference")
 
     def reference(self, real_B: Tensor, label_B: Tensor) -> None:
         """Take in a batch of what the metric compares with; metrics of pairs need none."""

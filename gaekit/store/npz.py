@@ -3,10 +3,13 @@ rows."""
 
 from __future__ import annotations
 
+import struct
 import zipfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -44,18 +47,44 @@ class NpzWriter:
         self._atomic.__exit__(kind, error, trace)
 
 
-def npz_rows(path: Path, name: str, block: int) -> Iterator[np.ndarray]:
-    """The rows of one array, `block` at a time. Raises KeyError if the file has no such array."""
+def npz_rows(path: Path, name: str, block: int, first: int = 0, every: int = 1) -> Iterator[np.ndarray]:
+    """The rows of one array, `block` at a time: of its blocks number `first` and every `every`-th after it; what lies
+    between is not read where the file is not compressed. Raises KeyError if the file has no such array."""
     with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-        version = npy.read_magic(file)
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, fortran, dtype = read(file)
+        shape, fortran, dtype = _header(file)
         if fortran:
             raise ValueError(f"{path}: {name} is stored column by column; save it again in C order")
-        row = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
-        for first in range(0, shape[0], block):
-            count = min(block, shape[0] - first)
-            yield np.frombuffer(bytearray(file.read(count * row)), dtype=dtype).reshape(count, *shape[1:])
+        row, begin = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize, file.tell()
+        with _rows_of(path, archive, f"{name}.npy", file) as (rows, offset):
+            for start in range(first * block, shape[0], every * block):
+                count = min(block, shape[0] - start)
+                rows.seek(offset + begin + start * row)
+                yield np.frombuffer(bytearray(rows.read(count * row)), dtype=dtype).reshape(count, *shape[1:])
+
+
+@contextmanager
+def _rows_of(path: Path, archive: zipfile.ZipFile, member: str, file: IO[bytes]) -> Iterator[tuple[IO[bytes], int]]:
+    """(a file to seek in, where the member begins in it). A stored member is read where it lies: zipfile reads all that
+    it is told to skip."""
+    info = archive.getinfo(member)
+    if info.compress_type != zipfile.ZIP_STORED:
+        yield file, 0
+        return
+    with path.open("rb") as raw:
+        raw.seek(info.header_offset + 26)  # of the local header: its length is 30 bytes, a name and an extra field
+        name, extra = struct.unpack("<HH", raw.read(4))
+        yield raw, info.header_offset + 30 + name + extra
+
+
+def npz_length(path: Path, name: str) -> int:
+    """How many rows an array has. Raises KeyError if the file has no such array."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+        return int(_header(file)[0][0])
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = npy.read_magic(file)
+    return (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
 
 
 def npz_names(path: Path) -> set[str]:

@@ -53,7 +53,8 @@ def _check_known(source: ImageSource) -> None:
 
 
 def check_metric(make: Make, sizes: Mapping[str, Any]) -> None:
-    """Numbers that do not depend on how batches are cut, with a protocol in JSON values."""
+    """Numbers that do not depend on how batches are cut, nor on whether the reference was kept, with a protocol in JSON
+    values."""
     expect(getattr(make(), "needs", None) in ("pairs", "samples", "latents"), "needs is pairs, samples or latents")
     whole, cut = _measured(make(), sizes, 24), _measured(make(), sizes, 10)
     expect(whole[0].keys() == cut[0].keys(), "the numbers have the same names")
@@ -63,21 +64,33 @@ def check_metric(make: Make, sizes: Mapping[str, Any]) -> None:
         expect(same, f"{name} does not depend on how batches are cut: {value} and {cut[0][name]}")
     expect(bool(whole[1]), "a metric states its protocol")
     json.dumps(whole[1], allow_nan=False)
+    first, second = make(), make()
+    if first.needs == "samples" and first.split is not None:
+        _measured(first, sizes, 24)
+        if (state := first.reference_state()) is not None:
+            kept = _measured(second, sizes, 24, reference=state)[0]
+            expect(kept == whole[0], f"a kept reference gives the same numbers: {kept} and {whole[0]}")
 
 
-def _measured(metric: Metric, sizes: Mapping[str, Any], batch: int) -> tuple[dict[str, float], dict[str, Any]]:
+def _measured(
+    metric: Metric, sizes: Mapping[str, Any], batch: int, reference: Mapping[str, torch.Tensor] | None = None
+) -> tuple[dict[str, float], dict[str, Any]]:
     count, classes = 24, max(1, len(sizes["classes"]))
     label = torch.arange(count) % classes
     level = (label / classes).view(-1, 1, 1, 1) - 0.4
     shape = (count, 8, 4, 4) if metric.needs == "latents" else (count, 3, sizes["image_size"], sizes["image_size"])
     first, second = ((level + 0.2 * numbers(*shape, seed=s)).clamp(-1, 1) for s in (1, 2))
     parts = [slice(i, i + batch) for i in range(0, count, batch)]
-    if metric.needs != "pairs" and metric.split is not None:
+    seen = (lambda value: value) if metric.needs == "latents" else metric.extract
+    if reference is not None:
+        metric.load_reference(reference)
+    elif metric.needs != "pairs" and metric.split is not None:
         for part in parts:
-            metric.reference(first[part], label[part])
+            metric.reference(seen(first[part]), label[part])
     metric.ready(torch.device("cpu"))
     for part in parts:
-        metric.update(*((first[part], second[part]) if metric.needs == "pairs" else (second[part], label[part])))
+        other = seen(second[part])
+        metric.update(*((seen(first[part]), other) if metric.needs == "pairs" else (other, label[part])))
     return metric.compute(), metric.protocol()
 
 

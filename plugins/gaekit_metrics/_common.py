@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -85,6 +85,16 @@ class TrainingRows:
                 kept.append(index)
         self._rows.append(row_BN[kept].cpu())
         self._labels.extend(labels[index] for index in kept)
+
+    def state(self) -> dict[str, Tensor]:
+        """The rows kept, with their labels, in the order in which they came."""
+        return {"rows": torch.cat(self._rows), "labels": torch.tensor(self._labels)} if self._rows else {}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of `state`."""
+        self._rows = [state["rows"]] if state else []
+        labels = state["labels"] if state else torch.zeros(0, dtype=torch.int64)
+        self._labels, self.counts = labels.tolist(), labels.bincount(minlength=len(self.counts)).tolist()
 
     def __len__(self) -> int:
         return len(self._labels)

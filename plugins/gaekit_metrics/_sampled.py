@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -40,7 +40,15 @@ class ReferenceSettings(ComponentConfig):
 
 
 class Collector(ABC):
-    """Takes in one side's features for one score."""
+    """Takes in one side's features for one score. One that can be kept for other runs tells its state."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """All that it took in, as tensors by name."""
+
+    @abstractmethod
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` told; nothing is added hereafter."""
 
     @abstractmethod
     def choose(self, count: int) -> Sequence[int]:
@@ -114,24 +122,46 @@ class InceptionMetric(Metric):
             found += (LocalFile("reference of real images", path, REFERENCE_HINT, folders=True),)
         return found
 
-    def reference(self, real_B3RR: Tensor, label_B: Tensor) -> None:
-        """Take in real images of `split`, in [-1, 1]."""
+    def extract(self, image_B3RR: Tensor) -> Tensor:
+        """Images in [-1, 1], through uint8 -> the network's features and logits (B, F + K). Raises GaekitError where
+        these are not finite."""
+        joined = self.extractor(to_uint8(image_B3RR, self)).joined()
+        if not torch.isfinite(joined).all():
+            raise GaekitError(f"{self.owner}: the network gave features that are not finite; check its weights")
+        return joined
+
+    def reference(self, feature_BF: Tensor, label_B: Tensor) -> None:
+        """Take in features of real images of `split`."""
         if self.split is None:
             raise TypeError(f"{self.owner} takes no reference from the data set")
-        self._take_real(to_uint8(real_B3RR, self))
+        self._take_real(feature_BF)
+
+    def reference_state(self) -> dict[str, Tensor]:
+        """What each score collected of the real images."""
+        found = {"n": torch.tensor(self._n_real)}
+        for number, collector in enumerate(self._real):
+            found |= {f"{number}.{name}": value for name, value in collector.state().items()}
+        return found
+
+    def load_reference(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `reference_state` told."""
+        self._n_real = int(state["n"])
+        for number, collector in enumerate(self._real):
+            start = f"{number}."
+            collector.load({name.removeprefix(start): v for name, v in state.items() if name.startswith(start)})
 
     def ready(self, device: torch.device) -> None:
         """Read the images of a reference that is a file or folder; the network runs on `device`."""
         if self._unread and self.file is not None:
             for pixel_B3RR in self.file.pixels():
-                self._take_real(pixel_B3RR.to(device))
+                self._take_real(self.extract(pixel_B3RR.to(device) / 127.5 - 1))
             self._unread = False
 
-    def update(self, sample_B3RR: Tensor, label_B: Tensor) -> None:
-        """Take in generated images, in [-1, 1]."""
+    def update(self, feature_BF: Tensor, label_B: Tensor) -> None:
+        """Take in features of generated images."""
         if self._unread:
             raise TypeError(f"{self.owner}: `ready` comes before `update`; its reference is not read yet")
-        self._take_fake(to_uint8(sample_B3RR, self))
+        self._take_fake(feature_BF)
 
     def compute(self) -> dict[str, float]:
         """{score: value}, names with `suffix`. Raises GaekitError for too few images."""
@@ -164,23 +194,17 @@ class InceptionMetric(Metric):
             return {"kind": self.file.kind, "file": self.file.path.name, "sha256": self.file.sha256, "n": n}
         return {"kind": "dataset", "split": self.split, "n": self._n_real} if self._real else None
 
-    def _take_real(self, pixel_B3RR: Tensor) -> None:
-        self._take(pixel_B3RR, self._real)
-        self._n_real += len(pixel_B3RR)
+    def _take_real(self, feature_BF: Tensor) -> None:
+        self._take(feature_BF, self._real)
+        self._n_real += len(feature_BF)
 
-    def _take_fake(self, pixel_B3RR: Tensor) -> None:
-        self._take(pixel_B3RR, self._fake)
-        self._n_fake += len(pixel_B3RR)
+    def _take_fake(self, feature_BF: Tensor) -> None:
+        self._take(feature_BF, self._fake)
+        self._n_fake += len(feature_BF)
 
-    def _take(self, pixel_B3RR: Tensor, collectors: Iterable[Collector]) -> None:
-        """Run the network once over the images that some score wants, and hand each score its own."""
-        chosen = [(collector, collector.choose(len(pixel_B3RR))) for collector in collectors]
-        wanted = sorted({row for _, rows in chosen for row in rows})
-        if not wanted:
-            return
-        features = self.extractor(pixel_B3RR[torch.tensor(wanted, device=pixel_B3RR.device)])
-        if not (torch.isfinite(features.feature_BF).all() and torch.isfinite(features.logit_BK).all()):
-            raise GaekitError(f"{self.owner}: the network gave features that are not finite; check its weights")
-        place = {row: index for index, row in enumerate(wanted)}
-        for collector, rows in chosen:
-            collector.add(features.rows([place[row] for row in rows]))
+    def _take(self, feature_BF: Tensor, collectors: Iterable[Collector]) -> None:
+        """Hand each score the rows that it wants."""
+        features = Features.parted(feature_BF, self.extractor.width)
+        for collector in collectors:
+            rows = collector.choose(len(features))
+            collector.add(features if isinstance(rows, range) else features.rows(rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -62,18 +63,34 @@ class ClassAccuracy(Metric):
         self._real_accuracy: float | None = None
         self._right = self._count = 0
 
-    def reference(self, real_B3RR: Tensor, label_B: Tensor) -> None:
-        """Take in real images of the training split, in [-1, 1], with their labels; all before the first `update`."""
+    def extract(self, image_B3RR: Tensor) -> Tensor:
+        """Images in [-1, 1] -> what the classifier sees of them: pixels in [0, 1] (B, side * side), times 3 in colour;
+        float64, on the CPU."""
+        pixels = to_uint8(image_B3RR, self).cpu().double() / 255
+        if not self.config.color:
+            pixels = (pixels * pixels.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        return functional.adaptive_avg_pool2d(pixels, self.config.side).flatten(1)
+
+    def reference_state(self) -> dict[str, Tensor]:
+        """The rows that the classifier is fitted on, with their labels."""
+        return self._train.state()
+
+    def load_reference(self, state: Mapping[str, Tensor]) -> None:
+        """Take over such rows."""
+        self._train.load(state)
+
+    def reference(self, row_BN: Tensor, label_B: Tensor) -> None:
+        """Take in rows of real images of the training split with their labels; all before the first `update`."""
         if self._classifier is not None:
             raise RuntimeError(f"metric '{self.name}': reference() after update(); the classifier is fitted already")
-        self._train.add(self._rows(real_B3RR), check_labels(label_B, self))
+        self._train.add(row_BN, check_labels(label_B, self))
 
-    def update(self, sample_B3RR: Tensor, label_B: Tensor) -> None:
-        """Judge generated images, in [-1, 1], by their labels."""
+    def update(self, row_BN: Tensor, label_B: Tensor) -> None:
+        """Judge rows of generated images by their labels."""
         labels = check_labels(label_B, self)
         if self._classifier is None:
             self._fit()
-        self._right += int((self._classifier.predict(self._rows(sample_B3RR).numpy()) == labels).sum())
+        self._right += int((self._classifier.predict(row_BN.cpu().numpy()) == labels).sum())
         self._count += len(labels)
 
     def compute(self) -> dict[str, float]:
@@ -99,12 +116,6 @@ class ClassAccuracy(Metric):
             "real_accuracy_by": f"stratified {FOLDS}-fold cross-validation on the reference",
             "n": self._count,
         }
-
-    def _rows(self, image_B3RR: Tensor) -> Tensor:
-        pixels = to_uint8(image_B3RR, self).cpu().double() / 255
-        if not self.config.color:
-            pixels = (pixels * pixels.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
-        return functional.adaptive_avg_pool2d(pixels, self.config.side).flatten(1)
 
     def _fit(self) -> None:
         rows, labels = self._train.arrays()

@@ -7,10 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from gaekit.api import GaekitError, Metric
-from gaekit_metrics._common import to_uint8
 from gaekit_metrics._files import Reference, Statistics
+from gaekit_metrics._moments import Moments, frechet_distance, singular_warning
 from gaekit_metrics._sampled import Collector, InceptionMetric, InceptionSettings, ReferenceSettings, Scoring
-from gaekit_metrics.frechet import Moments, frechet_distance, singular_warning
 from gaekit_metrics.inception import Features
 
 
@@ -101,10 +100,10 @@ class Rfid(InceptionMetric):
         """The distance under its name."""
         return [FrechetInception(self, self.extractor.width, None, self.name)]
 
-    def update(self, real_B3RR: Tensor, fake_B3RR: Tensor) -> None:
-        """Take in a batch of images and their reconstructions, in [-1, 1]."""
-        self._take_real(to_uint8(real_B3RR, self))
-        self._take_fake(to_uint8(fake_B3RR, self))
+    def update(self, real_BF: Tensor, fake_BF: Tensor) -> None:
+        """Take in features of a batch of images and of their reconstructions."""
+        self._take_real(real_BF)
+        self._take_fake(fake_BF)
 
     def _reference_facts(self) -> dict[str, Any]:
         return {"kind": "the images that were reconstructed", "n": self._n_real}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import torch
@@ -11,59 +11,7 @@ from torch import Tensor
 
 from gaekit.api import ComponentConfig, GaekitError, Metric, Slot, Teacher
 from gaekit_metrics._common import implementation, to_uint8
-
-
-class Moments:
-    """Count, mean and covariance of rows in float64, streamed: batches are merged by their own means and scatters
-    (Chan, Golub and LeVeque 1979), which loses no digits where the mean is large beside the spread."""
-
-    def __init__(self, width: int):
-        self.count = 0
-        self.mean = torch.zeros(width, dtype=torch.float64)
-        self._scatter = torch.zeros(width, width, dtype=torch.float64)
-
-    def add(self, row_BN: Tensor) -> None:
-        """Take in a batch of rows."""
-        row_BN = row_BN.to("cpu", torch.float64)
-        mean = row_BN.mean(0)
-        centred, shift = row_BN - mean, mean - self.mean
-        total = self.count + len(row_BN)
-        self._scatter += centred.T @ centred + torch.outer(shift, shift) * (self.count * len(row_BN) / total)
-        self.mean += shift * (len(row_BN) / total)
-        self.count = total
-
-    @property
-    def covariance(self) -> Tensor:
-        """The unbiased covariance (divided by n - 1), as in the usual FID."""
-        return self._scatter / (self.count - 1)
-
-
-def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> float:
-    """|m - n|^2 + tr A + tr B - 2 tr (A B)^(1/2), float64 (Dowson and Landau 1982).
-
-    The eigenvalues of A B are the squared singular values of A^(1/2) B^(1/2). These are real and not negative, and
-    stable where the covariances are singular, which an iterative square root of A B is not.
-    """
-    root = torch.linalg.svdvals(_square_root(covariance) @ _square_root(other_covariance)).sum()
-    distance = (mean - other_mean).square().sum() + covariance.trace() + other_covariance.trace() - 2 * root
-    return max(0.0, float(distance))  # rounding may leave -1e-13 between equal sets
-
-
-def _square_root(covariance: Tensor) -> Tensor:
-    value, vector = torch.linalg.eigh(covariance)
-    noise = value.max() * len(value) * torch.finfo(value.dtype).eps  # the rounding of a zero, whose root would count
-    root: Tensor = (vector * torch.where(value > noise, value, 0.0).sqrt()) @ vector.T
-    return root
-
-
-def singular_warning(count: int, width: int) -> dict[str, str]:
-    """{"warning": why} where `count` images leave a covariance of `width` dimensions singular, else nothing."""
-    if count > width:
-        return {}
-    return {
-        "warning": f"a side has no more images than the features have dimensions ({width}): its covariance is "
-        f"singular, and the distance mostly says how few they are; compare only equal counts"
-    }
+from gaekit_metrics._moments import Moments, frechet_distance, singular_warning
 
 
 class FrechetConfig(ComponentConfig):
@@ -99,13 +47,21 @@ class Frechet(Metric):
         self.teacher = teacher(grid=config.grid).eval().requires_grad_(False)
         self._real, self._fake = Moments(self.teacher.feature_dim), Moments(self.teacher.feature_dim)
 
-    def reference(self, real_B3RR: Tensor, label_B: Tensor) -> None:
-        """Take in real images of `split`, in [-1, 1]."""
-        self._real.add(self._features(real_B3RR))
+    def reference(self, feature_BF: Tensor, label_B: Tensor) -> None:
+        """Take in features of real images of `split`."""
+        self._real.add(feature_BF)
 
-    def update(self, sample_B3RR: Tensor, label_B: Tensor) -> None:
-        """Take in generated images, in [-1, 1]."""
-        self._fake.add(self._features(sample_B3RR))
+    def reference_state(self) -> dict[str, Tensor]:
+        """The moments of the real images' features."""
+        return self._real.state()
+
+    def load_reference(self, state: Mapping[str, Tensor]) -> None:
+        """Take over kept moments."""
+        self._real.load(state)
+
+    def update(self, feature_BF: Tensor, label_B: Tensor) -> None:
+        """Take in features of generated images."""
+        self._fake.add(feature_BF)
 
     def compute(self) -> dict[str, float]:
         """{frechet_<teacher>: distance >= 0}."""
@@ -136,7 +92,8 @@ class Frechet(Metric):
         return protocol | singular_warning(min(self._real.count, self._fake.count), width)
 
     @torch.no_grad()
-    def _features(self, image_B3RR: Tensor) -> Tensor:
+    def extract(self, image_B3RR: Tensor) -> Tensor:
+        """Images in [-1, 1] -> their features (B, F), float64. Raises GaekitError where they are not finite."""
         image_B3RR = to_uint8(image_B3RR, self).float() / 127.5 - 1
         pooled_BF: Tensor = self.teacher.to(image_B3RR.device)(image_B3RR).double().mean((2, 3))
         if not torch.isfinite(pooled_BF).all():

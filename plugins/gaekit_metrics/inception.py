@@ -33,6 +33,15 @@ class Features:
     def __len__(self) -> int:
         return len(self.feature_BF)
 
+    def joined(self) -> Tensor:
+        """Both in one tensor (B, F + K)."""
+        return torch.cat([self.feature_BF, self.logit_BK], 1)
+
+    @classmethod
+    def parted(cls, joined: Tensor, width: int) -> Features:
+        """Inverse of `joined` for F = width."""
+        return cls(joined[:, :width], joined[:, width:])
+
     def rows(self, places: Sequence[int]) -> Features:
         """Those of some of the images."""
         index = torch.as_tensor(places, dtype=torch.int64, device=self.feature_BF.device)

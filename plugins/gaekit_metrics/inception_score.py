@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,14 @@ class Logits(Collector):
     def choose(self, count: int) -> range:
         """All of the next `count` images."""
         return range(count)
+
+    def state(self) -> dict[str, Tensor]:
+        """The logits."""
+        return {"logits": torch.cat(self.batches)} if self.batches else {}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of `state`."""
+        self.batches = list(state.values())
 
     def add(self, features: Features) -> None:
         """Take in a batch."""

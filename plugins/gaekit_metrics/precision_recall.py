@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,16 @@ class Subset(Collector):
         self.device = features.feature_BF.device
         for slot, feature in zip(self._slots, features.feature_BF.cpu(), strict=True):
             self._rows[slot] = feature.clone()  # a view would keep its whole batch
+
+    def state(self) -> dict[str, Tensor]:
+        """The rows kept, in the order of their slots."""
+        return {"rows": self.rows()} if self._rows else {}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of `state`."""
+        rows = state.get("rows", torch.empty(0, 0))
+        self._rows = dict(enumerate(rows))
+        self._kept = [(0.0, slot) for slot in self._rows]
 
     def rows(self) -> Tensor:
         """The rows kept, (N, F)."""

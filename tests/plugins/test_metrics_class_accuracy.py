@@ -40,9 +40,9 @@ def digits() -> tuple[Tensor, Tensor]:
 
 def judge(made: Any, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], cut: int = 256) -> float:
     for image, label in zip(train[0].split(cut), train[1].split(cut), strict=True):
-        made.reference(image, label)
+        made.reference(made.extract(image), label)
     for image, label in zip(test[0].split(cut), test[1].split(cut), strict=True):
-        made.update(image, label)
+        made.update(made.extract(image), label)
     return made.compute()["class_accuracy"]
 
 
@@ -137,9 +137,9 @@ def test_data_without_classes_and_null_labels_are_refused() -> None:
         metric(())
     train, test = split(100)
     made = metric(cross_validate=False)
-    made.reference(*train)
+    made.reference(made.extract(train[0]), train[1])
     with pytest.raises(GaekitError, match="label 10 is no class; the data set's labels are 0 to 9"):
-        made.update(test[0][:2], torch.tensor([3, 10]))
+        made.update(made.extract(test[0][:2]), torch.tensor([3, 10]))
 
 
 def test_a_reference_of_one_class_no_samples_and_a_side_above_the_image_are_refused() -> None:
@@ -158,4 +158,4 @@ def test_a_reference_after_the_fit_is_a_fault_of_the_caller() -> None:
     made = metric(cross_validate=False)
     judge(made, train, test)
     with pytest.raises(RuntimeError, match="fitted already"):
-        made.reference(*train)
+        made.reference(made.extract(train[0]), train[1])

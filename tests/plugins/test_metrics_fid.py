@@ -202,24 +202,24 @@ def test_no_cut_into_batches_changes_fid_or_rfid(cut: int) -> None:
     )
     rfid = make("rfid")
     for real, fake in zip(torch.split(REAL, cut), torch.split(FAKE, cut), strict=True):
-        rfid.update(to_float(real), to_float(fake))
+        rfid.update(rfid.extract(to_float(real)), rfid.extract(to_float(fake)))
     assert rfid.compute()["rfid"] == pytest.approx(measure(make("fid"), FAKE, REAL)["fid"], rel=1e-5)
     assert rfid.protocol()["reference"] == {"kind": "the images that were reconstructed", "n": 60}
 
 
 def test_rfid_of_images_that_are_their_own_reconstructions_is_zero() -> None:
     made = make("rfid")
-    made.update(to_float(REAL), to_float(REAL))
+    made.update(made.extract(to_float(REAL)), made.extract(to_float(REAL)))
     assert made.compute() == {"rfid": pytest.approx(0, abs=1e-9)}
 
 
 def test_a_copy_of_the_metric_judges_other_samples_by_the_same_reference() -> None:
     made = make("fid")
-    made.reference(to_float(REAL), torch.zeros(60))
+    made.reference(made.extract(to_float(REAL)), torch.zeros(60))
     for fake in (FAKE, REAL):
         expected = measure(make("fid"), fake, REAL)["fid"]
         copied = copy.deepcopy(made)
-        copied.update(to_float(fake), torch.zeros(60))
+        copied.update(copied.extract(to_float(fake)), torch.zeros(60))
         assert copied.compute()["fid"] == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
@@ -241,7 +241,7 @@ def test_the_suffix_tells_two_references_apart() -> None:
 def test_a_reference_from_the_data_set_is_not_taken_beside_a_file(tmp_path: Path) -> None:
     made = make("fid", reference=npz(tmp_path, **statistics(REAL)))
     with pytest.raises(TypeError, match="takes no reference"):
-        made.reference(to_float(REAL), torch.zeros(60))
+        made.reference(made.extract(to_float(REAL)), torch.zeros(60))
 
 
 def test_features_that_are_not_finite_are_refused() -> None:
@@ -252,4 +252,4 @@ def test_features_that_are_not_finite_are_refused() -> None:
             return features
 
     with pytest.raises(GaekitError, match="'fid': the network gave features that are not finite"):
-        make("fid", Blown()).update(to_float(FAKE), torch.zeros(60))
+        make("fid", Blown()).extract(to_float(FAKE))

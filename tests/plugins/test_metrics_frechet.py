@@ -17,7 +17,7 @@ from torch.nn import functional
 from gaekit.api import ComponentConfig, GaekitError, Metric, Teacher
 from gaekit.plugins import Plugin, Registry, build
 from gaekit_metrics import gaekit_components
-from gaekit_metrics.frechet import Moments, frechet_distance
+from gaekit_metrics._moments import Moments, frechet_distance
 
 
 class Edges(Teacher):
@@ -69,9 +69,9 @@ def crops(name: str) -> Tensor:
 def distance(real: Tensor, fake: Tensor, cut: int = 64, **settings: Any) -> float:
     made = metric(**settings)
     for batch in real.split(cut):
-        made.reference(batch, torch.zeros(len(batch), dtype=torch.long))
+        made.reference(made.extract(batch), torch.zeros(len(batch), dtype=torch.long))
     for batch in fake.split(cut):
-        made.update(batch, torch.zeros(len(batch), dtype=torch.long))
+        made.update(made.extract(batch), torch.zeros(len(batch), dtype=torch.long))
     return made.compute()["frechet_edges"]
 
 
@@ -154,8 +154,8 @@ def test_images_of_the_same_kind_are_nearer_than_others_and_the_same_ones_at_zer
 
 def test_the_protocol_holds_the_features_their_weights_and_both_counts() -> None:
     made = metric(grid=4, split="validation")
-    made.reference(crops("china")[:10], torch.zeros(10))
-    made.update(crops("flower")[:8], torch.zeros(8))
+    made.reference(made.extract(crops("china")[:10]), torch.zeros(10))
+    made.update(made.extract(crops("flower")[:8]), torch.zeros(8))
     protocol = made.protocol()
     assert json.loads(json.dumps(protocol, allow_nan=False)) == protocol
     assert protocol["implementation"] == "gaekit frechet 1"
@@ -168,27 +168,27 @@ def test_the_protocol_holds_the_features_their_weights_and_both_counts() -> None
 
 def test_too_few_images_for_a_regular_covariance_are_warned_of() -> None:
     made = metric()
-    made.reference(crops("china"), torch.zeros(60))
-    made.update(crops("flower")[:6], torch.zeros(6))
+    made.reference(made.extract(crops("china")), torch.zeros(60))
+    made.update(made.extract(crops("flower")[:6]), torch.zeros(6))
     assert "singular" in made.protocol()["warning"]
     assert list(made.compute()) == ["frechet_edges"]
-    made.update(crops("flower")[6:7], torch.zeros(1))
+    made.update(made.extract(crops("flower")[6:7]), torch.zeros(1))
     assert "warning" not in made.protocol()
 
 
 @pytest.mark.parametrize(("real", "fake", "what"), [(5, 1, "1 generated"), (1, 5, "1 real"), (5, 0, "0 generated")])
 def test_fewer_than_two_images_on_a_side_are_refused(real: int, fake: int, what: str) -> None:
     made = metric()
-    made.reference(crops("china")[:real], torch.zeros(real))
+    made.reference(made.extract(crops("china")[:real]), torch.zeros(real))
     if fake:
-        made.update(crops("flower")[:fake], torch.zeros(fake))
+        made.update(made.extract(crops("flower")[:fake]), torch.zeros(fake))
     with pytest.raises(GaekitError, match=f"was given {what} image"):
         made.compute()
 
 
 def test_features_that_are_not_finite_are_refused_by_the_teachers_name() -> None:
     with pytest.raises(GaekitError, match="'blown' gave features that are not finite"):
-        metric(Blown).update(crops("china")[:2], torch.zeros(2))
+        metric(Blown).extract(crops("china")[:2])
 
 
 def test_the_teacher_stays_frozen() -> None:

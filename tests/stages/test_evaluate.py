@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,8 @@ class NotedFid(Fid):
         super().__init__(config, extractor=Noted(), **sizes)
 
 
-def recipe(reference: Path) -> dict[str, Any]:
+def recipe(reference: Path | None, scale: float = 2.0) -> dict[str, Any]:
+    own = {} if reference is None else {"reference": str(reference)}
     return {
         "recipe": 1,
         "name": "tiny",
@@ -55,9 +58,9 @@ def recipe(reference: Path) -> dict[str, Any]:
         "latents": {},
         "diffusion": {"denoiser": {**SMALL, "use": "sit", "patch": 1}, "times": {"use": "uniform"},
                       "train": {"steps": 1, "batch": 4}},
-        "sample": {"sampler": {"use": "euler", "steps": 1}, "guidance": {"scale": 2.0}, "also_unguided": True,
+        "sample": {"sampler": {"use": "euler", "steps": 1}, "guidance": {"scale": scale}, "also_unguided": True,
                    "count": SAMPLES, "batch": SAMPLES},
-        "evaluate": {"metrics": [{"use": "noted_fid", "weights": "random", "reference": str(reference)}]},
+        "evaluate": {"metrics": [{"use": "noted_fid", "weights": "random", **own}]},
         "runtime": {"trackers": [], "threads": 1},
     }  # fmt: skip
 
@@ -79,7 +82,8 @@ def test_a_reference_of_a_file_is_looked_at_once_for_two_series(tmp_path: Path) 
                          image_size=16, classes=())  # fmt: skip
         alone.ready(torch.device("cpu"))
         with np.load(view.path / f"{series}.npz") as images:
-            alone.update(to_float(torch.from_numpy(images["arr_0"]).permute(0, 3, 1, 2)), torch.zeros(SAMPLES))
+            pixels = torch.from_numpy(images["arr_0"]).permute(0, 3, 1, 2)
+            alone.update(alone.extract(to_float(pixels)), torch.zeros(SAMPLES))
         assert numbers[f"{series}/fid"]["value"] == pytest.approx(alone.compute()["fid"], rel=1e-6)
 
 
@@ -89,3 +93,42 @@ def test_samples_before_the_reference_is_read_are_refused(tmp_path: Path) -> Non
     made = NotedFid(config, image_size=16, classes=())
     with pytest.raises(TypeError, match="'noted_fid': `ready` comes before `update`"):
         made.update(torch.zeros(2, 3, 16, 16), torch.zeros(2))
+
+
+def test_a_second_evaluation_of_the_same_data_reads_no_real_image(tmp_path: Path) -> None:
+    registry = load_plugins()
+    registry.add(NotedFid, Plugin("test", "gaekit", "0", "test"))
+    seen, values = [], []
+    for scale in (2.0, 3.0):
+        LOOKED_AT.clear()
+        found = load_recipe_data(recipe(None, scale), registry)
+        view = run_recipe(found, registry, out=tmp_path / "runs", reporter=Reporter(Console(quiet=True)))
+        seen.append(sum(LOOKED_AT))
+        values.append(json.loads((view.path / "metrics.json").read_text()))
+    real = values[0]["samples/fid"]["protocol"]["reference"]["n"]
+    assert real > 1000
+    assert seen == [real + 2 * SAMPLES, 2 * SAMPLES]
+    assert values[1]["samples/fid"]["protocol"]["reference"] == values[0]["samples/fid"]["protocol"]["reference"]
+    assert values[1]["samples_unguided/fid"]["value"] == values[0]["samples_unguided/fid"]["value"]
+    (room,) = (tmp_path / "runs" / "store" / "references").iterdir()
+    assert (
+        f"store/references/{room.name}"
+        in json.loads((view.path / "run.json").read_text())["stages"]["evaluate"]["caches"]
+    )
+
+
+def test_two_ranks_look_at_each_image_once_in_all_and_find_the_numbers_of_one(tmp_path: Path) -> None:
+    program = Path(__file__).with_name("evaluate_program.py")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for name, command in (("one", [sys.executable]), ("two", launcher)):
+        subprocess.run([*command, str(program), str(tmp_path / name)], check=True, timeout=300, capture_output=True)
+    one, two = (json.loads((tmp_path / name / "tiny" / "metrics.json").read_text()) for name in ("one", "two"))
+    assert one.keys() == two.keys() >= {"reconstruction/psnr", "latents/linear_probe_flat", "samples/class_accuracy"}
+    for name, entry in one.items():
+        assert two[name]["value"] == pytest.approx(entry["value"], rel=1e-10, abs=1e-10), name
+        assert two[name]["protocol"] == entry["protocol"]
+    counts = {
+        name: [int(file.read_text()) for file in sorted((tmp_path / name).glob("seen-*"))] for name in ("one", "two")
+    }
+    assert sum(counts["two"]) == sum(counts["one"])
+    assert min(counts["two"]) > 0.4 * sum(counts["two"])

@@ -1,0 +1,34 @@
+"""A whole small run with metrics of every sort, by as many processes as torchrun starts: `evaluate_program.py OUT`.
+
+Each rank leaves in OUT/seen-<rank> how many images its network of FID looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from rich.console import Console
+from stages.test_evaluate import LOOKED_AT, NotedFid, recipe
+
+from gaekit.pipeline.run import run_recipe
+from gaekit.plugins import Plugin, load_plugins
+from gaekit.recipe import load_recipe_data
+from gaekit.train.progress import Reporter
+
+
+def main(out: Path) -> None:
+    registry = load_plugins()
+    registry.add(NotedFid, Plugin("test", "gaekit", "0", "test"))
+    wanted = recipe(None)
+    others = [{"use": "psnr"}, {"use": "class_accuracy", "limit": 500}, {"use": "linear_probe", "limit": 200}]
+    wanted["evaluate"]["metrics"] += others
+    run_recipe(load_recipe_data(wanted, registry), registry, out=out, reporter=Reporter(Console(quiet=True)))
+    (out / f"seen-{os.environ.get('RANK', '0')}").write_text(str(sum(LOOKED_AT)))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
