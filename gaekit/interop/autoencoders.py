@@ -24,7 +24,7 @@ TOKENIZER, TEACHER = "a GAE tokenizer", "a semantic teacher of GAE's"
 _GAE_NEEDED = ("foundation_encoder.patch_embed.weight", "foundation_encoder.pos_embed", "decoder.pos_embed")
 """What the sizes of a tokenizer are read off."""
 GAE_MULTIPLE = 256
-"""To a multiple of which GAE's tokenizer rounds the hidden width of its MLPs up."""
+"""To a multiple of which GAE rounds the hidden width of its gated MLPs up."""
 TEACHER_HEAD = 64
 """Channels of an attention head of GAE's semantic teacher."""
 
@@ -121,7 +121,7 @@ def read_semantic(state: State, options: Options, registry: Registry) -> Aligner
         "head_dim": feature_dim // options.heads if options.heads else TEACHER_HEAD,
     }
     if inner is not None:
-        settings["mlp_ratio"] = ratio_of(feature_dim, inner.shape[1], lambda ratio: int(feature_dim * ratio))
+        settings |= _gated(feature_dim, inner.shape[1])
     config = load_component("aligner", settings, registry, source="imported gae-semantic")
     grid = side_of(positions.shape[1], "pos_embed_pro")
     with torch.device("meta"):

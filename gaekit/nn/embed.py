@@ -137,12 +137,13 @@ class FourierEmbedder(nn.Module):
         return self.mlp(torch.cat([angle.sin(), angle.cos()], dim=1))  # type: ignore[no-any-return]
 
     def reset_parameters(self) -> None:
-        """New frequencies; the weights of the MLP normal of standard deviation 0.02."""
+        """New frequencies; the weights of the MLP normal of standard deviation 0.02, its biases as torch draws them, as
+        in RAE."""
         nn.init.normal_(self.frequencies)
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
+                layer.reset_parameters()
                 nn.init.normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
 
 
 class LabelEmbedder(nn.Module):

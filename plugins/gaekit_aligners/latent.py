@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor
 
 from gaekit.api import Aligner, ComponentConfig, Latent, Loss, Losses
+from gaekit.api.nn import gated_width
 from gaekit_aligners.losses import Distance, distance
 from gaekit_aligners.semantic_teacher import SemanticTeacher
 
@@ -28,8 +29,9 @@ class LatentConfig(ComponentConfig):
         default=64, description="channels of an attention head; divides the teacher's channels"
     )
     mlp_ratio: PositiveFloat = Field(
-        default=4.0, description="hidden width of the decoder's MLPs over the teacher's channels"
+        default=4.0, description="hidden width of the decoder's gated MLPs over 2/3 of the teacher's channels"
     )
+    mlp_multiple: PositiveInt = Field(default=256, description="that hidden width is rounded up to a multiple of it")
     fit_loss: Distance = Field(default="mse", description="between reconstructed and original features while fitting")
 
 
@@ -41,6 +43,7 @@ class LatentAligner(Aligner):
     """
 
     name = "latent"
+    revision = 2  # the decoder's MLPs are as wide as published
     Config = LatentConfig
     fit: ClassVar[Literal["train", "closed"] | None] = "train"
 
@@ -55,7 +58,7 @@ class LatentAligner(Aligner):
             window=config.window,
             depth=config.decoder_depth,
             head_dim=config.head_dim,
-            mlp_ratio=config.mlp_ratio,
+            mlp_width=gated_width(feature_dim, config.mlp_ratio, multiple=config.mlp_multiple),
         )
 
     def fit_losses(self, feature_BFHW: Tensor) -> Losses:

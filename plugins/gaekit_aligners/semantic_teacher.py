@@ -17,6 +17,8 @@ POSITION_STD = 0.02
 class SemanticTeacher(nn.Module):
     """Features -> bottleneck of unit RMS -> features, all norms without parameters, no biases.
 
+    `mlp_width` is the hidden width of the decoder's gated MLPs.
+
     Down: RMSNorm, learned positions, RMSNorm, attention without residual, RMSNorm, linear over windows, RMSNorm.
     Up: linear, learned positions, `depth` transformer blocks, RMSNorm.
     `checkpointing` recomputes each block in the backward pass.
@@ -26,7 +28,7 @@ class SemanticTeacher(nn.Module):
     checkpointing: bool = False
 
     def __init__(
-        self, feature_dim: int, latent_dim: int, grid: int, *, window: int, depth: int, head_dim: int, mlp_ratio: float
+        self, feature_dim: int, latent_dim: int, grid: int, *, window: int, depth: int, head_dim: int, mlp_width: int
     ):
         super().__init__()
         if feature_dim % head_dim:
@@ -41,7 +43,7 @@ class SemanticTeacher(nn.Module):
         self.grid, self.window = grid, window
         heads, tokens, area = feature_dim // head_dim, grid * grid, window * window
         norm = partial(RMSNorm, affine=False)
-        mlp = partial(SwiGLU, hidden=int(feature_dim * mlp_ratio), bias=False)
+        mlp = partial(SwiGLU, hidden=mlp_width, bias=False)
         self.positions_down = nn.Parameter(torch.empty(1, tokens, feature_dim))
         self.mix = Attention(feature_dim, heads, tokens=tokens, bias=False, qk_norm=norm)
         self.to_latent = nn.Linear(area * feature_dim, area * latent_dim, bias=False)

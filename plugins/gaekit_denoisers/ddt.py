@@ -46,6 +46,7 @@ class DDT(BlockDenoiser):
     """
 
     name = "ddt"
+    revision = 2  # the time embedding's biases start as published
     Config = DDTConfig
 
     def __init__(self, config: DDTConfig, *, channels: int, grid: int, classes: int):

@@ -317,12 +317,30 @@ def test_autoencoders_of_any_size_come_back_the_same(name: str, spec: dict[str, 
 
 
 def test_a_semantic_teacher_with_windows_comes_back_the_same() -> None:
-    settings = {"use": "latent", "window": 2, "decoder_depth": 3, "head_dim": 16, "mlp_ratio": 2.5}
+    settings = {"use": "latent", "window": 2, "decoder_depth": 3, "head_dim": 16, "mlp_ratio": 3.0, "mlp_multiple": 1}
     config = load_component("aligner", settings, registry(), source="test")
     aligner = build(Aligner, config, registry(), feature_dim=48, latent_dim=6, hidden_dim=1, grid=4)
     back = read_semantic(to_gae(aligner.state_dict()), Options(heads=3), registry())
     same(back.state_dict(), aligner.state_dict())
     assert back.config == config
+
+
+@pytest.mark.parametrize(("feature_dim", "hidden"), [(384, 1024), (768, 2048), (1024, 2816)])
+def test_a_published_semantic_teacher_is_the_one_that_the_defaults_build(feature_dim: int, hidden: int) -> None:
+    shapes = {"pos_embed_pro": (1, 16, feature_dim), "pos_embed_dec": (1, 16, feature_dim),
+              "projector_block.attn.qkv.weight": (3 * feature_dim, feature_dim),
+              "projector_block.attn.proj.weight": (feature_dim, feature_dim),
+              "to_latent.weight": (8, feature_dim), "recon_head.weight": (feature_dim, 8),
+              "decoder_layers.0.attn.qkv.weight": (3 * feature_dim, feature_dim),
+              "decoder_layers.0.attn.proj.weight": (feature_dim, feature_dim),
+              "decoder_layers.0.mlp.fc1.weight": (hidden, feature_dim),
+              "decoder_layers.0.mlp.gate.weight": (hidden, feature_dim),
+              "decoder_layers.0.mlp.fc2.weight": (feature_dim, hidden)}  # fmt: skip
+    imported = read_semantic({key: torch.randn(shape) for key, shape in shapes.items()}, Options(), registry())
+    config = load_component("aligner", {"use": "latent"}, registry(), source="test")
+    built = build(Aligner, config, registry(), feature_dim=feature_dim, latent_dim=8, hidden_dim=1, grid=4)
+    assert imported.config == config
+    assert {key: value.shape for key, value in to_gae(built.state_dict()).items()} == shapes
 
 
 def test_errors_are_a_message_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

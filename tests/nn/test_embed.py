@@ -108,3 +108,15 @@ def test_fourier_features_are_sines_and_cosines_of_whole_turns_at_fixed_random_r
     sines, cosines = seen[0].chunk(2, dim=1)
     torch.testing.assert_close(sines[:, :2], torch.tensor([[0.0, 0.0], [1.0, -1.0]]), atol=1e-6, rtol=0)
     torch.testing.assert_close(cosines[:, :2], torch.tensor([[1.0, 1.0], [0.0, 0.0]]), atol=1e-6, rtol=0)
+
+
+def test_fourier_features_start_with_small_weights_and_biases_as_torch_draws_them():
+    torch.manual_seed(0)
+    embedder = FourierEmbedder(64, frequencies=256)
+    embedder.reset_parameters()
+    first, _, second = embedder.mlp
+    assert first.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    for layer in (first, second):  # uniform within 1 / sqrt(inputs)
+        bound = layer.in_features**-0.5
+        assert layer.bias.abs().max() <= bound
+        assert layer.bias.std().item() == pytest.approx(bound / 3**0.5, rel=0.2)

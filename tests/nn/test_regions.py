@@ -49,7 +49,7 @@ def conv_decoder(depth: int = 2) -> tuple[nn.Module, Run]:
 
 
 def semantic_teacher(depth: int = 3) -> tuple[nn.Module, Run]:
-    network = SemanticTeacher(32, 4, 8, window=1, depth=depth, head_dim=16, mlp_ratio=4.0)
+    network = SemanticTeacher(32, 4, 8, window=1, depth=depth, head_dim=16, mlp_width=128)
     return network, lambda: network(noise(2, 32, 8, 8))[0].square().mean()
 
 

@@ -74,9 +74,14 @@ def test_patches_of_the_output_lie_where_their_latents_do():
     assert changed[expected].float().mean() > 0.9
 
 
-def test_a_fresh_decoder_starts_near_grey():
-    image = decoder(width=128)(torch.randn(4, 8, 4, 4, generator=torch.Generator().manual_seed(0)))
-    assert image.std() < 0.5
+@pytest.mark.parametrize(
+    ("settings", "spread"),
+    [({}, 3**-0.5), ({"init_std": 0.02}, 0.02 * 128**0.5), ({"init_std": 0.0}, 0.0)],  # sqrt(width) * std of a weight
+)
+def test_a_fresh_decoder_makes_pixels_of_the_spread_that_its_start_gives(settings, spread):
+    torch.manual_seed(0)
+    image = decoder(width=128, **settings)(torch.randn(8, 8, 4, 4))
+    assert image.std().item() == pytest.approx(spread, rel=0.05)
 
 
 def test_sizes_by_name_and_what_overrides_them():
