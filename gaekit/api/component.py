@@ -67,6 +67,13 @@ class Component:
         return None
 
     @classmethod
+    def depends_on_batch(cls, config: Any) -> bool:
+        """Whether, in a training, what it gives for an image depends on the other images of the forward pass, as with
+        statistics of a batch. A stage that trains with such a component counts the images of a pass, over all
+        processes, in its fingerprint: `runtime.micro_batch` then changes results."""
+        return False
+
+    @classmethod
     def assets(cls, config: Any) -> tuple[Asset, ...]:
         """The files that this component needs and no package holds: weights to be fetched, files that its settings
         name. `gaekit assets` lists them, a run sees first that they are there. Components in slots tell their own."""

@@ -51,7 +51,7 @@ def show_plan(
     if not console.is_terminal:
         console.width = 160
     data_set = Data(recipe, registry)
-    plan = make_plan(recipe, registry, out / STORE, data=data_set, until=until)
+    plan = make_plan(recipe, registry, out / STORE, data=data_set, until=until, processes=nproc)
     console.print(f"{recipe.name}: {recipe.image.size} px, latents {_latent_shape(recipe)}")
     data = _show_data(console, recipe, data_set)
     console.print(_stage_table(recipe, plan))

@@ -92,6 +92,7 @@ def prepare_assets(
     say: Callable[[str], None],
     *,
     data: Data | None = None,
+    processes: int = 1,
     offline: bool = False,
     until: str | None = None,
     redo: str | None = None,
@@ -110,7 +111,7 @@ def prepare_assets(
     if any(isinstance(need.asset, LocalFile) and need.planned for need in lacking):
         raise absent_error(states)
     if lacking:
-        plan = make_plan(recipe, registry, store, data=data, until=until, need_data=True)
+        plan = make_plan(recipe, registry, store, data=data, until=until, need_data=True, processes=processes)
         running = _running(plan, redo)
         states = {need: state for need, state in states.items() if need.stage in running}
         lacking = [need for need in lacking if need.stage in running]

@@ -61,3 +61,17 @@ def component_facts(found: Iterable[Found], registry: Registry) -> dict[str, Any
             own["external"] = external
         facts[f"{kind}:{config.use}:{sha256_json(canonical(config))[:8]}"] = own
     return facts
+
+
+def images_a_pass(stage: Stage, recipe: Recipe, registry: Registry, processes: int) -> int | None:
+    """Images of one forward pass over all processes, where that decides a training's result: where what it computes
+    for an image depends on the others of the pass, and the pass is not the whole batch. None elsewhere."""
+    section, train = stage.section(recipe), stage.training(recipe)
+    if section is None or train is None:
+        return None
+    found = in_parts(stage.parts(recipe))
+    if not section.depends_on_batch and not any(registry.find(k, c.use).depends_on_batch(c) for k, c in found):
+        return None
+    rows = -(-train.batch // processes)
+    images = min(recipe.runtime.micro_batch or rows, rows) * processes
+    return images if images < train.batch else None

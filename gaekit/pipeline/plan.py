@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gaekit.errors import DataAbsent, GaekitError
-from gaekit.pipeline.components import component_facts, in_artifact, in_parts
+from gaekit.pipeline.components import component_facts, images_a_pass, in_artifact, in_parts
 from gaekit.pipeline.from_artifacts import check_cache, check_imported, find_external, find_init
 from gaekit.pipeline.generations import RoomChooser, is_first, rooms_of_run
 from gaekit.pipeline.view import View
@@ -60,6 +60,7 @@ class Plan:
     stages: list[StagePlan]
     data: str | None
     data_note: str = ""
+    processes: int = 1
 
     def __getitem__(self, name: str) -> StagePlan:
         return next(stage for stage in self.stages if stage.name == name)
@@ -79,8 +80,9 @@ def make_plan(
     data: Data | None = None,
     until: str | None = None,
     need_data: bool = False,
+    processes: int = 1,
 ) -> Plan:
-    """Plan a recipe against the rooms in `store`; `data` is the run's, where there is one already.
+    """Plan a recipe against the rooms in `store`, for so many processes; `data` is the run's, where there is one.
 
     Without the data the digest is unknown and nothing of it is cached;
     a `from` that leads nowhere is absent. With `need_data`, as for a run, these raise DataAbsent and ArtifactError.
@@ -96,7 +98,7 @@ def make_plan(
             if need_data:
                 raise
             note = str(error)
-    plan = Plan([], digest, note)
+    plan = Plan([], digest, note, processes)
     for stage in stages:
         plan.stages.append(_plan_stage(stage, recipe, registry, chooser, plan, need_data))
     return plan
@@ -133,6 +135,8 @@ def _plan_stage(
     facts, step = _facts(stage, recipe, registry, plan.data, before)
     if (init := find_init(stage, recipe, needed=need_data)) is not None:
         facts["init"] = init
+    if (images := images_a_pass(stage, recipe, registry, plan.processes)) is not None:
+        facts["images_a_pass"] = images
     external = find_external(stage, recipe, needed=need_data)
     if external:
         facts["external"] = {name: artifact and sha256_file(artifact) for name, artifact in external.items()}

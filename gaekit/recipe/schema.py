@@ -48,6 +48,11 @@ class StageSection(Section):
         """Moments of the training beside those in `train`: steps (int), or fractions of all steps (float)."""
         return ()
 
+    @property
+    def depends_on_batch(self) -> bool:
+        """Whether the loss of an image depends on the other images of a forward pass; components tell their own."""
+        return False
+
 
 class From(StageSection):
     """A stage taken from elsewhere: `{from: PATH}`, an artifact folder or file of another run or an import."""
@@ -170,6 +175,11 @@ class Autoencoder(StageSection):
         """When the adversary joins, and how long its weight rises."""
         return (self.adversary.start, self.adversary.warmup) if self.adversary else ()
 
+    @property
+    def depends_on_batch(self) -> bool:
+        """With an adaptive weight: gradients are compared in each pass."""
+        return self.adversary is not None and self.adversary.adaptive
+
 
 class Latents(StageSection):
     """The cache of latents that the denoiser trains on."""
@@ -253,7 +263,8 @@ class Evaluate(StageSection):
 
 
 class Runtime(Section):
-    """What does not change results, and is no part of a fingerprint."""
+    """What does not change results, and is no part of a fingerprint; `micro_batch` does and is, where weights or
+    statistics are of one forward pass."""
 
     device: str = Field(default="auto", description="auto: cuda where there is one, else cpu")
     workers: NonNegativeInt = Field(default=0, description="processes that decode images")
@@ -266,7 +277,8 @@ class Runtime(Section):
         default=False, description="recompute blocks in the backward pass: less memory, more time, the same numbers"
     )
     micro_batch: PositiveInt | None = Field(
-        default=None, description="images a forward pass, gradients accumulate to the batch; null is the whole batch"
+        default=None,
+        description="images a forward pass, gradients accumulate to the batch; null is the whole batch",
     )
     strategy: Literal["ddp", "fsdp"] = Field(
         default="ddp", description="over several processes: each holds all weights, or a shard of them (FSDP2)"

@@ -105,6 +105,11 @@ class PostAligner(FeatureAligner):
 
     config: PostConfig
 
+    @classmethod
+    def depends_on_batch(cls, config: PostConfig) -> bool:
+        """With `adaptive`: the gradients are compared in each pass."""
+        return config.adaptive
+
     @property
     def source_dim(self) -> int:
         """D."""

@@ -37,6 +37,11 @@ class Standardize(Regularizer):
         )
         eps: float = Field(default=1e-5, gt=0, description="added to the variance")
 
+    @classmethod
+    def depends_on_batch(cls, config: Config) -> bool:
+        """It does: statistics are taken of each pass."""
+        return True
+
     mean: Tensor
     variance: Tensor
     batches: Tensor

@@ -88,3 +88,42 @@ def test_an_artifact_with_a_component_that_is_none_is_named(run: Path, tmp_path:
     save_artifact(tmp_path / stage.artifact, "autoencoder", {**config, "encoder": "vit"}, {})
     with pytest.raises(ArtifactError, match="is no component"):
         list(in_artifact(stage, tmp_path / stage.artifact, load_plugins()))
+
+
+AUTOENCODER = yaml.safe_load(RECIPE)["autoencoder"]
+ADVERSARY = {"channels": 4, "layers": 1, "start": 1}
+POST = {"use": "post", "loss": "mse"}
+WHERE_IT_COUNTS: dict[str, dict[str, Any]] = {
+    "adaptive adversary": {"autoencoder": {**AUTOENCODER, "adversary": {**ADVERSARY, "adaptive": True}}},
+    "adaptive aligner": {"aligner": {**POST, "adaptive": True}, "teacher": {"use": "efficientnet_lite0"}},
+    "standardize": {"autoencoder": {**AUTOENCODER, "regularizer": {"use": "standardize"}}},
+}
+WHERE_NOT: dict[str, dict[str, Any]] = {
+    "adversary": {"autoencoder": {**AUTOENCODER, "adversary": ADVERSARY}},
+    "aligner": {"aligner": POST, "teacher": {"use": "efficientnet_lite0"}},
+}
+
+
+def autoencoders(folder: Path, changes: dict[str, Any], *settings: tuple[int | None, int]) -> list[str]:
+    """The fingerprint of an autoencoder of batch 8 at each (micro-batch, number of processes)."""
+    registry, found = load_plugins(), []
+    for micro, processes in settings:
+        data = {**yaml.safe_load(RECIPE), **changes, "runtime": {"micro_batch": micro}}
+        plan = make_plan(load_recipe_data(data, registry), registry, folder, processes=processes)
+        found.append(plan["autoencoder"].fingerprint)
+    return found
+
+
+@pytest.mark.parametrize("changes", WHERE_IT_COUNTS.values(), ids=WHERE_IT_COUNTS)
+def test_the_images_of_a_pass_count_where_they_change_the_objective(changes: dict[str, Any], tmp_path: Path) -> None:
+    whole, *alike, four, of_two, two = autoencoders(
+        tmp_path, changes, (None, 1), (8, 1), (16, 1), (4, 2), (None, 4), (4, 1), (2, 2), (2, 1)
+    )
+    assert set(alike) == {whole}
+    assert four == of_two
+    assert len({whole, four, two}) == 3
+
+
+@pytest.mark.parametrize("changes", WHERE_NOT.values(), ids=WHERE_NOT)
+def test_the_images_of_a_pass_do_not_count_elsewhere(changes: dict[str, Any], tmp_path: Path) -> None:
+    assert len(set(autoencoders(tmp_path, changes, (None, 1), (4, 1), (2, 2), (2, 1)))) == 1
