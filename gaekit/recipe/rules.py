@@ -89,20 +89,20 @@ def warmup_ends_before_the_end(recipe: Recipe, registry: Registry) -> Iterator[P
 
 
 def decay_goes_with_a_fall(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
-    """The learning rate falls between two steps in order; a constant one has neither."""
+    """The learning rate falls between two steps in order, both perhaps beyond the last; a constant one has neither."""
     for stage, train in recipe.trainings():
         at = (stage, "train")
-        yield from _moment((*at, "decay_start"), train.decay_start, train.steps, "start")
         if train.schedule == "constant":
             for key, idle in (("decay_start", 0), ("decay_end", None)):
                 if getattr(train, key) != idle:
                     yield Problem((*at, key), "belongs to `schedule: cosine` or `linear`, and the schedule is constant")
-        elif train.decay_end is not None:
-            end = steps_of(train.decay_end, train.steps)
-            begin = max(steps_of(value, train.steps) for value in (train.warmup, train.decay_start))
-            if end <= begin:
-                text = f"the fall ends at step {end}, before it begins: after the warm-up and decay_start, at {begin}"
-                yield Problem((*at, "decay_end"), text)
+            continue
+        end = train.steps if train.decay_end is None else steps_of(train.decay_end, train.steps)
+        begin = max(steps_of(value, train.steps) for value in (train.warmup, train.decay_start))
+        if end <= begin:
+            key = "decay_start" if train.decay_end is None else "decay_end"
+            text = f"the learning rate would fall from step {begin}, after warm-up, to step {end}; let it end later"
+            yield Problem((*at, key), text)
 
 
 def aligner_has_a_teacher(recipe: Recipe, registry: Registry) -> Iterator[Problem]:

@@ -233,7 +233,7 @@ class Guidance(Section):
     scale: NonNegativeFloat = Field(default=1.0, description="1 is no guidance, more guides harder")
     start: Fraction = Field(default=0.0, description="guided from this time on; t = 0 is noise")
     end: Fraction = Field(default=1.0, description="guided until this time; t = 1 is data")
-    channels: Literal["all", "first3"] = Field(default="all", description="first3: as DiT and SiT did")
+    channels: Literal["all", "first3"] = Field(default="all", description="first3: as DiT, SiT and LightningDiT did")
     weak: Weak | None = neutral(None, description="autoguidance by a weaker denoiser; null is the null class")
 
     @property
@@ -270,7 +270,8 @@ class Runtime(Section):
     workers: NonNegativeInt = Field(default=0, description="processes that decode images")
     threads: PositiveInt | None = Field(default=None, description="torch's CPU threads; null leaves torch's choice")
     attention: Literal["auto", "xformers", "sdpa", "math"] = Field(
-        default="auto", description="backend; auto takes the fastest that works here"
+        default="auto",
+        description="backend; auto: xformers where a forward and backward pass by it works here, else SDPA; no timing",
     )
     compile: bool = Field(default=False, description="torch.compile the networks, their repeated blocks one by one")
     checkpointing: bool = Field(
