@@ -24,8 +24,7 @@ class Guidance:
     The weak one is the same denoiser under the null label (classifier-free, arXiv 2207.12598), or, where `other` is
     given, that denoiser under the same label (autoguidance, arXiv 2406.02507); `other` predicts the same quantity. The
     interval is of arXiv 2404.07724. `first3` guides the first three channels alone, as DiT, SiT and
-    LightningDiT did.
-    Raises GaekitError for a negative scale or an interval that is none.
+    LightningDiT did. Raises GaekitError for a negative scale or an interval that is none.
     """
 
     scale: float = 1.0

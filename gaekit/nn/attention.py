@@ -118,7 +118,8 @@ def choose_backend(
     """The backend for `requested` at these sizes.
 
     `auto` is xformers where a real forward and backward pass works, tried once a size and remembered by `probe`, else
-    SDPA; which of them is faster is not measured. Raises GaekitError with the reason where xformers is asked for by name and cannot be used.
+    SDPA; which of them is faster is not measured. Raises GaekitError with the reason where xformers is asked for by
+    name and cannot be used.
     """
     if requested in ("sdpa", "math"):
         return Choice(requested, "as asked")

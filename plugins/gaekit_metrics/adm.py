@@ -25,9 +25,10 @@ class AdmConfig(InceptionScoreSettings, PrecisionRecallSettings, InceptionSettin
 class Adm(InceptionMetric):
     """FID, Inception Score, precision and recall from one pass over the images: ADM's evaluation but for its sFID.
 
-    The same as the four metrics of these names, at the cost of one. ADM's evaluator itself, which reads the samples.npz of
-    a run, gives the sFID too, and judges precision and recall by distances in float16, here float64. Where `reference` is an .npz with statistics and
-    images, FID takes the statistics, precision and recall the images. Raises GaekitError as those metrics do.
+    The same as the four metrics of these names, at the cost of one. ADM's evaluator itself, which reads a run's
+    samples.npz, gives the sFID too, and takes distances in float16 where these are finite, here float64. Where
+    `reference` is an .npz with statistics and images, FID takes the statistics, precision and recall the images. Raises
+    GaekitError as those metrics do.
     """
 
     name = "adm"
