@@ -72,7 +72,7 @@ class TrainingLatents(ABC):
                 f"{folder / MANIFEST}: statistics that are not finite or not positive: mean {mean.tolist()[:4]}, "
                 f"std {std.tolist()[:4]} (the first channels); build the cache again"
             )
-        self.statistics = Statistics(mean, std)
+        self.statistics = self._scale = Statistics(mean, std)
 
     @abstractmethod
     def __len__(self) -> int:
@@ -91,7 +91,7 @@ class TrainingLatents(ABC):
             mean, std = latent.chunk(2, dim=1)
             rows, tail, purpose = first + len(mean), mean.shape[1:], seed_for(seed, "posterior", step)
             latent = mean + std * random_rows(Tensor.normal_, purpose, first, rows, tail, mean.device)
-        return LatentBatch(self.statistics.standardise(latent), label)
+        return LatentBatch(self._scale.standardise(latent), label)
 
 
 class LatentCache(TrainingLatents):

@@ -92,6 +92,7 @@ class Train(Section):
     final_lr: Fraction = Field(default=0.0, description="where the fall ends, as a fraction of lr")
     clip: PositiveFloat | None = Field(default=1.0, description="largest norm of the gradient")
     ema: Decay | None = Field(default=None, description="decay a step of the averaged weights; null keeps none")
+    ema_warmup: bool = neutral(False, description="decay min(ema, (1 + step) / (10 + step)), step from 0")
     precision: Precision = Field(default="float32", description="auto: bf16 on CUDA, float32 on a CPU")
     init: str | None = neutral(None, description="artifact whose weights training starts from")
 

@@ -24,7 +24,8 @@ class Memory:
     are the largest.
 
     `previews` are the networks that a denoiser's training samples pictures with. In the CPU's memory, where that is
-    another: `offloaded` averages, and on rank 0 the copy that a checkpoint is written from, `copied`.
+    another: `offloaded` averages with the copies of weights that they take in, and on rank 0 the copy that a checkpoint
+    is written from, `copied`.
     """
 
     stage: str
@@ -60,6 +61,7 @@ def _memory(stage: str, networks: Sequence[Network], runtime: Runtime, nproc: in
     shards = {n.name: cut if n.sharded else 1 for n in networks}
     gradients = sum(_share(p, shards[n.name]) * p.element_size() for n in networks for p in n.trained)
     averages = sum(_averages(n, shards[n.name]) for n in networks if n.averaged)
+    copies = sum(_share(p, shards[n.name]) * p.element_size() for n in networks if n.averaged for p in n.trained)
     return Memory(
         stage,
         weights=sum(_weights(n, shards[n.name]) for n in networks),
@@ -67,7 +69,7 @@ def _memory(stage: str, networks: Sequence[Network], runtime: Runtime, nproc: in
         optimizer=2 * gradients + 4 * sum(len(n.trained) for n in networks),
         averages=0 if runtime.ema_offload else averages,
         previews=previews,
-        offloaded=averages if runtime.ema_offload else 0,
+        offloaded=averages + copies if runtime.ema_offload else 0,
         copied=sum(n.checkpoint for n in networks),
     )
 
@@ -85,11 +87,7 @@ def _weights(network: Network, shards: int) -> int:
 
 
 def _averages(network: Network, shards: int) -> int:
-    parameters = {name for name, _ in network.module.named_parameters()}
-    return sum(
-        (_share(value, shards) if name in parameters else value.numel()) * averaged_width(value)
-        for name, value in network.saved.items()
-    )
+    return sum(_share(p, shards) * averaged_width(p) for p in network.trained)
 
 
 def _previews(stage: Stage, recipe: Recipe, networks: Sequence[Network]) -> int:

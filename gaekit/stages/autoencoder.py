@@ -277,7 +277,7 @@ def networks(recipe: Recipe, registry: Registry, classes: int | None) -> Iterato
 
 STAGE = Stage(
     name="autoencoder",
-    revision=2,
+    revision=3,
     artifact="autoencoder.safetensors",
     kind="autoencoder",
     needs=("semantic",),

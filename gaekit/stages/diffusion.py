@@ -124,7 +124,7 @@ def networks(recipe: Recipe, registry: Registry, classes: int | None) -> Iterato
 
 STAGE = Stage(
     name="diffusion",
-    revision=2,
+    revision=3,
     artifact="denoiser.safetensors",
     kind="denoiser",
     needs=("latents", "autoencoder"),

@@ -52,8 +52,9 @@ class Network:
 
     @property
     def averages(self) -> int:
-        """Bytes of averaged weights, which are float32 at least."""
-        return sum(tensor.numel() * averaged_width(tensor) for tensor in self.saved.values())
+        """Bytes of averaged weights, which are float32 at least, with all else of the network, as files hold them."""
+        trained = set(self.trained)
+        return sum(t.numel() * averaged_width(t) if t in trained else size_of(t) for t in self.saved.values())
 
 
 def size_of(tensor: Tensor) -> int:

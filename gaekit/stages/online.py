@@ -10,6 +10,7 @@ from gaekit.data.latents import LatentBatch, LatentCache, TrainingLatents
 from gaekit.recipe.schema import Latents
 from gaekit.stages.job import Job
 from gaekit.stages.latents import encode, load_encoder
+from gaekit.store.models import Statistics
 from gaekit.store.shard_reader import read_manifest
 
 
@@ -22,6 +23,8 @@ class OnlineLatents(TrainingLatents):
         folder = job.inputs["latents"]
         super().__init__(folder, read_manifest(folder))
         self._section, self._device = section, job.device
+        mean, std = (own.to(job.device) for own in (self.statistics.mean_D, self.statistics.std_D))
+        self._scale = Statistics(mean, std)
         self._images, self._model = job.images("train"), load_encoder(job, section)
 
     def __len__(self) -> int:

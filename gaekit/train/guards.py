@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,31 +12,85 @@ from torch import Tensor
 
 from gaekit.errors import RunFailed
 from gaekit.parallel import World
-from gaekit.values import Losses
 
+BAD_STEPS_ALLOWED = 3
+DEAD_STEPS_ALLOWED = 100
 INTERVALS_ALLOWED = 3
 """So many logged intervals in a row may lie beyond the limit."""
 
 
 class Terms:
-    """The sums of a step's terms over its micro-batches: one that was not finite in any of them leaves a sum that is
-    not."""
+    """The sums of a step's weighted terms over its micro-batches: one that was not finite in any of them leaves a sum
+    that is not. They stay on the device."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
+        self.sums: dict[tuple[str, ...], Tensor] = {}
 
-    def add(self, losses: Losses) -> None:
-        """Take in those of a micro-batch."""
-        for term, loss in losses.items():
-            value = loss.weighted.detach().float()
-            self.sums[term] = self.sums[term] + value if term in self.sums else value
+    def add(self, names: tuple[str, ...], weighted: Tensor) -> None:
+        """Take in those of a micro-batch, one number a name."""
+        self.sums[names] = self.sums[names] + weighted if names in self.sums else weighted
+
+    @property
+    def not_finite(self) -> list[str]:
+        """The names of those that are not finite."""
+        finite = [(names, torch.isfinite(total).tolist()) for names, total in self.sums.items()]
+        return [name for names, found in finite for name, good in zip(names, found, strict=True) if not good]
 
 
 def guilty_terms(terms: Terms, world: World) -> str:
     """Which terms are not finite on any rank, as the beginning of a sentence."""
-    mine = [term for term, total in terms.sums.items() if not bool(torch.isfinite(total))]
-    guilty = sorted({term for found in world.all_gather(mine) for term in found})
+    guilty = sorted({term for found in world.all_gather(terms.not_finite) for term in found})
     return f"loss term {', '.join(guilty)} is" if guilty else "every loss term is finite, the gradient is"
+
+
+@dataclass
+class StepGuard:
+    """Judges the steps of a learner by the norms of their gradients, all those since its last look at once: until then
+    they stay on the device, where a step whose norm is not finite has changed nothing.
+
+    `bad` and `dead` count the steps in a row, up to the last looked at, whose norm was not finite, or exactly 0.
+    """
+
+    stage: str
+    name: str
+    world: World
+    say: Callable[[str], None]
+    bad: int = 0
+    dead: int = 0
+    _unseen: list[tuple[int, Tensor, Terms]] = field(default_factory=list)
+
+    def add(self, index: int, norm: Tensor, terms: Terms) -> None:
+        """Note step `index` (from 0), its gradient's norm and its terms."""
+        self._unseen.append((index, norm, terms))
+
+    def look(self, kept: Callable[[], str]) -> int:
+        """Judge what has been noted; -> how many steps were skipped. Every rank must call it at the same steps.
+
+        Raises RunFailed after some bad steps in a row, naming the term, or many dead ones, and says what `kept` does.
+        """
+        steps, self._unseen = self._unseen, []
+        norms = torch.stack([norm for _, norm, _ in steps]).tolist() if steps else []
+        return sum(self._judge(index, norm, terms, kept) for (index, _, terms), norm in zip(steps, norms, strict=True))
+
+    def _judge(self, index: int, norm: float, terms: Terms, kept: Callable[[], str]) -> bool:
+        skipped = not math.isfinite(norm)
+        self.bad = self.bad + 1 if skipped else 0
+        self.dead = self.dead + 1 if norm == 0 else 0
+        where = f"{self.stage}: step {index + 1}"
+        if skipped:
+            what = guilty_terms(terms, self.world)
+            self.say(f"{where}: {what} not finite for {self.name}; the step is skipped")
+            if self.bad >= BAD_STEPS_ALLOWED:
+                raise RunFailed(
+                    f"{where}: {what} not finite for {self.name}, {self.bad} steps in a row; {kept()}; "
+                    f"lower {self.stage}.train.lr or its clip"
+                )
+        if self.dead >= DEAD_STEPS_ALLOWED:
+            raise RunFailed(
+                f"{where}: the gradient of {self.name} has been exactly zero for {self.dead} steps; "
+                f"nothing is learnt any more; {kept()}"
+            )
+        return skipped
 
 
 def mean_of_scalars(scalars: Mapping[str, float], world: World) -> dict[str, float]:

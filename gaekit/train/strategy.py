@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Literal
 
 import torch
@@ -58,16 +59,27 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
         yield from child if isinstance(child, nn.ModuleList) else _blocks(child)
 
 
-def set_gradient_sync(net: nn.Module, final: bool) -> None:
-    """Average gradients in the next backward pass, or only gather them up; call it before the forward pass."""
+def gradient_sync(net: nn.Module) -> Callable[[bool], None]:
+    """A switch, to be set before a forward pass: whether the backward pass that follows averages gradients over ranks
+    (True), or only gathers them up."""
     if isinstance(net, nn.parallel.DistributedDataParallel):
-        net.require_backward_grad_sync = final
-        return
+        return partial(setattr, net, "require_backward_grad_sync")
+    if not any(isinstance(p, DTensor) for p in net.parameters()):
+        return lambda final: None
     from torch.distributed.fsdp import FSDPModule
 
-    for part in net.modules():
-        if isinstance(part, FSDPModule):
+    parts = [part for part in net.modules() if isinstance(part, FSDPModule)]
+
+    def switch(final: bool) -> None:
+        for part in parts:
             part.set_requires_gradient_sync(final, recurse=False)
+
+    return switch
+
+
+def local_tensor(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor, sharded or not, without history."""
+    return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
@@ -103,6 +115,10 @@ def load_full_state_dict(module: nn.Module, tensors: Mapping[str, Tensor]) -> No
         tensor.copy_(distribute_like(tensors[name], tensor))
 
 
-def clip_grad_norm(parameters: list[nn.Parameter], limit: float) -> Tensor:
-    """Clip gradients to a total norm of at most `limit`; -> the norm before."""
-    return full_tensor(nn.utils.clip_grad_norm_(parameters, limit))
+def gradient_norm(parameters: list[nn.Parameter], world: World) -> Tensor:
+    """The norm of all gradients together, a scalar on their device; 0 where there is none. Every rank must call it."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return torch.zeros((), device=parameters[0].device)
+    norm = nn.utils.get_total_norm([local_tensor(gradient) for gradient in gradients])
+    return world.sum(norm.square()).sqrt() if isinstance(gradients[0], DTensor) else norm

@@ -16,18 +16,34 @@ class Meter:
     synchronisation."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor | float] = defaultdict(float)
+        self._sums: dict[tuple[str, ...], Tensor] = {}
+        self._numbers: dict[str, float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
 
     def add(self, name: str, value: Tensor | float) -> None:
         """Add one value."""
-        self._sums[name] = self._sums[name] + (value.detach().float() if isinstance(value, Tensor) else value)
-        self._counts[name] += 1
+        if isinstance(value, Tensor):
+            self.add_all((name,), value.reshape(1))
+        else:
+            self._numbers[name] += value
+            self._counts[name] += 1
+
+    def add_all(self, names: tuple[str, ...], values: Tensor) -> None:
+        """Add one value for each name."""
+        values = values.detach().float()
+        self._sums[names] = self._sums[names] + values if names in self._sums else values
+        for name in names:
+            self._counts[name] += 1
 
     def take(self) -> dict[str, float]:
         """The means, and start afresh."""
-        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        sums = defaultdict(float, self._numbers)
+        for names, values in self._sums.items():
+            for name, value in zip(names, values.tolist(), strict=True):
+                sums[name] += value
+        means = {name: total / self._counts[name] for name, total in sums.items()}
         self._sums.clear()
+        self._numbers.clear()
         self._counts.clear()
         return means
 

@@ -7,7 +7,6 @@ with Training(settings, {"denoiser": denoiser}, host) as training:
 
 from __future__ import annotations
 
-import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +16,6 @@ from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from gaekit.errors import GaekitError, Interrupted, Preempted, ReportedByRank0, RunFailed
 from gaekit.parallel import World
@@ -27,19 +25,18 @@ from gaekit.store.room import Room
 from gaekit.train.checkpoint import Checkpoints
 from gaekit.train.draws import BatchDraws
 from gaekit.train.ema import EMA
-from gaekit.train.guards import Divergence, Terms, guilty_terms, mean_of_scalars
-from gaekit.train.optim import learning_rate, load_optimizer, make_optimizer, optimizer_tensors
+from gaekit.train.guards import Divergence, StepGuard, Terms, mean_of_scalars
+from gaekit.train.learner import Learner
+from gaekit.train.optim import load_optimizer, make_optimizer, optimizer_tensors
 from gaekit.train.precision import autocast, resolve_precision
 from gaekit.train.progress import Reporter
 from gaekit.train.resume import SharedCheckpoint
 from gaekit.train.signals import StopRequest, stop_request
 from gaekit.train.step_times import StepTimes
-from gaekit.train.strategy import clip_grad_norm, full_tensors, load_full_state_dict, parallelize, set_gradient_sync
+from gaekit.train.strategy import full_tensors, load_full_state_dict, parallelize
 from gaekit.train.track import Meter, Trackers
+from gaekit.train.vote import StopVote
 from gaekit.values import Draws, Losses
-
-BAD_STEPS_ALLOWED = 3
-DEAD_STEPS_ALLOWED = 100
 
 
 class Batch(Protocol):
@@ -96,25 +93,6 @@ class Step:
         return BatchDraws(purpose, self.first, self.last, self.host.device)
 
 
-@dataclass
-class Learner:
-    """A module, what is called in its place over several ranks, its optimizer, its average, how its last steps went."""
-
-    module: nn.Module
-    net: nn.Module
-    optimizer: torch.optim.AdamW
-    settings: Train
-    ema: EMA | None = None
-    bad: int = 0
-    dead: int = 0
-    terms: Terms = field(default_factory=Terms)
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """The parameters that train."""
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
-
-
 @dataclass(frozen=True)
 class OptimizerOverrides:
     """How one module learns where it differs from the section's `train`: by settings of its own (rate, betas, decay,
@@ -139,6 +117,9 @@ class Training:
         self.skipped = 0
         self.precision = resolve_precision(self.settings.precision, self.host.device)
         self.learners = {name: self._learner(name, module) for name, module in self.modules.items()}
+        say, world = self.host.reporter.say, self.host.world
+        self._guards = {name: StepGuard(self.host.stage, name, world, say) for name in self.learners}
+        self._terms = {name: Terms() for name in self.learners}
         runtime = self.host.runtime
         self.checkpoints = Checkpoints(
             self.host.room.checkpoints, runtime.keep, runtime.keep_every, say=self.host.reporter.say
@@ -147,16 +128,17 @@ class Training:
         self.divergence = Divergence(self.host.runtime.diverging)
         self._images: dict[str, Tensor] = {}
         self._shown: dict[str, float] = {}
+        self._vote = StopVote(self.host.world)
         self._step: Step | None = None
         self._resume()
 
     def _learner(self, name: str, module: nn.Module) -> Learner:
         own = self.overrides.get(name, OptimizerOverrides())
         net = parallelize(module, self.host.world, self.host.runtime.strategy if own.sharded else "ddp")
-        settings = own.settings or self.settings
+        settings, offload = own.settings or self.settings, self.host.runtime.ema_offload
         optimizer = make_optimizer(module, settings, name)
-        ema = None if settings.ema is None else EMA(module, settings.ema, offload=self.host.runtime.ema_offload)
-        return Learner(module, net, optimizer, settings, ema)
+        ema = None if settings.ema is None else EMA(module, settings.ema, warmup=settings.ema_warmup, offload=offload)
+        return Learner(name, module, net, optimizer, settings, ema)
 
     def __getitem__(self, name: str) -> nn.Module:
         """The module as its losses must call it: over several ranks, what averages their gradients."""
@@ -211,33 +193,38 @@ class Training:
                     last = first + micro
                     self._step = Step(self.at, first, last, batch, last == end, self._pictures_due(), self.host)
                     for learner in self.learners.values():
-                        set_gradient_sync(learner.net, self._step.final)
+                        learner.average_gradients(self._step.final)
                     yield self._step, rows.part(first - begin, last - begin).to(self.host.device)
                 self.seconds += time.perf_counter() - start
                 self._end_step(time.perf_counter() - start)
                 bar.advance(per=batch, numbers=self._shown)
                 self._leave_if(stop)
                 if self.host.times is not None and self.host.times.end_step(self.host.device):
-                    return
+                    break
+            self._vote.close()
 
     def update(self, name: str, losses: Losses) -> None:
         """Backward from the losses into the named module alone; on the step's last micro-batch, step its optimizer.
 
-        Raises RunFailed, naming the term, after some non-finite steps in a row; a single one is skipped and counted.
+        A step whose gradient is not finite changes nothing. That is told, and after some in a row raised as RunFailed,
+        naming the term, where the training next looks at its numbers: it logs or saves.
         """
         step, learner = self._step, self.learners[name]
         if step is None:
             raise GaekitError("update() belongs inside the loop over steps()")
-        share = self.host.world.size * (step.last - step.first) / step.batch  # gradients are averaged over ranks
-        total = torch.stack([loss.weighted.float() for loss in losses.values()]).sum()
-        sharded = any(isinstance(p, DTensor) for p in learner.parameters)
-        torch.autograd.backward(total * share, inputs=None if sharded else learner.parameters)
-        learner.terms.add(losses)
-        for term, loss in losses.items():
-            self.meter.add(f"loss/{term}", loss.value)
-            self.meter.add(f"weighted/{term}", loss.weighted)
+        names, share = tuple(losses), self.host.world.size * (step.last - step.first) / step.batch
+        weighted = torch.stack([loss.weighted.float() for loss in losses.values()])
+        learner.backward(weighted.sum() * share)  # gradients are averaged over ranks
+        weighted, values = weighted.detach(), torch.stack([loss.value.detach().float() for loss in losses.values()])
+        self._terms[name].add(names, weighted)
+        self.meter.add_all(tuple(f"loss/{term}" for term in names), values)
+        self.meter.add_all(tuple(f"weighted/{term}" for term in names), weighted)
         if step.final:
-            self._apply(name, learner)
+            norm = learner.step(self.at, self.host.world)
+            self._guards[name].add(self.at, norm, self._terms[name])
+            self._terms[name] = Terms()
+            self.meter.add(f"train/grad_norm/{name}", norm)
+            self.meter.add(f"train/lr/{name}", learner.rate)
 
     def note(self, name: str, value: Tensor | float) -> None:
         """Another scalar to show: its mean over the interval."""
@@ -251,6 +238,7 @@ class Training:
     def save(self, *, required: bool = False) -> None:
         """Have a checkpoint of the present step written; a required one is on disk afterwards. Every rank must call
         it."""
+        self._look()
         groups: dict[str, dict[str, Tensor]] = {"weights": {}, "ema": {}, "optimizer": {}}
         for name, learner in self.learners.items():
             parts = {
@@ -287,40 +275,9 @@ class Training:
         self.at, self.seconds, self.skipped = saved.step, saved.state["seconds"], saved.state["skipped"]
         self.divergence.state = saved.state.get("divergence", {})
 
-    def _apply(self, name: str, learner: Learner) -> None:
-        for group in learner.optimizer.param_groups:
-            group["lr"] = learning_rate(learner.settings, self.at)
-        if self.host.world.size > 1 and not learner.optimizer.state:
-            _all_take_part(name, learner.module)
-        norm = float(clip_grad_norm(learner.parameters, learner.settings.clip or math.inf))
-        if math.isfinite(norm):
-            learner.optimizer.step()
-            if learner.ema:
-                learner.ema.update(learner.module)
-        learner.optimizer.zero_grad(set_to_none=True)
-        self._guard(name, learner, norm)
-        learner.terms = Terms()
-        self.meter.add(f"train/grad_norm/{name}", norm)
-        self.meter.add(f"train/lr/{name}", learner.optimizer.param_groups[0]["lr"])
-
-    def _guard(self, name: str, learner: Learner, norm: float) -> None:
-        learner.bad = 0 if math.isfinite(norm) else learner.bad + 1
-        learner.dead = learner.dead + 1 if norm == 0 else 0
-        where = f"{self.host.stage}: step {self.at + 1}"
-        if learner.bad:
-            self.skipped += 1
-            what = guilty_terms(learner.terms, self.host.world)
-            self.host.reporter.say(f"{where}: {what} not finite for {name}; the step is skipped")
-            if learner.bad >= BAD_STEPS_ALLOWED:
-                raise RunFailed(
-                    f"{where}: {what} not finite for {name}, {learner.bad} steps in a row; {self._kept()}; "
-                    f"lower {self.host.stage}.train.lr or its clip"
-                )
-        if learner.dead >= DEAD_STEPS_ALLOWED:
-            raise RunFailed(
-                f"{where}: the gradient of {name} has been exactly zero for {learner.dead} steps; "
-                f"nothing is learnt any more; {self._kept()}"
-            )
+    def _look(self) -> None:
+        """Judge the steps since the last look, of every module. Raises RunFailed."""
+        self.skipped += sum(guard.look(self._kept) for guard in self._guards.values())
 
     def _kept(self) -> str:
         self.checkpoints.close()
@@ -355,20 +312,24 @@ class Training:
         self.at += 1
         runtime, last = self.host.runtime, self.at == self.settings.steps
         self.meter.add("train/images_per_second", self.settings.batch / seconds)
-        if self.at % runtime.log_every == 0 or last or self._images:
+        saving = self.at % runtime.save_every == 0 or last
+        logging = self.at % runtime.log_every == 0 or last or bool(self._images)
+        if logging or saving:
+            self._look()
+        if logging:
             scalars = mean_of_scalars(self.meter.take(), self.host.world)
             self.divergence.look(scalars, f"{self.host.stage}: step {self.at}", self._kept)
             self._shown = {"loss": sum(v for k, v in scalars.items() if k.startswith("weighted/"))}
             self._trackers.log(self.at, scalars, self._images)
             self._images = {}
-        streak = any(learner.bad for learner in self.learners.values())
-        if (self.at % runtime.save_every == 0 and not streak) or last:
+        streak = any(guard.bad for guard in self._guards.values())
+        if saving and (last or not streak):
             self.save(required=last)
 
     def _leave_if(self, stop: StopRequest) -> None:
         if self.at >= self.settings.steps:
             return
-        number = self.host.world.all_reduce_max(int(stop.signal or 0))
+        number = self._vote.cast(int(stop.signal or 0))
         if not number:
             return
         self.save(required=True)
@@ -378,12 +339,3 @@ class Training:
             "the same command goes on from there"
         )
         raise error(message)
-
-
-def _all_take_part(name: str, module: nn.Module) -> None:
-    idle = [key for key, p in module.named_parameters() if p.requires_grad and p.grad is None]
-    if idle:
-        raise GaekitError(
-            f"{name}: {len(idle)} parameters take no part in its losses ({', '.join(idle[:5])}); over several "
-            "processes each that requires a gradient must get one: freeze them, or use them"
-        )

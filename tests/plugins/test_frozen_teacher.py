@@ -170,12 +170,12 @@ def test_an_autoencoder_trains_its_decoder_alone_and_comes_back_from_its_file(
     assert trained == {id(p) for p in model.decoder.parameters()}
     ema = EMA(model, 0.5)
     losses = []
-    for _ in range(8):
+    for step in range(8):
         loss = (model.reconstruct(images()) - images()).square().mean()
         torch.autograd.backward(loss, inputs=[p for group in optimizer.param_groups for p in group["params"]])
         optimizer.step()
         optimizer.zero_grad()
-        ema.update(model)
+        ema.update(step)
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     assert torch.equal(model.encoder(images())[1], before)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from gaekit.errors import GaekitError, RunFailed
 from gaekit.recipe.schema import Runtime, Train
 from gaekit.store.room import Room
 from gaekit.train.guards import Divergence
+from gaekit.train.optim import optimizer_tensors
 from gaekit.train.progress import Reporter
 from gaekit.train.track import Trackers
 from gaekit.train.training import Host, OptimizerOverrides, Training
@@ -196,6 +199,109 @@ def test_non_finite_losses_end_the_run_naming_the_term_with_the_checkpoint_intac
             training.update("generator", {"flow": Loss(out.mean() * float("nan")), "other": Loss(out.square().mean())})
     assert all(torch.equal(value, before[name]) for name, value in state(training).items())
     assert training.checkpoints.steps() == [5]
+
+
+def spoilt(folder: Path, bad: dict[int, float], stop: int | None = None, **runtime: int) -> Training:
+    """Twelve steps, whose loss is multiplied by `bad` at some."""
+    settings = Train(steps=12, batch=8, lr=1e-2, ema=0.9)
+    with Training(settings, {"network": nn.Linear(4, 4)}, host(folder, **runtime)) as training:
+        for step, batch in training.steps(points):
+            loss = (training["network"](batch.x) - batch.x).square().mean()
+            training.update("network", {"flow": Loss(loss * bad.get(step.index, 1.0)), "other": Loss(loss)})
+            if stop and step.index + 1 == stop:
+                break
+    return training
+
+
+@pytest.mark.parametrize("worst", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("runtime", [{"log_every": 1, "save_every": 1}, {"log_every": 50, "save_every": 50}])
+def test_a_bad_step_is_as_if_it_had_not_been(tmp_path: Path, worst: float, runtime: dict[str, int]) -> None:
+    torch.manual_seed(0)
+    training = Training(
+        Train(steps=3, batch=8, lr=1e-2, ema=0.9), {"network": nn.Linear(4, 4)}, host(tmp_path, **runtime)
+    )
+    with training:
+        for step, batch in training.steps(points):
+            if step.index == 1:
+                before = everything(training)
+            loss = training["network"](batch.x).square().mean()
+            training.update("network", {"flow": Loss(loss * (worst if step.index == 1 else 1.0))})
+            if step.index == 1:
+                after = everything(training)
+                assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert training.skipped == 1
+    assert float(next(iter(training.learners["network"].optimizer.state.values()))["step"]) == 2
+
+
+def everything(training: Training) -> dict[str, Tensor]:
+    """Weights, averages and the optimizer's state."""
+    learner = training.learners["network"]
+    assert learner.ema
+    found = {f"weights/{name}": value for name, value in learner.module.state_dict().items()}
+    found |= {f"ema/{name}": value for name, value in learner.ema.tensors.items()}
+    found |= optimizer_tensors(learner.optimizer, learner.module)
+    return {name: value.clone() for name, value in found.items()}
+
+
+def test_bad_steps_are_told_at_the_next_look_each_with_its_step_and_term(tmp_path: Path) -> None:
+    said = StringIO()
+    where = replace(host(tmp_path, log_every=6, save_every=50), reporter=Reporter(Console(file=said, width=200)))
+    with Training(Train(steps=12, batch=8), {"network": nn.Linear(4, 4)}, where) as training:
+        for step, batch in training.steps(points):
+            loss = training["network"](batch.x).square().mean()
+            bad = math.nan if step.index in (1, 3) else 1.0
+            training.update("network", {"flow": Loss(loss), "other": Loss(loss * bad)})
+            assert ("step" in said.getvalue()) == (step.index >= 6)
+    lines = [line for line in said.getvalue().splitlines() if "skipped" in line]
+    assert lines == [
+        f"test: step {step}: loss term other is not finite for network; the step is skipped" for step in (2, 4)
+    ]
+    assert training.skipped == 2
+
+
+def test_bad_steps_in_a_row_end_the_run_also_where_good_ones_came_after(tmp_path: Path) -> None:
+    with pytest.raises(
+        RunFailed, match=r"step 5: loss term flow is not finite for network, 3 steps in a row; there is"
+    ):
+        spoilt(tmp_path, dict.fromkeys((2, 3, 4), math.nan), log_every=50, save_every=8)
+    assert not list(tmp_path.glob("checkpoints/step-*"))
+
+
+def test_resumed_after_bad_steps_it_is_the_uninterrupted_run_bit_for_bit(tmp_path: Path) -> None:
+    bad = {3: math.nan, 7: math.inf}
+    torch.manual_seed(0)
+    whole = spoilt(tmp_path / "whole", bad)
+    torch.manual_seed(0)
+    spoilt(tmp_path / "cut", bad, stop=9)
+    resumed = spoilt(tmp_path / "cut", bad)
+    assert whole.skipped == resumed.skipped == 2
+    ours, theirs = everything(whole), everything(resumed)
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_clipped_gradients_have_the_norm_of_the_limit_and_others_are_as_they_were(tmp_path: Path) -> None:
+    def moved(clip: float | None) -> Tensor:
+        torch.manual_seed(0)
+        network = nn.Linear(4, 4)
+        before = network.weight.detach().clone()
+        settings = Train(steps=1, batch=8, lr=1e-2, clip=clip, eps=1.0, betas=(0.0, 0.0))  # so that norms count
+        with Training(settings, {"network": network}, host(tmp_path / str(clip))) as training:
+            for _, batch in training.steps(points):
+                training.update("network", {"flow": Loss(training["network"](batch.x).square().mean() * 100)})
+        return network.weight.detach() - before
+
+    torch.manual_seed(0)
+    network = nn.Linear(4, 4)
+    batch = next(points(0, 0, 8))
+    (network(batch.x).square().mean() * 100).backward()
+    norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 0.5)
+    assert norm > 1
+    clipped = network.weight.grad
+    assert clipped is not None
+    torch.testing.assert_close(moved(0.5), -1e-2 * clipped / (clipped.abs() + 1.0), rtol=1e-4, atol=1e-8)
+    whole = clipped * norm / 0.5
+    torch.testing.assert_close(moved(None), -1e-2 * whole / (whole.abs() + 1.0), rtol=1e-4, atol=1e-8)
+    torch.testing.assert_close(moved(1e6), moved(None), rtol=0, atol=0)
 
 
 def test_gradients_that_stay_zero_end_the_run(tmp_path: Path) -> None:

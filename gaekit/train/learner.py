@@ -1,0 +1,82 @@
+"""One module that trains: its gradients, its optimizer, its average. Nothing here makes the host wait for the
+device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from gaekit.errors import GaekitError
+from gaekit.parallel import World
+from gaekit.recipe.schema import Train
+from gaekit.train.ema import EMA
+from gaekit.train.optim import learning_rate
+from gaekit.train.strategy import gradient_norm, gradient_sync
+
+CLIP_EPS = 1e-6
+"""Added to the norm that is clipped, as torch does."""
+
+
+@dataclass
+class Learner:
+    """A module, what is called in its place over several ranks, its optimizer by `settings`, and its average."""
+
+    name: str
+    module: nn.Module
+    net: nn.Module
+    optimizer: torch.optim.AdamW
+    settings: Train
+    ema: EMA | None = None
+
+    def __post_init__(self) -> None:
+        self.parameters: list[nn.Parameter] = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.average_gradients = gradient_sync(self.net)
+        self._inputs = None if any(isinstance(p, DTensor) for p in self.parameters) else self.parameters
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss at the parameters that train, and at no others."""
+        torch.autograd.backward(loss, inputs=self._inputs)
+
+    def step(self, index: int, world: World) -> Tensor:
+        """End step `index` (from 0): clip the gradients, move the weights and their average; -> the gradients' norm
+        before clipping, on the device.
+
+        Where the norm is not finite, weights, optimizer and average stay as they are. That is decided on the device:
+        the fused optimizer divides the gradients by `grad_scale`, and does nothing where `found_inf` is 1.
+        """
+        if world.size > 1 and not self.optimizer.state:
+            _all_take_part(self.name, self.module)
+        norm = gradient_norm(self.parameters, world)
+        skip = norm.isfinite().logical_not().float()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.settings, index)
+        self.optimizer.found_inf = skip  # type: ignore[attr-defined]
+        clip = self.settings.clip
+        self.optimizer.grad_scale = None if clip is None else _excess(norm, clip)  # type: ignore[attr-defined]
+        self.optimizer.step()
+        if self.ema:
+            self.ema.update(index, skip)
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+
+def _excess(norm: Tensor, clip: float) -> Tensor:
+    """By what gradients are divided so that their norm is at most `clip`, float32."""
+    return ((norm + CLIP_EPS) / clip).clamp(min=1.0).float()
+
+
+def _all_take_part(name: str, module: nn.Module) -> None:
+    idle = [key for key, p in module.named_parameters() if p.requires_grad and p.grad is None]
+    if idle:
+        raise GaekitError(
+            f"{name}: {len(idle)} parameters take no part in its losses ({', '.join(idle[:5])}); over several "
+            "processes each that requires a gradient must get one: freeze them, or use them"
+        )
