@@ -19,7 +19,10 @@ class Latent:
     """What a regularizer makes of the encoder's moments.
 
     mean_BDHW: the latent itself, which caches, reconstruction and evaluation use.
-    std_BDHW: the scale of the noise that a noise sampler may add: the posterior's for KL, 1.0 otherwise.
+    std_BDHW: the unit of the noise that a noise sampler may add: the posterior's deviation for KL, the unit of what
+    comes in for a standardisation, else the scale.
+    scale: the RMS over channels at which a norm holds each position of the mean; 1.0 where none holds it. Targets of
+    alignment, which have RMS 1, are compared in this unit.
     penalty: a term of the autoencoder's loss, summed over an image's latent and averaged over the batch, or None. The
     loss divides it by the image's 3 R^2 values, over which the reconstruction is a mean: `weight` is that of a loss
     which sums both, as LDM's.
@@ -28,6 +31,7 @@ class Latent:
     mean_BDHW: Tensor
     std_BDHW: Tensor | float = 1.0
     penalty: Loss | None = None
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)

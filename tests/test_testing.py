@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -92,6 +92,26 @@ class WideRegularizer(Regularizer):
 
     def forward(self, moments_BMHW: Tensor) -> Latent:
         return Latent(moments_BMHW)
+
+
+class SilentNorm(Regularizer):
+    """Holds the latent on the unit sphere and does not say so: noise and targets keep the scale of unit RMS."""
+
+    name = "silent_norm"
+    says: ClassVar[dict[str, float]] = {}
+
+    def forward(self, moments_BMHW: Tensor) -> Latent:
+        return Latent(nn.functional.normalize(moments_BMHW, dim=1), **self.says)
+
+
+class HalfSilentNorm(SilentNorm):
+    """Tells the unit of noise alone."""
+
+    name = "half_silent_norm"
+
+    def __init__(self, config: Any, *, latent_dim: int, grid: int):
+        super().__init__(config, latent_dim=latent_dim, grid=grid)
+        self.says = {"std_BDHW": latent_dim**-0.5}  # type: ignore[misc]
 
 
 class Forgetful(Regularizer):
@@ -201,6 +221,18 @@ class Leaky(Aligner):
 
     def losses(self, hidden_BEHW: Tensor, latent: Latent, target: Tensor) -> Losses:
         return {"align": Loss((latent.mean_BDHW - target).square().mean())}
+
+
+class Undeclared(Leaky):
+    """Has adaptive terms and does not say so."""
+
+    name = "undeclared"
+
+    def target(self, feature_BFHW: Tensor) -> Tensor:
+        return super().target(feature_BFHW).detach()
+
+    def losses(self, hidden_BEHW: Tensor, latent: Latent, target: Tensor) -> Losses:
+        return {"align": Loss((latent.mean_BDHW - target).square().mean(), adaptive=True)}
 
 
 class Aloof(Leaky):
@@ -416,6 +448,8 @@ def test_what_keeps_its_promises_passes() -> None:
         (Open, "Config refuses unknown keys"),
         (FixedPoint, "Config survives JSON"),
         (WideRegularizer, "the latent's mean has shape"),
+        (SilentNorm, "a norm that holds the latent's mean at RMS .* says so in Latent.scale, not 1.0"),
+        (HalfSilentNorm, "says so in Latent.scale, not 1.0"),
         (Forgetful, "a state dict restores the module"),
         (LateTimes, r"t lies in \[0, 1\]"),
         (Trainable, "a teacher is frozen"),
@@ -423,6 +457,7 @@ def test_what_keeps_its_promises_passes() -> None:
         (LooseEncoder, "the gradient reaches last_layer"),
         (SmallDecoder, "the image has shape"),
         (Leaky, "no gradient flows into the target"),
+        (Undeclared, "an aligner with adaptive terms says so"),
         (Aloof, "alignment pulls on the hidden or the latent"),
         (Entangled, "what is fitted does not depend on hidden_dim"),
         (Deaf, "the prediction depends on t"),

@@ -97,11 +97,13 @@ class Aligner(ModuleComponent):
 
     `fit` says how it prepares: "train" (its `fit_losses` are minimised in the semantic stage), "closed" (`fit_closed`
     once) or None. What it learns there may not depend on `hidden_dim`. Parameters that still require gradients
-    afterwards train with the autoencoder.
+    afterwards train with the autoencoder. `adaptive` says whether some of its terms are (`Loss.adaptive`): strategies
+    that shard the encoder's last layer cannot run them. Targets and terms are called outside of autocast.
     """
 
     kind = "aligner"
     fit: ClassVar[Literal["train", "closed"] | None] = None
+    adaptive: bool = False
     needs_teacher: ClassVar[bool] = True
 
     def __init__(self, config: Any, *, feature_dim: int, latent_dim: int, hidden_dim: int, grid: int):

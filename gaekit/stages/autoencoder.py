@@ -113,11 +113,14 @@ class Objective(nn.Module):
         return {"penalty": replace(latent.penalty, weight=latent.penalty.weight / image[0].numel())}
 
     def _alignment(self, hidden: Tensor, latent: Latent, feature: Tensor | None) -> Losses:
+        """In float32; outside of autocast also because that would keep what `target` casts without a gradient, and hand
+        it to `losses`."""
         if feature is None:
             return {}
-        with torch.no_grad():
-            target = self.aligner.target(feature)
-        return self.aligner.losses(hidden, latent, target)
+        with torch.autocast(device_type=hidden.device.type, enabled=False):
+            with torch.no_grad():
+                target = self.aligner.target(feature.float())
+            return self.aligner.losses(hidden.float(), latent, target)
 
 
 class Autoencoding(nn.Module):
@@ -207,7 +210,7 @@ def _networks(job: Job) -> tuple[Autoencoder, Objective, nn.Module | None]:
         load_into(model, start.tensors("ema") or start.tensors("weights"), start.path)
     noise = build(NoiseSampler, section.noise, job.registry)
     objective = Objective(section, aligner, perceptual, noise, job.world.mean)
-    _check_strategy(job)
+    _check_strategy(job, aligner)
     job.machine.prepare(model.encoder, section.train.precision)
     job.machine.prepare(model.decoder, section.train.precision)
     model.to(job.device)
@@ -229,12 +232,12 @@ def _patchgan(settings: Adversary) -> PatchGAN:
     return PatchGAN(settings.channels, settings.layers, settings.norm, settings.norm_batch)
 
 
-def _check_strategy(job: Job) -> None:
+def _check_strategy(job: Job, aligner: Aligner) -> None:
     """What several ranks cannot do is refused. Raises GaekitError."""
     section, world = job.autoencoder_section, job.world
     if world.size == 1:
         return
-    adaptive = (section.adversary and section.adversary.adaptive) or getattr(job.recipe.aligner, "adaptive", False)
+    adaptive = (section.adversary and section.adversary.adaptive) or aligner.adaptive
     learned = section.weights.log_variance is not None
     if job.recipe.runtime.strategy == "fsdp" and (adaptive or learned):
         raise GaekitError(

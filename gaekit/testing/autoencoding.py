@@ -85,7 +85,10 @@ def check_aligner(make: Make, sizes: Mapping[str, Any]) -> None:
     expect(not target.requires_grad, "no gradient flows into the target")
     hidden = numbers(BATCH, sizes["hidden_dim"], side, side, seed=2).requires_grad_(True)
     mean = numbers(BATCH, sizes["latent_dim"], side, side, seed=3).requires_grad_(True)
-    total = check_losses(aligner.losses(hidden, Latent(mean), target), "alignment term")
+    terms = aligner.losses(hidden, Latent(mean), target)
+    total = check_losses(terms, "alignment term")
+    expect(aligner.adaptive or not any(term.adaptive for term in terms.values()),
+           "an aligner with adaptive terms says so: adaptive = True")  # fmt: skip
     if total is not None:
         grads = torch.autograd.grad(total, [hidden, mean], allow_unused=True)
         expect(
@@ -130,6 +133,7 @@ def check_regularizer(make: Make, sizes: Mapping[str, Any]) -> None:
     moments = numbers(BATCH, regularizer.channels, side, side).requires_grad_(True)
     latent: Latent = regularizer(moments)
     check_tensor(latent.mean_BDHW, shape, "the latent's mean")
+    _check_scale(regularizer, moments.detach(), latent)
     if isinstance(latent.std_BDHW, Tensor):
         check_tensor(latent.std_BDHW.expand(shape), shape, "the latent's std")
         expect(bool((latent.std_BDHW >= 0).all()), "std is not negative")
@@ -137,6 +141,17 @@ def check_regularizer(make: Make, sizes: Mapping[str, Any]) -> None:
         check_losses({"penalty": latent.penalty}, "the")
     check_gradient((latent.mean_BDHW * numbers(*shape, seed=5)).sum(), {"the moments": moments})
     check_module(make, lambda module: cast(Tensor, module(moments.detach()).mean_BDHW))
+
+
+def _check_scale(regularizer: Regularizer, moments: Tensor, latent: Latent) -> None:
+    """A norm, which takes the moments' scale away, tells the one that it gives, and noise has it as its unit."""
+    mean, wider = latent.mean_BDHW.detach(), regularizer(8 * moments).mean_BDHW.detach()
+    if not torch.allclose(mean, wider, rtol=1e-3, atol=1e-3 * float(mean.abs().max())):
+        return
+    rms = float(mean.square().mean().sqrt())
+    for name, value in (("scale", latent.scale), ("std_BDHW", latent.std_BDHW)):
+        kept = isinstance(value, Tensor) or abs(value - rms) <= 0.05 * rms
+        expect(kept, f"a norm that holds the latent's mean at RMS {rms:.3g} says so in Latent.{name}, not {value}")
 
 
 def check_noise(make: Make, sizes: Mapping[str, Any]) -> None:

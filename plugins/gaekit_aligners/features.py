@@ -60,8 +60,10 @@ class FeatureAligner(Aligner):
         return rms_normalize(feature_BFHW.float(), dim=1)
 
     def losses(self, hidden_BEHW: Tensor, latent: Latent, target: Tensor) -> Losses:
-        """`align`, or `align_cosine` and `align_distance` for vf."""
-        values = self._distances(self.project(self.source(hidden_BEHW, latent)), target)
+        """`align`, or `align_cosine` and `align_distance` for vf; the projection is in float32 too."""
+        source = self.source(hidden_BEHW, latent)
+        with torch.autocast(device_type=source.device.type, enabled=False):
+            values = self._distances(self.project(source.float()), target)
         return {name: Loss(value, self.config.weight, self.adaptive) for name, value in values.items()}
 
     def _distances(self, projected: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -72,19 +74,15 @@ class FeatureAligner(Aligner):
                 "align_distance": marginal_distances(projected, target, config.distance_margin),
             }
         if config.loss == "mse":
-            projected = rms_normalize(projected.float(), dim=1)
+            projected = rms_normalize(projected, dim=1)
         return {"align": distance(projected, target, config.loss)}
-
-    @property
-    def adaptive(self) -> bool:
-        """Whether the weight follows the ratio of gradients at the encoder's last layer, which must come before."""
-        return False
 
 
 class PreAligner(FeatureAligner):
     """Aligns the encoder's wide features, before the projection to the latent, with the teacher's."""
 
     name = "pre"
+    revision = 2
     Config = FeatureConfig
 
     @property
@@ -101,9 +99,14 @@ class PostAligner(FeatureAligner):
     """Projects the latent's mean up to the teacher's width and aligns there, VA-VAE's way (arXiv 2501.01423)."""
 
     name = "post"
+    revision = 2
     Config = PostConfig
 
     config: PostConfig
+
+    def __init__(self, config: Any, *, feature_dim: int, latent_dim: int, hidden_dim: int, grid: int):
+        super().__init__(config, feature_dim=feature_dim, latent_dim=latent_dim, hidden_dim=hidden_dim, grid=grid)
+        self.adaptive = config.adaptive
 
     @classmethod
     def depends_on_batch(cls, config: PostConfig) -> bool:
@@ -118,8 +121,3 @@ class PostAligner(FeatureAligner):
     def source(self, hidden_BEHW: Tensor, latent: Latent) -> Tensor:
         """The latent's mean."""
         return latent.mean_BDHW
-
-    @property
-    def adaptive(self) -> bool:
-        """As the recipe says."""
-        return self.config.adaptive

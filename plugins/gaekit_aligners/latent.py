@@ -5,22 +5,19 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from gaekit.api import Aligner, ComponentConfig, Latent, Loss, Losses
+from gaekit.api import Loss, Losses
 from gaekit.api.nn import gated_width
+from gaekit_aligners.bottleneck import BottleneckAligner, BottleneckConfig
 from gaekit_aligners.losses import Distance, distance
 from gaekit_aligners.semantic_teacher import SemanticTeacher
 
 
-class LatentConfig(ComponentConfig):
+class LatentConfig(BottleneckConfig):
     """Settings of `latent`."""
 
-    weight: NonNegativeFloat = Field(default=1.0, description="of the alignment term in the autoencoder's loss")
-    loss: Distance = Field(
-        default="mse", description="between latent mean and target: mse, or 1 - cosine over channels"
-    )
     window: PositiveInt = Field(default=1, description="side of the windows that are squeezed together; the grid stays")
     decoder_depth: NonNegativeInt = Field(
         default=1, description="transformer blocks that read the features back (paper: 4)"
@@ -35,7 +32,7 @@ class LatentConfig(ComponentConfig):
     fit_loss: Distance = Field(default="mse", description="between reconstructed and original features while fitting")
 
 
-class LatentAligner(Aligner):
+class LatentAligner(BottleneckAligner):
     """GAE's semantic teacher: its bottleneck, fitted in the semantic stage, is the target of the latent's mean.
 
     Fitting minimises the distance of features squeezed to D channels and read back from the features themselves; then
@@ -43,7 +40,7 @@ class LatentAligner(Aligner):
     """
 
     name = "latent"
-    revision = 2  # the decoder's MLPs are as wide as published
+    revision = 3
     Config = LatentConfig
     fit: ClassVar[Literal["train", "closed"] | None] = "train"
 
@@ -69,8 +66,5 @@ class LatentAligner(Aligner):
     @torch.no_grad()
     def target(self, feature_BFHW: Tensor) -> Tensor:
         """-> target_BDHW, float32, of RMS 1 over channels."""
-        return self.semantic.encode(feature_BFHW).float()
-
-    def losses(self, hidden_BEHW: Tensor, latent: Latent, target: Tensor) -> Losses:
-        """`align`: the distance of the latent's mean from the target."""
-        return {"align": Loss(distance(latent.mean_BDHW, target, self.config.loss), self.config.weight)}
+        with torch.autocast(device_type=feature_BFHW.device.type, enabled=False):
+            return self.semantic.encode(feature_BFHW.float())

@@ -1,4 +1,4 @@
-"""How far features are from their targets, in float32 whatever they come in."""
+"""How far features are from their targets, in float32 whatever they come in. Called outside of autocast."""
 
 from __future__ import annotations
 

@@ -6,25 +6,21 @@ from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field
 from torch import Tensor
 
-from gaekit.api import Aligner, ComponentConfig, GaekitError, Latent, Loss, Losses
+from gaekit.api import GaekitError
 from gaekit.api.nn import rms_normalize
-from gaekit_aligners.losses import Distance, distance
+from gaekit_aligners.bottleneck import BottleneckAligner, BottleneckConfig
 
 
-class LatentSvdConfig(ComponentConfig):
+class LatentSvdConfig(BottleneckConfig):
     """Settings of `latent_svd`."""
 
-    weight: NonNegativeFloat = Field(default=1.0, description="of the alignment term in the autoencoder's loss")
-    loss: Distance = Field(
-        default="mse", description="between latent mean and target: mse, or 1 - cosine over channels"
-    )
     whiten: bool = Field(default=False, description="give every component the same variance, before the norm")
 
 
-class LatentSvdAligner(Aligner):
+class LatentSvdAligner(BottleneckAligner):
     """The D principal components of the teacher's features as the latent's target: nothing is trained.
 
     Features are brought to RMS 1, centred, projected on the directions of largest variance over all images and
@@ -33,6 +29,7 @@ class LatentSvdAligner(Aligner):
     """
 
     name = "latent_svd"
+    revision = 2
     Config = LatentSvdConfig
     fit: ClassVar[Literal["train", "closed"] | None] = "closed"
 
@@ -90,8 +87,5 @@ class LatentSvdAligner(Aligner):
         """-> target_BDHW, float32, of RMS 1 over channels."""
         centred = rms_normalize(feature_BFHW.float(), dim=1) - self.mean_F[:, None, None]
         basis = self.basis_DF / self.variance_D.sqrt()[:, None] if self.config.whiten else self.basis_DF
-        return rms_normalize(torch.einsum("df,bfhw->bdhw", basis, centred).float(), dim=1)
-
-    def losses(self, hidden_BEHW: Tensor, latent: Latent, target: Tensor) -> Losses:
-        """`align`: the distance of the latent's mean from the target."""
-        return {"align": Loss(distance(latent.mean_BDHW, target, self.config.loss), self.config.weight)}
+        with torch.autocast(device_type=centred.device.type, enabled=False):
+            return rms_normalize(torch.einsum("df,bfhw->bdhw", basis, centred), dim=1)

@@ -114,18 +114,18 @@ class Interpolate(NoiseSampler):
     """
 
     name = "interpolate"
-    revision = 2
+    revision = 3
 
     class Config(ComponentConfig):
         """How far the latent fades, and into how much noise."""
 
         max: float = Field(default=1.0, ge=0, le=1, description="the largest share g of noise")
         scale: float = Field(
-            default=3.0, gt=0, description="gamma, standard deviation of the noise that the latent fades into"
+            default=3.0, gt=0, description="gamma, deviation of the noise that a latent of RMS 1 fades into"
         )
 
     def perturb(self, latent: Latent, draws: Draws) -> Tensor:
-        """-> z_BDHW, float32; draws g, then eps. The latent's std has no part in it."""
+        """-> z_BDHW, float32; draws g, then eps, in units of the latent's scale. Its std has no part in it."""
         mean = latent.mean_BDHW.float()
         share = _spread(self.config.max * draws.uniform(), mean)
-        return torch.lerp(mean, self.config.scale * _eps(mean, draws), share)
+        return torch.lerp(mean, self.config.scale * latent.scale * _eps(mean, draws), share)

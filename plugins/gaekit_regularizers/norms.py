@@ -19,14 +19,19 @@ class EpsConfig(ComponentConfig):
 
 
 class ChannelNorm(Regularizer):
-    """A latent that is the normalised moments, with std 1 and no penalty."""
+    """A latent that is the normalised moments, without penalty; noise has the unit of its RMS, `scale`."""
 
     Config = EpsConfig
+
+    @property
+    def scale(self) -> float:
+        """The RMS over channels of each position."""
+        return 1.0
 
     def forward(self, moments_BMHW: Tensor) -> Latent:
         """-> Latent of float32 mean; autocast does not reach the statistics."""
         with torch.autocast(device_type=moments_BMHW.device.type, enabled=False):
-            return Latent(self.normalise(moments_BMHW.float()))
+            return Latent(self.normalise(moments_BMHW.float()), self.scale, scale=self.scale)
 
     @abstractmethod
     def normalise(self, x: Tensor) -> Tensor:
@@ -44,9 +49,18 @@ class RmsNorm(ChannelNorm):
 
 
 class UnitNorm(ChannelNorm):
-    """Each position on the unit sphere: RMSNorm's direction, with norm 1."""
+    """Each position on the unit sphere: RMSNorm's direction, with norm 1.
+
+    Noise and targets of alignment shrink with it, so that a level of noise and a weight mean what they do for RMSNorm.
+    """
 
     name = "unit_norm"
+    revision = 2
+
+    @property
+    def scale(self) -> float:
+        """1 / sqrt(D)."""
+        return float(self.latent_dim**-0.5)
 
     def normalise(self, x: Tensor) -> Tensor:
         """x / max(|x|, eps)."""

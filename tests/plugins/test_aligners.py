@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch.nn.functional as F
 from parity_helpers import close, load_fixture
 from torch import Tensor
 
-from gaekit.api import Latent
+from gaekit.api import Aligner, Latent
 from gaekit.errors import ArtifactError, GaekitError
 from gaekit.interop.semantic_teacher import from_gae
 from gaekit.nn.norm import rms_normalize
@@ -19,7 +21,10 @@ from gaekit_aligners.features import PostAligner, PostConfig, PreAligner
 from gaekit_aligners.latent import LatentAligner, LatentConfig
 from gaekit_aligners.none import NoAligner, NoneConfig
 from gaekit_aligners.semantic_teacher import from_windows, to_windows
+from gaekit_aligners.svd import LatentSvdAligner, LatentSvdConfig
+from gaekit_regularizers.norms import RmsNorm, UnitNorm
 
+MARGINS = {"cosine_margin": 0.1, "distance_margin": 0.02}
 SIZES: dict[str, int] = {"feature_dim": 112, "latent_dim": 8, "hidden_dim": 24, "grid": 4}
 
 
@@ -211,11 +216,61 @@ def test_a_latent_that_holds_the_features_is_aligned(kind: str) -> None:
     assert aligner.losses(feature, Latent(feature.flip(0)), aligner.target(feature))["align"].value > 0.5
 
 
-def test_under_bf16_autocast_terms_and_target_stay_float32() -> None:
+def fitted(name: str) -> Aligner:
+    """An aligner in the bottleneck, its target not trivial."""
+    torch.manual_seed(0)
+    if name == "latent":
+        return latent_aligner()
+    aligner = LatentSvdAligner(LatentSvdConfig(use="latent_svd"), **SIZES)
+    aligner.fit_closed([noise(8, 112, 4, 4)])
+    return aligner
+
+
+@pytest.mark.parametrize("name", ["latent", "latent_svd"])
+def test_a_latent_on_the_unit_sphere_reaches_the_target_and_is_pulled_as_one_of_unit_rms(name: str) -> None:
+    aligner = fitted(name)
+    target = aligner.target(noise(2, 112, 4, 4))
+    sizes = {"latent_dim": 8, "grid": 4}
+    rms = RmsNorm(RmsNorm.Config(use="rms_norm"), **sizes)
+    unit = UnitNorm(UnitNorm.Config(use="unit_norm"), **sizes)
+    hidden = noise(2, 24, 4, 4)
+    assert aligner.losses(hidden, unit(3 * target), target)["align"].value < 1e-9
+    grads = []
+    for norm in (rms, unit):
+        moments = noise(2, 8, 4, 4, seed=4).requires_grad_()
+        grads.append(torch.autograd.grad(aligner.losses(hidden, norm(moments), target)["align"].weighted, moments)[0])
+    assert grads[0].any()
+    torch.testing.assert_close(*grads, atol=1e-6, rtol=1e-4)
+
+
+ALIGNERS: dict[str, Callable[[], Aligner]] = {
+    "latent": partial(fitted, "latent"),
+    "latent_svd": partial(fitted, "latent_svd"),
+    **{
+        f"{cls.name}_{loss}": partial(lambda cls, loss: cls(cls.Config(use=cls.name, loss=loss, **MARGINS), **SIZES),
+                                      cls, loss)
+        for cls in (PreAligner, PostAligner)
+        for loss in ("mse", "cosine", "vf")
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALIGNERS)
+def test_autocast_changes_no_number_of_targets_and_terms(name: str) -> None:
+    aligner = ALIGNERS[name]()
+    feature, hidden, mean = noise(2, 112, 4, 4), noise(2, 24, 4, 4, seed=1), noise(2, 8, 4, 4, seed=2)
+
+    def numbers() -> list[Tensor]:
+        target = aligner.target(feature)
+        return [target, *(term.value for term in aligner.losses(hidden, Latent(mean), target).values())]
+
+    plain = numbers()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under = numbers()
+    assert all(torch.equal(one, other) and one.dtype == torch.float32 for one, other in zip(plain, under, strict=True))
+
+
+def test_fitting_compares_in_float32_under_autocast() -> None:
     aligner, feature = latent_aligner(), noise(2, 112, 4, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = aligner.fit_losses(feature)["feature"].value
-        target = aligner.target(feature)
-        term = aligner.losses(feature, Latent(noise(2, 8, 4, 4).bfloat16()), target)["align"].value
-    assert value.dtype == target.dtype == term.dtype == torch.float32
-    torch.testing.assert_close(target, aligner.target(feature), atol=0.1, rtol=0)
+        assert aligner.fit_losses(feature)["feature"].value.dtype == torch.float32

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from gaekit.values import GeneratorDraws, Latent
+from gaekit_noises import gaekit_components as noises
 from gaekit_noises.noises import Uniform
 from gaekit_regularizers import gaekit_components
 from gaekit_regularizers.kl import Kl
@@ -17,6 +18,7 @@ from gaekit_regularizers.norms import LayerNorm, Plain, RmsNorm, UnitNorm
 from gaekit_regularizers.standardize import Standardize
 
 ALL: list[Any] = list(gaekit_components())
+NOISES: dict[str, Any] = {cls.name: cls for cls in noises()}
 
 
 def make(cls: Any, dim: int = 6, **settings: Any) -> Any:
@@ -35,7 +37,7 @@ def over_channels(function: Any, x: Tensor) -> Tensor:
 
 def mean(cls: Any, x: Tensor, **settings: Any) -> Tensor:
     latent = make(cls, **settings)(x)
-    assert latent.std_BDHW == 1.0
+    assert latent.std_BDHW == latent.scale == pytest.approx(6**-0.5 if cls is UnitNorm else 1.0)
     assert latent.penalty is None
     result: Tensor = latent.mean_BDHW
     return result
@@ -211,3 +213,17 @@ def test_no_regularizer_has_parameters(cls: Any) -> None:
 
 def test_the_plugin_lists_every_regularizer() -> None:
     assert {cls.name for cls in ALL} == {"rms_norm", "kl", "unit_norm", "layer_norm", "none", "standardize"}
+
+
+@pytest.mark.parametrize("dim", [8, 16, 32, 64])
+@pytest.mark.parametrize("level", [{"use": "dynamic"}, {"use": "constant", "level": 0.3}, {"use": "interpolate"}])
+def test_a_level_of_noise_means_the_same_for_unit_norm_as_for_rms_norm(dim: int, level: dict[str, Any]) -> None:
+    x = torch.randn(64, dim, 5, 5, generator=torch.Generator().manual_seed(0))
+    noise = NOISES[level["use"]](NOISES[level["use"]].Config(**level))
+    ratios = []
+    for cls in (RmsNorm, UnitNorm):
+        latent = make(cls, dim)(x)
+        z = noise.perturb(latent, GeneratorDraws(64, torch.Generator().manual_seed(1)))
+        ratios.append(latent.mean_BDHW.square().mean() / (z - latent.mean_BDHW).square().mean())
+    decibels = 10 * torch.stack(ratios).log10()
+    assert abs(decibels[0] - decibels[1]) < 0.1

@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from gaekit.api import Aligner, GeneratorDraws, NoiseSampler, Perceptual, Regularizer
+from gaekit.api import Aligner, GeneratorDraws, Latent, Loss, NoiseSampler, Perceptual, Regularizer
+from gaekit.errors import GaekitError
 from gaekit.plugins import Registry, build, load_plugins
 from gaekit.recipe import load_recipe, load_recipe_data
 from gaekit.recipe.schema import Autoencoder as Section
 from gaekit.recipe.schema import Recipe
 from gaekit.stages.adversary import reconstruction
-from gaekit.stages.autoencoder import Objective
+from gaekit.stages.autoencoder import Objective, _check_strategy
+from gaekit.stages.job import Job
 from gaekit.store.models import Autoencoder, AutoencoderSpec
 from gaekit.train.training import Step
 from gaekit.values import Losses
@@ -204,3 +206,52 @@ def test_only_adaptive_terms_change_and_both_gradients_are_reduced(registry: Reg
     torch.testing.assert_close(torch.as_tensor(adaptive["align"].weight), expected)
     torch.testing.assert_close(adaptive["align"].value, plain["align"].value)
     assert adaptive["l1"].weighted == plain["l1"].weighted
+
+
+class Shared(Aligner):
+    """Uses one weight, which trains with the autoencoder, in its target and in its term."""
+
+    name = "shared"
+
+    def __init__(self, config: Any, *, adaptive: bool = False, **sizes: int):
+        super().__init__(config, **sizes)
+        self.project = torch.nn.Conv2d(FEATURE, 4, 1)
+        self.adaptive = adaptive
+
+    def target(self, feature_BFHW: Tensor) -> Tensor:
+        return cast(Tensor, self.project(feature_BFHW)).detach()
+
+    def losses(self, hidden_BEHW: Tensor, latent: Latent, target: Tensor) -> Losses:
+        shown = torch.einsum("fd,bdhw->bfhw", self.project.weight[:, :4, 0, 0], latent.mean_BDHW)
+        return {"align": Loss((shown - target).square().mean(), adaptive=self.adaptive)}
+
+
+def test_a_weight_of_target_and_term_gets_its_gradient_under_autocast_in_float32(registry: Registry) -> None:
+    """Autocast keeps the casts of weights: made for a target, without a gradient, they would serve the term too."""
+    objective = made(registry)[1]
+    sizes = {"feature_dim": FEATURE, "latent_dim": 4, "hidden_dim": 16, "grid": 4}
+    objective.aligner = Shared(SimpleNamespace(use="shared"), **sizes)
+    weight = cast(torch.nn.Conv2d, objective.aligner.get_submodule("project")).weight
+    feature, hidden, mean = torch.randn(2, FEATURE, 4, 4), torch.randn(2, 16, 4, 4), torch.randn(2, 4, 4, 4)
+    gradients = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            (term,) = objective._alignment(hidden, Latent(mean), feature).values()
+        gradients.append(torch.autograd.grad(term.value, weight)[0])
+    assert gradients[0].any()
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_fsdp_is_refused_for_the_adaptive_terms_of_anybodys_aligner(registry: Registry, adaptive: bool) -> None:
+    """By what the aligner says, not by a setting of that name."""
+    aligner = Shared(SimpleNamespace(use="shared"), adaptive=adaptive, feature_dim=FEATURE, latent_dim=4, hidden_dim=16,
+                     grid=4)  # fmt: skip
+    given = recipe(registry)
+    given = given.model_copy(update={"runtime": given.runtime.model_copy(update={"strategy": "fsdp"})})
+    job = cast(Job, SimpleNamespace(recipe=given, autoencoder_section=given.autoencoder, world=SimpleNamespace(size=2)))
+    if adaptive:
+        with pytest.raises(GaekitError, match="fsdp shards the layers whose gradients adaptive weights compare"):
+            _check_strategy(job, aligner)
+    else:
+        _check_strategy(job, aligner)
