@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gaekit.data.latents import INDEX, LABEL, LATENT, MIRROR, LatentCache
 from gaekit.errors import ArtifactError
+from gaekit.inside import require_regular
 from gaekit.interop.formats import Options
 from gaekit.interop.statistics import STATS_FILE, statistics_of, write_statistics
 from gaekit.store.files import atomic, sha256_file
@@ -22,6 +23,10 @@ from gaekit.store.shards import ShardWriter
 ROWS = 1024
 """Rows in memory at once."""
 SHARD_BYTES = 256 << 20
+MOST_CLASSES = 100_000
+"""As many as labels without names may count; ImageNet-21k has 21,841."""
+LABELS = ("I64", "I32", "I16", "I8", "U8")
+"""safetensors' names of the types that a label has."""
 
 
 class PublishedCache:
@@ -61,22 +66,26 @@ class PublishedCache:
             first += count
 
     def largest_label(self) -> int:
-        """Over all files. Raises ArtifactError for a label below 0."""
+        """Over all files. Raises ArtifactError for a label below 0, and where there is none."""
         labels = []
         for file in self.files:
             with safe_open(file, framework="pt") as opened:
                 labels.append(opened.get_tensor(LABEL))
         if any(bool((label < 0).any()) for label in labels):
             raise ArtifactError(f"{self.folder}: holds labels below 0")
-        return max(int(label.max()) for label in labels)
+        largest = max((int(label.max()) for label in labels if len(label)), default=None)
+        if largest is None:
+            raise ArtifactError(f"{self.folder}: its files hold no rows")
+        return largest
 
 
 def _head(file: Path) -> tuple[int, tuple[int, ...], bool]:
     """(rows, the shape of a latent, whether mirror images are there) of a published file."""
+    require_regular(file, "latent cache")
     try:
         with safe_open(file, framework="pt") as opened:
             shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
-            dtype = opened.get_slice(LATENT).get_dtype() if LATENT in shapes else "F32"
+            types = {key: opened.get_slice(key).get_dtype() for key in shapes}
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{file}: cannot be read as safetensors ({error}); it is damaged or cut off") from error
     if missing := [key for key in (LATENT, LABEL) if key not in shapes]:
@@ -85,10 +94,18 @@ def _head(file: Path) -> tuple[int, tuple[int, ...], bool]:
             f"a file of a latent cache holds {LATENT}, {MIRROR} and {LABEL}"
         )
     shape = shapes[LATENT]
-    if len(shape) != 4 or shape[2] != shape[3] or shapes[LABEL] != shape[:1] or shapes.get(MIRROR, shape) != shape:
+    if (
+        len(shape) != 4
+        or 0 in shape[1:]
+        or shape[2] != shape[3]
+        or shapes[LABEL] != shape[:1]
+        or shapes.get(MIRROR, shape) != shape
+    ):
         raise ArtifactError(f"{file}: shapes that do not go together: {shapes}; {LATENT} and {MIRROR} are (N, D, H, H)")
-    if dtype not in DTYPES:
-        raise ArtifactError(f"{file}: latents of type {dtype}; known: {', '.join(DTYPES)}")
+    if types[LATENT] not in DTYPES:
+        raise ArtifactError(f"{file}: latents of type {types[LATENT]}; known: {', '.join(DTYPES)}")
+    if types[LABEL] not in LABELS:
+        raise ArtifactError(f"{file}: labels of type {types[LABEL]}; known: {', '.join(LABELS)}")
     return shape[0], shape[1:], MIRROR in shapes
 
 
@@ -124,6 +141,10 @@ def import_cache(folder: Path, out: Path, options: Options, names: Sequence[str]
 
 
 def _classes(count: int, names: Sequence[str] | None) -> list[str]:
+    if names is None and count > MOST_CLASSES:
+        raise ArtifactError(
+            f"the cache has labels up to {count - 1}; more than {MOST_CLASSES:,} classes must be named by --classes"
+        )
     if names is None:
         return [str(index) for index in range(count)]
     if len(names) < count:

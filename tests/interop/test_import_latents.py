@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,30 @@ def test_faults_are_named(tmp_path: Path) -> None:
     save_file({"images": torch.zeros(2)}, tmp_path / "c" / "zz.safetensors")
     with pytest.raises(ArtifactError, match=r"zz\.safetensors: no latents, labels in it, but images"):
         take(tmp_path / "c", tmp_path / "taken")
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ([0] * 4 + [10**10], "the cache has labels up to 10000000000; more than 100,000 classes must be named"),
+        ([0.5] * 5, "labels of type F32; known: I64"),
+        ([0] * 4 + [-1], "holds labels below 0"),
+        ([], "its files hold no rows"),
+    ],
+)
+def test_labels_that_are_none_are_refused_before_anything_is_written(
+    tmp_path: Path, labels: list[Any], told: str
+) -> None:
+    folder = tmp_path / "published"
+    folder.mkdir()
+    tensors = {"latents": torch.zeros(len(labels), 6, 4, 4), "labels": torch.tensor(labels)}
+    save_file(tensors if labels else {**tensors, "labels": torch.zeros(0, dtype=torch.int64)}, folder / "a.safetensors")
+    with pytest.raises(ArtifactError, match=told):
+        take(folder, tmp_path / "taken", scale=1.0)
+    assert not (tmp_path / "taken").exists()
+
+
+def test_a_pipe_among_the_files_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(published(tmp_path / "published") / "zz.safetensors")
+    with pytest.raises(ArtifactError, match=r"zz\.safetensors' is a pipe, socket or device"):
+        take(tmp_path / "published", tmp_path / "taken")
