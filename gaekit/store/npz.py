@@ -3,6 +3,7 @@ rows."""
 
 from __future__ import annotations
 
+import math
 import struct
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,13 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
+from gaekit.api.npy import UNREADABLE_ZIP, read_npy_head
+from gaekit.errors import ArtifactError
+from gaekit.inside import open_regular
 from gaekit.store.files import atomic
+
+LARGEST_ROW = 1 << 28
+"""Bytes of a row: an image of 9,000 pixels a side."""
 
 
 class NpzWriter:
@@ -49,17 +56,46 @@ class NpzWriter:
 
 def npz_rows(path: Path, name: str, block: int, first: int = 0, every: int = 1) -> Iterator[np.ndarray]:
     """The rows of one array, `block` at a time: of its blocks number `first` and every `every`-th after it; what lies
-    between is not read where the file is not compressed. Raises KeyError if the file has no such array."""
-    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-        shape, fortran, dtype = _header(file)
-        if fortran:
-            raise ValueError(f"{path}: {name} is stored column by column; save it again in C order")
-        row, begin = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize, file.tell()
+    between is not read where the file is not compressed. Raises ArtifactError if the file has no such array, or not
+    what that array's head says."""
+    with _opened(path, name) as (archive, file):
+        shape, dtype = _row_by_row(file, path, name)
+        row, begin = math.prod(shape[1:]) * dtype.itemsize, file.tell()
+        if row > LARGEST_ROW:
+            raise ArtifactError(f"{path}: {name} claims to have rows of {row} bytes; it is damaged")
+        if begin + shape[0] * row > archive.getinfo(f"{name}.npy").file_size:
+            raise ArtifactError(f"{path}: {name} ends before row {shape[0]}, which it claims to have; it is cut off")
         with _rows_of(path, archive, f"{name}.npy", file) as (rows, offset):
             for start in range(first * block, shape[0], every * block):
                 count = min(block, shape[0] - start)
                 rows.seek(offset + begin + start * row)
-                yield np.frombuffer(bytearray(rows.read(count * row)), dtype=dtype).reshape(count, *shape[1:])
+                content = bytearray(rows.read(count * row))
+                if len(content) < count * row:
+                    raise ArtifactError(f"{path}: {name} ends before row {start + count} of {shape[0]}; it is cut off")
+                yield np.frombuffer(content, dtype=dtype).reshape(count, *shape[1:])
+
+
+def _row_by_row(file: IO[bytes], path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """(shape, dtype) of the array that begins here. Raises ArtifactError where its rows do not follow each other."""
+    shape, fortran, dtype = read_npy_head(file)
+    if fortran or not shape:
+        raise ArtifactError(f"{path}: {name} is not stored row by row; save it again in C order")
+    return shape, dtype
+
+
+@contextmanager
+def _opened(path: Path, name: str) -> Iterator[tuple[zipfile.ZipFile, IO[bytes]]]:
+    with _archive(path) as archive, archive.open(f"{name}.npy") as file:
+        yield archive, file
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with open_regular(path, "samples") as file, zipfile.ZipFile(file) as archive:
+            yield archive
+    except UNREADABLE_ZIP as error:
+        raise ArtifactError(f"{path}: cannot be read as an .npz ({error}); it is damaged or cut off") from error
 
 
 @contextmanager
@@ -77,17 +113,12 @@ def _rows_of(path: Path, archive: zipfile.ZipFile, member: str, file: IO[bytes])
 
 
 def npz_length(path: Path, name: str) -> int:
-    """How many rows an array has. Raises KeyError if the file has no such array."""
-    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-        return int(_header(file)[0][0])
-
-
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = npy.read_magic(file)
-    return (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
+    """How many rows an array has. Raises ArtifactError if the file has no such array."""
+    with _opened(path, name) as (_, file):
+        return _row_by_row(file, path, name)[0][0]
 
 
 def npz_names(path: Path) -> set[str]:
-    """Names of the arrays in a file."""
-    with zipfile.ZipFile(path) as archive:
+    """Names of the arrays in a file. Raises ArtifactError if it is none."""
+    with _archive(path) as archive:
         return {name.removesuffix(".npy") for name in archive.namelist()}

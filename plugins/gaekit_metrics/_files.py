@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
 import torch
-from numpy.lib import format as npy
 from torch import Tensor
 
 from gaekit.api import GaekitError, decode_image
 from gaekit.api.assets import sha256_of
+from gaekit.api.npy import UNREADABLE_ZIP, read_npy_head
 
 IMAGES, MEAN, COVARIANCE = "arr_0", "mu", "sigma"
 REFERENCE_HINT = (
@@ -89,16 +91,15 @@ class NpzReference(Reference):
                 f"an .npz of ADM holds {MEAN} and {COVARIANCE}, or images as {IMAGES}",
             )
         if self.has_images:
-            with zipfile.ZipFile(path) as archive, archive.open(f"{IMAGES}.npy") as file:
-                shape, fortran, dtype = self._header(file)
+            with self._array(IMAGES) as (_, shape, fortran, dtype):
+                pass
             self._check_size(shape, IMAGES)
             if len(shape) != 4 or dtype != np.uint8 or fortran:
                 raise self.error(f"has {IMAGES} of {dtype}, {shape}", "it must be uint8 (N, R, R, 3) in C order")
 
     def pixels(self) -> Iterator[Tensor]:
         """The images of `arr_0`, read a block at a time: ADM's files do not fit into every memory."""
-        with zipfile.ZipFile(self.path) as archive, archive.open(f"{IMAGES}.npy") as file:
-            shape, _, _ = self._header(file)
+        with self._array(IMAGES) as (file, shape, _, _):
             image_bytes = shape[1] * shape[2] * shape[3]
             for first in range(0, shape[0], BLOCK):
                 count = min(BLOCK, shape[0] - first)
@@ -109,32 +110,46 @@ class NpzReference(Reference):
 
     def statistics(self, width: int) -> Statistics:
         """`mu` (F,) and `sigma` (F, F)."""
-        with np.load(self.path, allow_pickle=False) as archive:
-            mean, covariance = (np.asarray(archive[name]) for name in (MEAN, COVARIANCE))
-        if mean.shape != (width,) or covariance.shape != (width, width):
-            raise self.error(
-                f"has {MEAN} of shape {mean.shape} and {COVARIANCE} of shape {covariance.shape}",
-                f"the features have {width} dimensions: take statistics of the same network and layer",
-            )
-        mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
+        mean, covariance = self._numbers(MEAN, (width,)), self._numbers(COVARIANCE, (width, width))
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all() and np.allclose(covariance, covariance.T)):
             raise self.error(f"has no covariance in {COVARIANCE}", "it must be finite and symmetric; make it again")
         return Statistics(torch.from_numpy(mean), torch.from_numpy(covariance))
 
+    def _numbers(self, name: str, wanted: tuple[int, ...]) -> np.ndarray:
+        """An array of `wanted` shape as float64; what has another is not read."""
+        with self._array(name) as (file, shape, fortran, dtype):
+            if shape != wanted or dtype.kind not in "fiu":
+                raise self.error(
+                    f"has {name} of {dtype}, {shape}",
+                    f"the features have {wanted[0]} dimensions: take statistics of the same network and layer",
+                )
+            content = file.read(math.prod(shape) * dtype.itemsize)
+        if len(content) < math.prod(shape) * dtype.itemsize:
+            raise self.error(f"ends within {name}", "copy it again, it is cut off")
+        values = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+        return values.astype(np.float64)
+
     def _names(self) -> set[str]:
+        with self._archive() as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+
+    @contextmanager
+    def _archive(self) -> Iterator[zipfile.ZipFile]:
         try:
             with zipfile.ZipFile(self.path) as archive:
-                return {name.removesuffix(".npy") for name in archive.namelist()}
-        except (zipfile.BadZipFile, OSError) as error:
+                yield archive
+        except (*UNREADABLE_ZIP, OSError) as error:
             raise self.error(f"is no readable .npz ({error})", "copy it again, or save it with numpy.savez") from error
 
-    def _header(self, file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
-        try:
-            read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
-            shape, fortran, dtype = read(file)
-        except ValueError as error:
-            raise self.error(f"has no readable array {IMAGES} ({error})", "save it with numpy.savez") from error
-        return shape, fortran, dtype
+    @contextmanager
+    def _array(self, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], bool, np.dtype]]:
+        """(the file at its first number, shape, whether in Fortran's order, dtype): nothing of it is in memory yet."""
+        with self._archive() as archive, archive.open(f"{name}.npy") as file:
+            try:
+                head = read_npy_head(file)
+            except ValueError as error:
+                raise self.error(f"has no readable array {name} ({error})", "save it with numpy.savez") from error
+            yield file, *head
 
 
 class FolderReference(Reference):

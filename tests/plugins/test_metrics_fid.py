@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import io
 import json
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from inception_helpers import SIDE, WIDTH, Tiny, crops, fidelity, make, measure, tiny_features, to_float
+from numpy.lib import format as npy
 from PIL import Image
 from scipy.linalg import sqrtm
 
@@ -156,6 +160,42 @@ def test_an_image_of_another_size_in_a_folder_is_named(tmp_path: Path) -> None:
     made = make("fid", reference=str(tmp_path))
     with pytest.raises(GaekitError, match=r"tall\.png of shape \(33, 32, 3\).*image\.size = 32"):
         made.ready(torch.device("cpu"))
+
+
+HUGE = 100_000_000
+
+
+@pytest.mark.parametrize(
+    ("shape", "follows", "told"),
+    [
+        ((10**12,), 100, r"has mu of float64, \(1000000000000,\)"),
+        ((HUGE // 8,), HUGE, r"has mu of float64, \(12500000,\)"),
+        ((WIDTH,), 8, "ends within mu"),
+        ((-WIDTH,), 100, r"no readable array mu .*\(-"),
+        ("a head without an end", HUGE, r"no readable array mu \(a head of 4294967280 bytes"),
+        ("(((" * 2_000, 0, "no readable array mu"),
+    ],
+)
+def test_what_an_npz_claims_is_not_believed(tmp_path: Path, shape: Any, follows: int, told: str) -> None:
+    """A small file that claims, or unpacks to, a large array."""
+    head = io.BytesIO()
+    if isinstance(shape, tuple):
+        npy.write_array_header_2_0(head, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    elif shape.startswith("("):
+        head.write(b"\x93NUMPY\x02\x00" + len(shape).to_bytes(4, "little") + shape.encode())
+    else:
+        head.write(b"\x93NUMPY\x02\x00" + (0xFFFFFFF0).to_bytes(4, "little"))
+    path = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("mu.npy", head.getvalue() + bytes(follows))
+        archive.writestr("sigma.npy", b"")
+    tracemalloc.start()
+    try:
+        with pytest.raises(GaekitError, match=f"metric 'fid'.*{told}"):
+            make("fid", reference=str(path))
+        assert tracemalloc.get_traced_memory()[1] < HUGE / 10
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_npz_that_is_cut_off_is_refused(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.lib import format as npy
 
 from gaekit.errors import ArtifactError, MachineFailed
 from gaekit.store.artifact import load_into, open_artifact, resolve, save_artifact
@@ -83,3 +86,26 @@ def test_npz_is_numpys_and_reads_back_in_blocks(tmp_path: Path) -> None:
     assert npz_names(tmp_path / "a.npz") == {"arr_0", "arr_1"}
     np.savez(tmp_path / "c.npz", arr_0=images)
     assert np.array_equal(np.concatenate(list(npz_rows(tmp_path / "c.npz", "arr_0", 9))), images)
+
+
+def test_a_damaged_npz_is_named_and_its_claims_are_not_believed(tmp_path: Path) -> None:
+    images = np.zeros((25, 4, 4, 3), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", arr_0=images, arr_1=np.asfortranarray(images), arr_2=np.uint8(3))
+    with zipfile.ZipFile(tmp_path / "claims.npz", "w") as archive:
+        for name, shape in (("rows", (10**12, 4)), ("row", (4, 10**12))):
+            head = io.BytesIO()
+            npy.write_array_header_2_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            archive.writestr(f"{name}.npy", head.getvalue() + bytes(100))
+    (tmp_path / "text.npz").write_text("no archive")
+    os.mkfifo(tmp_path / "pipe.npz")
+    for file, name, told in (
+        ("a", "arr_1", "arr_1 is not stored row by row"),
+        ("a", "arr_2", "arr_2 is not stored row by row"),
+        ("a", "arr_9", "cannot be read as an .npz .*arr_9"),
+        ("claims", "rows", "rows ends before row 1000000000000, which it claims to have"),
+        ("claims", "row", "row claims to have rows of 1000000000000 bytes"),
+        ("text", "arr_0", "cannot be read as an .npz"),
+        ("pipe", "arr_0", "expected a regular file"),
+    ):
+        with pytest.raises(ArtifactError, match=rf"{file}\.npz.*{told}"):
+            list(npz_rows(tmp_path / f"{file}.npz", name, 25))
