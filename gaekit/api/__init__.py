@@ -27,6 +27,7 @@ from gaekit.api.kinds import (
 )
 from gaekit.api.walk import files_below, list_folder
 from gaekit.errors import ArtifactError, BadImage, DataAbsent, DataError, GaekitError, MachineFailed
+from gaekit.inside import open_regular
 from gaekit.values import Draws, GeneratorDraws, Latent, Loss, Losses, Prediction
 
 hookimpl = pluggy.HookimplMarker("gaekit")
@@ -74,6 +75,7 @@ __all__ = [
     "files_below",
     "hookimpl",
     "list_folder",
+    "open_regular",
     "require",
     "weights",
 ]

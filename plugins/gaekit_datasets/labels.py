@@ -75,7 +75,7 @@ def _from_file(setting: str, of: str) -> tuple[str, ...]:
         return tuple(line.strip() for line in text.splitlines() if line.strip())
     try:
         names = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{of}: classes: {path} is no JSON: {error}") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError(f"{of}: classes: {path} holds no JSON list of names")

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from gaekit.api import DataError, MachineFailed
+from gaekit.api import DataError, MachineFailed, open_regular
 from gaekit_datasets.cache import Arrays, KeptArrays
 from gaekit_datasets.contents import Hashes, Stamps, content_hash, settled
 from gaekit_datasets.scan import Names
@@ -25,6 +25,10 @@ MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)")
 """A member's name as WebDataset reads it: the sample's key up to the first dot of the file name, then the field."""
 
 BLOCK = 512
+LARGEST_HEAD = 1 << 20
+"""Bytes of the longest record of a member's name and facts that is read; tarfile would take what the file claims."""
+LARGEST_LABEL, LARGEST_IMAGE = 16 << 20, 1 << 30
+"""Bytes of the longest members that are read into memory."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def _stamp(path: Path) -> Stamps:
 def read_tar(path: Path, shard: Shard, fields: Fields) -> TarIndex:
     """Read the headers of a whole shard, its labels, and the ends of its images."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path, "shard", DataError) as file:
             if file.read(2) == b"\x1f\x8b":
                 raise DataError(f"shard {shard.where} is compressed: single images cannot be read from it; unpack it")
             file.seek(0)
@@ -116,6 +120,8 @@ def _indexed(file: BinaryIO, shard: Shard, fields: Fields) -> TarIndex:
         image = next((members[field] for field in fields.image if field in members), None)
         if image is None:
             raise DataError(_lacks(shard, key, f"image ({', '.join(fields.image)})", members, "image"))
+        if image.size > LARGEST_IMAGE:
+            raise DataError(f"shard {shard.where}: sample '{key}': its image has {image.size} bytes, too many for one")
         keys.append(key)
         places.append((image.offset_data, image.size))
         hashes.append(content_hash(file, image.offset_data, image.size))
@@ -149,10 +155,10 @@ def _samples(file: BinaryIO, shard: Shard) -> Iterator[tuple[str, dict[str, tarf
 def _members(file: BinaryIO, shard: Shard) -> Iterator[tarfile.TarInfo]:
     """All members; where tarfile ends quietly at a damaged header or the end of the file, raises DataError."""
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
+        with tarfile.open(fileobj=_Heads(file), mode="r:") as tar:  # type: ignore[call-overload]
             yield from tar
             end = tar.offset
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:  # the latter of records of records
         raise DataError(f"shard {shard.where} is cut off or damaged, or no tar file: {error}") from error
     file.seek(end)
     if file.read(BLOCK) != bytes(BLOCK):
@@ -162,19 +168,34 @@ def _members(file: BinaryIO, shard: Shard) -> Iterator[tarfile.TarInfo]:
         )
 
 
+class _Heads:
+    """A file of which tarfile reads heads alone, none longer than `LARGEST_HEAD`."""
+
+    def __init__(self, file: BinaryIO):
+        self.seek, self.tell, self._file = file.seek, file.tell, file
+
+    def read(self, size: int = -1) -> bytes:
+        """Raises ReadError for more than a head has."""
+        if not 0 <= size <= LARGEST_HEAD:
+            raise tarfile.ReadError(f"a record of {size} bytes where a member's name and facts stand")
+        return self._file.read(size)
+
+
 def _label(file: BinaryIO, shard: Shard, key: str, members: dict[str, tarfile.TarInfo], fields: Fields) -> str:
     field = fields.label_field
     if field is None:
         return ""
     if field not in members:
         raise DataError(_lacks(shard, key, f"label ({fields.label})", members, "label"))
+    where = f"shard {shard.where}: sample '{key}'"
+    if members[field].size > LARGEST_LABEL:
+        raise DataError(f"{where}: its .{field} has {members[field].size} bytes, too many for a label")
     file.seek(members[field].offset_data)
     data = file.read(members[field].size)
-    where = f"shard {shard.where}: sample '{key}'"
     try:
         text = data.decode("utf-8").strip()
         value = json.loads(text)[fields.label.partition(":")[2]] if field == "json" else text
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise DataError(f"{where}: no {fields.label} in {data[:60]!r}: {type(error).__name__}: {error}") from error
     if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
         raise DataError(f"{where}: {fields.label} is {value!r}; a label is a number from 0 or a name")

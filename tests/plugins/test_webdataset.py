@@ -11,8 +11,9 @@ import shutil
 import tarfile
 import threading
 import time
+import tracemalloc
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,18 @@ class TestReading:
             train[0]
 
 
+def _claiming(kind: bytes, size: int, name: str = "x") -> tarfile.TarInfo:
+    """A member's head, of which nothing follows."""
+    member = tarfile.TarInfo(name)
+    member.type, member.size = kind, size
+    return member
+
+
+def _add(tar: tarfile.TarFile, members: dict[str, bytes]) -> None:
+    for name, data in members.items():
+        tar.addfile(_claiming(tarfile.REGTYPE, len(data), name), io.BytesIO(data))
+
+
 class TestDamage:
     @pytest.mark.parametrize("keep", [100, 511, 5000, -1024 * 10, -200])
     def test_a_shard_cut_off_is_named(self, digits: str, tmp_path: Path, keep: int) -> None:
@@ -204,6 +217,41 @@ class TestDamage:
     ) -> None:
         with pytest.raises(DataError, match=r"shard .*odd\.tar: " + message):
             shards(pack(tmp_path / "odd.tar", members), **settings).train()
+
+    @pytest.mark.parametrize(
+        ("write", "told"),
+        [
+            (lambda tar: tar.addfile(_claiming(tarfile.XHDTYPE, 10**13)), "a record of 10000000000000 bytes where"),
+            (lambda tar: tar.addfile(_claiming(tarfile.GNUTYPE_LONGNAME, 10**10)), "a record of 10000000000 bytes"),
+            (lambda tar: [tar.addfile(_claiming(tarfile.XHDTYPE, 0)) for _ in range(2_000)], "cut off or damaged"),
+            (lambda tar: _add(tar, {"a.png": b"", "a.json": b"[" * 200_000}), r"no json:y in b'\[\[.*RecursionError"),
+            (lambda tar: _add(tar, {"a.png": b"", "a.json": bytes((16 << 20) + 1)}), "has 16777217 bytes, too many"),
+        ],
+    )  # fmt: skip
+    def test_what_a_member_claims_is_not_believed(
+        self, tmp_path: Path, write: Callable[[tarfile.TarFile], None], told: str
+    ) -> None:
+        with tarfile.open(tmp_path / "bomb.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+            write(tar)
+        tracemalloc.start()
+        try:
+            with pytest.raises(DataError, match=rf"bomb\.tar.*{told}"):
+                shards(str(tmp_path / "bomb.tar"), label="json:y").train()
+            assert tracemalloc.get_traced_memory()[1] < 40e6
+        finally:
+            tracemalloc.stop()
+
+    def test_an_image_larger_than_any_is_named(self, tmp_path: Path) -> None:
+        with (tmp_path / "sparse.tar").open("wb") as file:
+            file.write(_claiming(tarfile.REGTYPE, 1 << 40, "a.png").tobuf(tarfile.GNU_FORMAT))
+            file.truncate(512 + (1 << 40) + 1024)
+        with pytest.raises(DataError, match=r"sample 'a': its image has 1099511627776 bytes, too many for one"):
+            shards(str(tmp_path / "sparse.tar"), label="none").train()
+
+    def test_a_pipe_is_not_waited_for(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe.tar")
+        with pytest.raises(DataError, match=r"pipe\.tar' is a pipe, socket or device; expected a regular file"):
+            shards(str(tmp_path / "*.tar"), label="none").train()
 
     def test_two_samples_of_one_key_are_refused(self, tmp_path: Path) -> None:
         members = {"a.png": b"", "a.cls": b"0", "b.png": b"", "b.cls": b"0"}
