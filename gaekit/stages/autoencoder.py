@@ -147,8 +147,7 @@ def run(job: Job) -> dict[str, Any]:
     if job.world.is_rank0:
         facts = {"seed": job.recipe.seed, "steps": training.at}
         save_autoencoder(job.room.out / STAGE.artifact, weights, spec, averaged, facts)
-    return {"steps": training.at, "seconds": training.seconds, "skipped_steps": training.skipped,
-            "skipped_images": job.skipped(images)}  # fmt: skip
+    return {**training.record, "skipped_images": job.skipped(images)}
 
 
 def train(job: Job) -> tuple[Training, AutoencoderSpec, Images]:

@@ -43,7 +43,7 @@ def run(job: Job) -> dict[str, Any]:
     if job.world.is_rank0:
         facts = {"seed": job.recipe.seed, "steps": training.at}
         save_denoiser(job.room.out / STAGE.artifact, weights, spec, statistics, ema, facts)
-    return {"steps": training.at, "seconds": training.seconds, "skipped_steps": training.skipped}
+    return training.record
 
 
 def train(job: Job) -> tuple[Training, DenoiserSpec, Statistics]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,18 +18,23 @@ from gaekit.errors import GaekitError
 from gaekit.parallel import World
 from gaekit.plugins import Registry, build
 from gaekit.recipe.schema import Autoencoder as AutoencoderSection
-from gaekit.recipe.schema import Recipe
+from gaekit.recipe.schema import Latents, Recipe, Sample
 from gaekit.seeds import seed_for
 from gaekit.stages.data import Data
 from gaekit.stages.machine import Machine
 from gaekit.stages.network import hidden_dim
+from gaekit.store.files import read_json, write_json
 from gaekit.store.models import AutoencoderSpec
 from gaekit.store.room import Room
+from gaekit.train.precision import resolve_precision
 from gaekit.train.progress import Reporter
 from gaekit.train.step_times import StepTimes
 from gaekit.train.track import Trackers
 from gaekit.train.training import Host
 
+PRECISION = "precision.json"
+"""Beside a stage's outputs: the precision in which they are made."""
+S = TypeVar("S", Latents, Sample)
 NOTHING_TO_TRAIN = "autoencoder: this recipe takes it from elsewhere, there is nothing to train"
 
 
@@ -79,6 +85,23 @@ class Job:
     def skipped(self, images: Images) -> dict[str, str]:
         """What any rank skipped of a split, and why. Every rank must call it."""
         return {key: reason for found in self.world.all_gather(images.skipped) for key, reason in found.items()}
+
+    def settled(self, section: S) -> S:
+        """The section with the precision that it means on this device. What is half made in another is not gone on
+        with: GaekitError. Every rank must call it, before it makes anything."""
+        precision = resolve_precision(section.precision, self.device)
+        self.world.on_rank0(lambda: self._keep_precision(precision))
+        return section.model_copy(update={"precision": precision})
+
+    def _keep_precision(self, precision: str) -> None:
+        file = self.room.out / PRECISION
+        before = read_json(file)["precision"] if file.exists() else precision
+        if before != precision and any(self.room.out.glob("*/*.safetensors")):
+            raise GaekitError(
+                f"{self.room.out}: begun in {before}, and `precision: auto` is {precision} on this device "
+                f"({self.device.type}); go on where it was begun, or begin again with --fresh {self.stage}"
+            )
+        write_json(file, {"precision": precision})
 
     @property
     def host(self) -> Host:

@@ -39,6 +39,7 @@ def run(job: Job) -> dict[str, Any]:
     """
     section = job.recipe.latents
     assert isinstance(section, Latents)
+    section = job.settled(section)
     model = load_encoder(job, section)
     images = job.images("train")
     rows = rows_per_shard(section, model.spec.latent_dim, model.spec.grid)
@@ -65,7 +66,8 @@ def _finish(
     for name, values in statistics["statistics"].items():
         job.show({f"latents/{name}_least": min(values), f"latents/{name}_most": max(values)}, {})
     size = human_size(sum(shard["bytes"] for shard in reader.facts["shards"]))
-    return {"images": len(images) - len(images.skipped), "size": size, "skipped_images": dict(images.skipped)}
+    made = {"images": len(images) - len(images.skipped), "size": size, "precision": section.precision}
+    return made | {"skipped_images": dict(images.skipped)}
 
 
 def load_encoder(job: Job, section: Latents) -> Autoencoder:
@@ -128,6 +130,7 @@ def _facts(job: Job, model: Autoencoder, section: Latents, images: Images) -> di
         "latent_dim": model.spec.latent_dim,
         "grid": model.spec.grid,
         "store": section.store,
+        "precision": section.precision,
         "flip": section.flip,
         "dtype": str(DTYPES[section.dtype]).removeprefix("torch."),
         "classes": list(job.data.dataset.classes),

@@ -22,6 +22,8 @@ class OnlineLatents(TrainingLatents):
     def __init__(self, job: Job, section: Latents):
         folder = job.inputs["latents"]
         super().__init__(folder, read_manifest(folder))
+        # As they were measured: what `auto` means may have changed with the device.
+        section = section.model_copy(update={"precision": self.facts.get("precision", section.precision)})
         self._section, self._device = section, job.device
         mean, std = (own.to(job.device) for own in (self.statistics.mean_D, self.statistics.std_D))
         self._scale = Statistics(mean, std)

@@ -50,7 +50,8 @@ def run(job: Job) -> dict[str, Any]:
     """Generate every series; chunks that are there already are kept. Returns what DONE records."""
     section = job.recipe.sample
     assert section is not None
-    record: dict[str, Any] = {"count": section.count, "evaluations_per_image": {}}
+    section = job.settled(section)
+    record: dict[str, Any] = {"count": section.count, "precision": section.precision, "evaluations_per_image": {}}
     for name, guidance in series(section).items():
         denoiser = load_denoiser(job.inputs["diffusion"], job.registry, ema=section.ema)
         autoencoder = load_autoencoder(job.inputs["autoencoder"], job.registry)

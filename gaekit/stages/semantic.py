@@ -43,7 +43,7 @@ def run(job: Job) -> dict[str, Any]:
         fitted = training.averaged("aligner") or training.weights("aligner")
         if job.world.is_rank0:
             _save(job, aligner, {name.removeprefix("aligner."): value for name, value in fitted.items()})
-        record |= {"steps": training.at, "seconds": training.seconds, "skipped_steps": training.skipped}
+        record |= training.record
     elif aligner.fit == "closed":
         section = job.recipe.semantic
         images = job.images("train")

@@ -154,6 +154,13 @@ class Training:
         if isinstance(error, RunFailed | Interrupted | Preempted) and not self.host.world.is_rank0:
             raise ReportedByRank0(str(error), error.exit_code) from error  # every rank raises these at the same step
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """What is worth knowing of the training once it is over."""
+        return {
+            "steps": self.at, "seconds": self.seconds, "skipped_steps": self.skipped, "precision": self.precision
+        }  # fmt: skip
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of forward passes."""
         return autocast(self.precision, self.host.device)
@@ -262,9 +269,9 @@ class Training:
             return
         if saved.state["precision"] != self.precision:
             raise GaekitError(
-                f"{self.host.room.path}: trained in {saved.state['precision']} so far, "
-                f"would go on in {self.precision}; "
-                f"set {self.host.stage}.train.precision to {saved.state['precision']}"
+                f"{self.host.room.path}: trained in {saved.state['precision']} so far, would go on in {self.precision} "
+                f"on this device ({self.host.device.type}); go on where it was begun, or begin again with "
+                f"--fresh {self.host.stage}"
             )
         for name, learner in self.learners.items():
             groups = {group: tensors.under(name) for group, tensors in saved.groups.items()}
