@@ -20,10 +20,13 @@ from typing import Any, TypeVar
 import pluggy
 
 from gaekit import hookspecs
-from gaekit.api import API_VERSION, KINDS, Component, ComponentConfig, Slot
+from gaekit.api import API_VERSION, KINDS, Component, ComponentConfig, Dataset, Slot
 from gaekit.errors import PluginError
+from gaekit.guard import ImagePromise, guard
 
 ENTRY_POINT_GROUP = "gaekit"
+OWN = "gaekit"
+"""The distribution whose plugins are gaekit's own."""
 C = TypeVar("C", bound=Component)
 
 
@@ -65,6 +68,15 @@ class Registry:
             known = ", ".join(sorted(self.classes.get(kind, {}))) or "none"
             notes = "".join(f"\n  note: plugin {p} failed to load: {p.error}" for p in self.broken)
             raise PluginError(f"unknown {kind} '{name}'; known: {known}{notes}") from None
+
+    def owner(self, kind: str, name: str) -> str:
+        """How messages name a component and its plugin."""
+        return f"{kind} '{name}' of plugin {self.origin[kind, name]}"
+
+    def image_promise(self, dataset: str, classes: int) -> ImagePromise:
+        """What the images of this data set are held to."""
+        plugin = self.origin[Dataset.kind, dataset]
+        return ImagePromise(self.owner(Dataset.kind, dataset), classes, plugin.distribution != OWN)
 
     def add(self, cls: type[Component], plugin: Plugin) -> None:
         """Take in one class. Raises PluginError for a clash, naming both providers, and for an incomplete class."""
@@ -179,10 +191,25 @@ def _hook(module: Any, manager: pluggy.PluginManager) -> Callable[..., Any]:
 def build(base: type[C], config: ComponentConfig, registry: Registry, **sizes: Any) -> C:
     """The component that `config.use` names, of the kind of `base`, with the sizes of that kind as keywords.
 
-    Slots of its config arrive as factories under the field's name, to be called with the sizes of the inner kind.
+    Slots of its config arrive as factories under the field's name, to be called with the sizes of the inner kind. Its
+    first answers are looked at (`gaekit.guard`). Raises PluginError where it cannot be called with these.
     """
-    cls = registry.find(base.kind, config.use)
-    return cls(config, **sizes, **_factories(config, registry))  # type: ignore[return-value,call-arg]
+    component = construct(base, config, registry, **sizes)
+    guard(component, registry.owner(base.kind, config.use))
+    return component
+
+
+def construct(base: type[C], config: ComponentConfig, registry: Registry, **sizes: Any) -> C:
+    """As `build`, without looking at what it answers."""
+    cls, factories = registry.find(base.kind, config.use), _factories(config, registry)
+    try:
+        return cls(config, **sizes, **factories)  # type: ignore[return-value,call-arg]
+    except TypeError as error:
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None:  # raised inside of it
+            raise
+        given = ", ".join([*sizes, *factories])
+        owner = registry.owner(base.kind, config.use)
+        raise PluginError(f"{owner}: its constructor must take (config, *, {given}): {error}") from error
 
 
 def _factories(config: ComponentConfig, registry: Registry) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from gaekit.api.component import Component
 from gaekit.values import Draws, Latent, Losses, Prediction
 
 if TYPE_CHECKING:
-    import torch
     from PIL.Image import Image
 
     from gaekit.flow.field import Field
@@ -24,11 +24,23 @@ Quantity = Literal["velocity", "noise", "score", "data"]
 
 
 class ModuleComponent(Component, nn.Module, ABC):
-    """A component that is a torch module."""
+    """A component that is a torch module. What it answers first is looked at, once: whether it is what its kind
+    promises."""
+
+    first_call: Callable[[Component, Any, Any, Any], None] | None = None
 
     def __init__(self, config: Any):
         nn.Module.__init__(self)
         self.config = config
+
+    def __call__(self, *inputs: Any, **keywords: Any) -> Any:
+        """`forward` with torch's hooks, as of any module."""
+        out = super().__call__(*inputs, **keywords)
+        # Here, not in a hook: `module.compile()` would trace it, and compile again once it has gone.
+        if self.first_call is not None and not torch.compiler.is_compiling():
+            look, self.first_call = self.first_call, None
+            look(self, out, inputs, keywords)
+        return out
 
 
 class Teacher(ModuleComponent):

@@ -60,7 +60,8 @@ def make_app() -> typer.Typer:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: what a person can mend is a message, everything else a traceback.
+    """Run a command and return its exit code: what a person can mend is a message, everything else a traceback,
+    unless it is the fault of somebody else's plugin.
 
     `arguments` are those of the process by default. `--debug`, anywhere, shows the traceback of the former too.
     """
@@ -74,6 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _main(given)
     except BaseException as error:
         failure = communication_failure(error)
+        if failure is None and (told := _plugin_fault(error)) is not None:
+            print(f"error: {told}", file=sys.stderr)
+            if "--debug" in given:
+                traceback.print_exc()
+            leave_code(2)
+            return end_rank(2)
         if failure is None:
             leave_code(1)
             if in_process_group():  # where the interpreter's own end would wait for the other ranks
@@ -119,6 +126,12 @@ def _main(given: list[str]) -> int:
     except SystemExit as end:  # how typer ends, after a usage error too
         return end.code if isinstance(end.code, int) else 1
     return 0
+
+
+def _plugin_fault(error: BaseException) -> str | None:
+    from gaekit.cli.faults import plugin_fault
+
+    return plugin_fault(error)
 
 
 def unusable(error: OSError) -> int | None:

@@ -12,6 +12,7 @@ from gaekit.cli.options import RecipeArgument, SetOption
 if TYPE_CHECKING:
     from gaekit.api import Dataset
     from gaekit.data.survey import Survey
+    from gaekit.guard import ImagePromise
     from gaekit.recipe.schema import Recipe
 
 CLASSES_SHOWN = 40
@@ -60,7 +61,8 @@ def check(
     registry = load_plugins()
     loaded = load_recipe(recipe, registry, overrides=changes or ())
     dataset = build(Dataset, loaded.dataset, registry)
-    surveys = _surveys(dataset, loaded, split, (os.cpu_count() or 1) if workers is None else workers)
+    promise = registry.image_promise(loaded.dataset.use, len(dataset.classes))
+    surveys = _surveys(dataset, loaded, split, (os.cpu_count() or 1) if workers is None else workers, promise)
     if as_json:
         print_json(_as_data(loaded, dataset, surveys))
     else:
@@ -74,7 +76,7 @@ def check(
         )
 
 
-def _surveys(dataset: Dataset, recipe: Recipe, split: Split, workers: int) -> dict[str, Survey]:
+def _surveys(dataset: Dataset, recipe: Recipe, split: Split, workers: int, promise: ImagePromise) -> dict[str, Survey]:
     from gaekit.data.survey import Survey, looks, note
     from gaekit.train.progress import Reporter
 
@@ -83,7 +85,7 @@ def _surveys(dataset: Dataset, recipe: Recipe, split: Split, workers: int) -> di
         source = dataset.train() if name == "train" else dataset.validation()
         survey = Survey(len(source))
         with Reporter().bar(f"{name} images", len(source)) as bar:
-            for look in looks(source, workers):
+            for look in looks(source, workers, promise):
                 note(survey, look, source, recipe.image.size)
                 bar.advance()
         surveys[name] = survey

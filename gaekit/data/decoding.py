@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from gaekit.api import ImageSource
 from gaekit.data.crop import center_crop
 from gaekit.errors import BadImage, DataError, GaekitError, MachineFailed
+from gaekit.guard import ImagePromise
 from gaekit.parallel import local_ranks
 
 Item = TypeVar("Item")
@@ -63,8 +64,8 @@ class Decoded:
 class Decoder(Dataset[Decoded]):
     """Decodes requests from one split; a copy of it lives in each worker process."""
 
-    def __init__(self, source: ImageSource, size: int, on_bad_image: OnBadImage):
-        self.source, self.size, self.on_bad_image = source, size, on_bad_image
+    def __init__(self, source: ImageSource, size: int, on_bad_image: OnBadImage, promise: ImagePromise | None = None):
+        self.source, self.size, self.on_bad_image, self.promise = source, size, on_bad_image, promise
 
     def __len__(self) -> int:
         return len(self.source)
@@ -113,7 +114,8 @@ class _Work:
             self._rows[row] = self._rows[before]
             return self.numbers[before][0]
         try:
-            image, label = self.decoder.source[index]
+            source, promise = self.decoder.source, self.decoder.promise
+            image, label = source[index] if promise is None else promise.read(source, index)
             self._rows[row] = center_crop(image, self.decoder.size)
         except BadImage as error:
             if self.decoder.on_bad_image == "error":

@@ -24,6 +24,7 @@ from gaekit.data.crop import center_crop, to_float, to_uint8
 from gaekit.data.decoding import Decoded, Decoder, OnBadImage, Request, decode_ahead
 from gaekit.data.order import TrainingOrder
 from gaekit.errors import DataError
+from gaekit.guard import ImagePromise
 
 __all__ = ["ImageBatch", "Images", "center_crop", "to_float", "to_uint8"]
 
@@ -104,6 +105,7 @@ class Images:
     process, if those of the whole split fit. on_bad_image: "error" raises BadImage; "skip" goes on, with one warning
     a file, and records it in `skipped`. workers: processes that decode ahead; they change nothing about what comes
     out. pinned: batches come in pinned memory, for a GPU.
+    out. promise: what each image is held to as it is decoded.
     """
 
     def __init__(
@@ -115,10 +117,11 @@ class Images:
         on_bad_image: OnBadImage = "error",
         workers: int = 0,
         pinned: bool = False,
+        promise: ImagePromise | None = None,
     ):
         self.source, self.size, self.workers, self.pinned = source, size, workers, pinned
         self.skipped: dict[str, str] = {}
-        self._decoder = Decoder(source, size, on_bad_image)
+        self._decoder = Decoder(source, size, on_bad_image, promise)
         self._bad: set[int] = set()
         self._have = torch.zeros(len(source), dtype=torch.bool)
         self._label = torch.zeros(len(source), dtype=torch.int64)

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from gaekit.api import ImageSource
 from gaekit.data.decoding import ahead
 from gaekit.errors import BadImage, GaekitError
+from gaekit.guard import ImagePromise
 
 CHUNK = 32
 
@@ -52,8 +53,8 @@ class _Looks:
 class _Looker(Dataset[_Looks]):
     """Decodes ranges of a split; a copy of it lives in each worker process."""
 
-    def __init__(self, source: ImageSource):
-        self.source = source
+    def __init__(self, source: ImageSource, promise: ImagePromise | None):
+        self.source, self.promise = source, promise
 
     def __getitem__(self, span: range) -> _Looks:
         try:
@@ -63,17 +64,17 @@ class _Looker(Dataset[_Looks]):
 
     def _look(self, index: int) -> Look:
         try:
-            image, label = self.source[index]
+            image, label = self.source[index] if self.promise is None else self.promise.read(self.source, index)
         except BadImage as error:
             return Look(index, bad=str(error))
         return Look(index, label, *image.size)
 
 
-def looks(source: ImageSource, workers: int) -> Iterator[Look]:
-    """Decode every image once, in order, in `workers` processes (0: here). Raises MachineFailed, and what else the
-    source raises but BadImage."""
+def looks(source: ImageSource, workers: int, promise: ImagePromise | None = None) -> Iterator[Look]:
+    """Decode every image once, in order, in `workers` processes (0: here), and hold it to the promise. Raises
+    MachineFailed, and what else the source raises but BadImage."""
     spans = (range(first, min(first + CHUNK, len(source))) for first in range(0, len(source), CHUNK))
-    with closing(ahead(_Looker(source), spans, workers)) as answers:
+    with closing(ahead(_Looker(source, promise), spans, workers)) as answers:
         for answer in answers:
             if answer.failure is not None:
                 kind, message = answer.failure

@@ -41,6 +41,7 @@ class Data:
             on_bad_image=self.dataset.on_bad_image,
             workers=self.recipe.runtime.workers,
             pinned=pinned,
+            promise=self.registry.image_promise(self.recipe.dataset.use, len(self.dataset.classes)),
         )
 
     def share(self, world: World) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from gaekit.data.images import ImageBatch, Images
 from gaekit.data.latents import INDEX, LABEL, LATENT, MIRROR
 from gaekit.errors import DataError
+from gaekit.guard import without_images
 from gaekit.recipe.schema import Latents, Recipe
 from gaekit.stages.job import Job
 from gaekit.stages.stage import Stage
@@ -61,6 +62,7 @@ def _finish(
         for found in writer.measured():
             spread.merge(_Spread.from_json(found))
         _learn_skipped(images, reader)
+        _tell_absent_classes(job, images, reader)
     statistics = _statistics(section, spread, model.spec.latent_dim)
     writer.finish({**_facts(job, model, section, images), **statistics})
     for name, values in statistics["statistics"].items():
@@ -122,6 +124,15 @@ def _learn_skipped(images: Images, reader: ShardReader) -> None:
     if bool(left_out.any()):
         spans = [[index] for index in left_out.nonzero().flatten().tolist()]
         deque(images.in_order(1, spans=spans), maxlen=0)
+
+
+def _tell_absent_classes(job: Job, images: Images, reader: ShardReader) -> None:
+    """Where labels came with the images alone, only now it is known whether every class has one."""
+    classes = job.data.dataset.classes
+    if classes and images.labels is None:
+        counts = sum(torch.bincount(label, minlength=len(classes)) for label in reader.shards(LABEL))
+        if line := without_images(torch.as_tensor(counts).reshape(-1).tolist(), classes):
+            job.reporter.say(f"  {line}")
 
 
 def _facts(job: Job, model: Autoencoder, section: Latents, images: Images) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from gaekit.api import KINDS, Component, ComponentConfig
-from gaekit.plugins import Plugin, Registry, build, load_plugins, slots
+from gaekit.plugins import Plugin, Registry, construct, load_plugins, slots
 from gaekit.testing import autoencoding, diffusing, measuring
 from gaekit.testing.promises import Make, expect
 
@@ -63,7 +63,7 @@ def check_component(
     def make(**others: Any) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return build(KINDS[cls.kind], config, registry, **{**given, **others})
+            return construct(KINDS[cls.kind], config, registry, **{**given, **others})
 
     CHECKS[cls.kind](make, given)
 
