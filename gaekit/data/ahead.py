@@ -8,6 +8,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 _END: Any = object()
+_THREADS: set[ThreadPoolExecutor] = set()
+"""Those of generators that are not closed yet. A generator that an error left in a cycle is closed by the garbage
+collector, together with all that nothing else holds: its thread would have ended by then, and closing wait for ever."""
 
 
 def one_ahead(batches: Generator[T, None, None], ready: Callable[[T], T]) -> Generator[T, None, None]:
@@ -17,6 +20,7 @@ def one_ahead(batches: Generator[T, None, None], ready: Callable[[T], T]) -> Gen
     raised here, where its batch would have been. When this is closed, `batches` is closed too.
     """
     with ThreadPoolExecutor(1, "batches") as thread:
+        _THREADS.add(thread)
 
         def following() -> T:
             batch = next(batches, _END)
@@ -30,3 +34,4 @@ def one_ahead(batches: Generator[T, None, None], ready: Callable[[T], T]) -> Gen
         finally:
             wait([coming])
             thread.submit(batches.close).result()
+            _THREADS.discard(thread)

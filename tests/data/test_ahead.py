@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -100,3 +102,32 @@ def test_features_are_read_with_the_images_each_view_once(monkeypatch: pytest.Mo
     assert bool(batch.flip_B.any())
     assert torch.equal(features.of(batch)[:, 0], batch.index_B + 0.5 * batch.flip_B)
     assert reader.read_rows in (10, 20)  # one batch, and perhaps the next
+
+
+ABANDONED = """
+import gc
+from gaekit.data.ahead import one_ahead
+
+closed = []
+
+def batches():
+    try:
+        yield from range(9)
+    finally:
+        closed.append(True)
+
+def abandon():
+    stream = one_ahead(batches(), lambda batch: batch)
+    next(stream)
+    cycle = [stream]
+    cycle.append(cycle)
+
+gc.disable()
+abandon()
+gc.collect()
+assert closed == [True]
+"""
+
+
+def test_a_stream_that_an_error_left_behind_is_closed_by_the_garbage_collector() -> None:
+    subprocess.run([sys.executable, "-c", ABANDONED], check=True, timeout=120)
