@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import torch
+
 from gaekit.api import Aligner, Denoiser, Metric, Sampler
 from gaekit.errors import Problem
 from gaekit.flow.processes import get_process
@@ -276,6 +278,26 @@ def bf16_on_a_cpu(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
                 yield Problem((stage, "train", "precision"), text)
 
 
+def gpu_is_used_well(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """Defaults that suit a CPU leave a GPU waiting, or have it compute in float32 many times as long as in bf16."""
+    device = recipe.runtime.device
+    if not (device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())):
+        return
+    computing: dict[tuple[str, ...], str] = {(s, "train", "precision"): t.precision for s, t in recipe.trainings()}
+    if isinstance(recipe.latents, Latents):
+        computing["latents", "precision"] = recipe.latents.precision
+    if recipe.sample:
+        computing["sample", "precision"] = recipe.sample.precision
+    for path, precision in computing.items():
+        if precision == "float32":
+            text = "float32 leaves most of a GPU's arithmetic unused; `auto` is bf16 where a card has it, tf32 the next"
+            yield Problem(path, text)
+    images = any(stage != "diffusion" for stage, _ in recipe.trainings()) or isinstance(recipe.latents, Latents)
+    if images and recipe.runtime.workers == 0:
+        text = "one process decodes all images while the GPU waits; give about as many as the CPU has cores"
+        yield Problem(("runtime", "workers"), text)
+
+
 def semantic_training_is_used(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
     """Settings of a stage that has nothing to train."""
     aligner, section = _aligner(recipe, registry), recipe.semantic
@@ -314,6 +336,7 @@ def checkpoints_for_good_are_saved(recipe: Recipe, registry: Registry) -> Iterat
 
 DOUBTS: tuple[Rule, ...] = (
     bf16_on_a_cpu,
+    gpu_is_used_well,
     semantic_training_is_used,
     imported_artifacts_exist,
     weak_denoiser_exists_and_acts,

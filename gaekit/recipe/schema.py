@@ -13,7 +13,8 @@ from gaekit.api import ComponentConfig, Slot
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 """How much of an average stays at each step; at 1 it would never move."""
-Precision = Literal["float32", "bf16", "auto"]
+Precision = Literal["float32", "tf32", "bf16", "auto"]
+PRECISIONS = "tf32: float32 with shorter products on CUDA; auto: bf16 where a CUDA card has it, else float32"
 StepsOrFraction = Annotated[int | float, Field(ge=0)]
 """An int counts steps; a float is a fraction of the training."""
 
@@ -93,7 +94,7 @@ class Train(Section):
     clip: PositiveFloat | None = Field(default=1.0, description="largest norm of the gradient")
     ema: Decay | None = Field(default=None, description="decay a step of the averaged weights; null keeps none")
     ema_warmup: bool = neutral(False, description="decay min(ema, (1 + step) / (10 + step)), step from 0")
-    precision: Precision = Field(default="float32", description="auto: bf16 on CUDA, float32 on a CPU")
+    precision: Precision = Field(default="float32", description=f"of networks, frozen ones too; {PRECISIONS}")
     init: str | None = neutral(None, description="artifact whose weights training starts from")
 
 
@@ -197,7 +198,7 @@ class Latents(StageSection):
     scale: PositiveFloat | None = neutral(None, description="the fixed factor of `normalize: scalar` (SD: 0.18215)")
     dtype: Literal["float32", "bf16"] = Field(default="float32", description="of the stored latents")
     batch: PositiveInt = Field(default=64, description="images encoded at once")
-    precision: Precision = Field(default="float32", description="of the encoder's arithmetic")
+    precision: Precision = Field(default="float32", description=f"of the encoder; {PRECISIONS}")
 
 
 class Diffusion(StageSection):
@@ -252,7 +253,7 @@ class Sample(StageSection):
     labels: Literal["balanced", "random"] = Field(default="balanced", description="balanced: each class as often")
     batch: PositiveInt = Field(default=64, description="images a chunk; decides the last bit of the result")
     ema: bool = Field(default=True, description="use the averaged weights where there are some")
-    precision: Precision = Field(default="float32", description="of the denoiser's arithmetic")
+    precision: Precision = Field(default="float32", description=f"of the denoiser and the decoder; {PRECISIONS}")
     also_unguided: bool = Field(default=False, description="also sample without guidance, from the same noise")
 
 

@@ -201,7 +201,7 @@ def _networks(job: Job) -> tuple[Autoencoder, Objective, nn.Module | None]:
     perceptual = None
     if section.perceptual is not None:
         perceptual = build(Perceptual, section.perceptual, job.registry, image_size=job.recipe.image.size)
-        perceptual.to(job.device).eval().requires_grad_(False)
+        job.machine.prepare(perceptual.eval().requires_grad_(False), section.train.precision)
     job.seed_torch("autoencoder")
     model = Autoencoder(job.autoencoder_spec, job.registry)
     if section.train.init:
@@ -279,7 +279,7 @@ def networks(recipe: Recipe, registry: Registry, classes: int | None) -> Iterato
 
 STAGE = Stage(
     name="autoencoder",
-    revision=3,
+    revision=4,
     artifact="autoencoder.safetensors",
     kind="autoencoder",
     needs=("semantic",),

@@ -18,6 +18,7 @@ from gaekit.store.files import human_size, sha256_json
 from gaekit.store.room import Room
 from gaekit.store.shard_reader import ShardReader
 from gaekit.store.shards import INDEX, ShardWriter
+from gaekit.train.precision import computing
 
 CHUNK = 64
 SHARD_BYTES = 256 << 20
@@ -27,8 +28,8 @@ NAMES = {False: "feature", True: "feature_flip"}
 class Features:
     """feature_BFHW of batches of training images."""
 
-    def __init__(self, teacher: Teacher, reader: ShardReader | None):
-        self.teacher, self.reader = teacher, reader
+    def __init__(self, teacher: Teacher, precision: str, reader: ShardReader | None):
+        self.teacher, self.precision, self.reader = teacher, precision, reader
         if reader is not None:
             index = torch.cat(list(reader.shards(INDEX)))
             self._row = torch.full((int(index.max()) + 1,), -1)
@@ -41,10 +42,9 @@ class Features:
         return None if self.reader is None else self._rows
 
     def of(self, batch: ImageBatch) -> Tensor:
-        """Features of a batch, as it is cropped and flipped, on its device."""
+        """Features of a batch, as it is cropped and flipped, on its device; float32."""
         if self.reader is None:
-            with torch.no_grad():
-                return self.teacher(batch.image_B3RR)  # type: ignore[no-any-return]
+            return _features(self.teacher, self.precision, batch)
         feature = batch.feature_BFHW
         return self._rows(batch).to(batch.pixels_BRR3.device) if feature is None else feature
 
@@ -69,8 +69,17 @@ class Features:
             yield self.of(part)
 
 
+@torch.no_grad()
+def _features(teacher: Teacher, precision: str, batch: ImageBatch) -> Tensor:
+    """A teacher's features in float32, computed in a resolved precision."""
+    with computing(precision, batch.pixels_BRR3.device):
+        feature: Tensor = teacher(batch.image_B3RR)
+    return feature.float()
+
+
 def features_for(job: Job, images: Images, flip: bool) -> Features:
-    """The teacher's features over the training images: from their own room, built first if need be.
+    """The teacher's features over the training images, in the precision of the job's training: from their own room,
+    built first if need be.
 
     Kept only up to runtime.cache_gb; beyond it the teacher runs at every step.
     """
@@ -82,14 +91,14 @@ def features_for(job: Job, images: Images, flip: bool) -> Features:
         job.reporter.say(
             f"{job.stage}: teacher features would take {human_size(size)}, over runtime.cache_gb; computed at each step"
         )
-        return Features(teacher, None)
+        return Features(teacher, job.precision, None)
     room, facts = _room(job, flip)
     job.use_cache(room)
     with claim(room, f"{job.stage}: teacher features", job.world, job.reporter, wait=job.wait) as done:
         if done is None:
             job.world.on_rank0(lambda: room.describe(facts))
             _build(job, room, teacher, images, flip, size)
-    return Features(teacher, ShardReader(room.path / "shards"))
+    return Features(teacher, job.precision, ShardReader(room.path / "shards"))
 
 
 def _room(job: Job, flip: bool) -> tuple[Room, dict[str, Any]]:
@@ -104,6 +113,7 @@ def _room(job: Job, flip: bool) -> tuple[Room, dict[str, Any]]:
         "dataset": job.data.digest,
         "image": recipe.image.model_dump(mode="json"),
         "flip": flip,
+        "precision": job.precision,
     }
     return Room(job.store / "features" / sha256_json(facts)[:12]), facts
 
@@ -114,10 +124,9 @@ def _build(job: Job, room: Room, teacher: Teacher, images: Images, flip: bool, s
     with writer, job.reporter.bar("teacher features", sum(map(len, writer.missing))) as bar:
         for batch in images.in_order(CHUNK, spans=writer.missing):
             on_device = batch.to(job.device)
-            with torch.no_grad():
-                rows = {NAMES[False]: teacher(on_device.image_B3RR), INDEX: batch.index_B}
-                if flip:
-                    rows[NAMES[True]] = teacher(on_device.mirrored().image_B3RR)
+            rows = {NAMES[False]: _features(teacher, job.precision, on_device), INDEX: batch.index_B}
+            if flip:
+                rows[NAMES[True]] = _features(teacher, job.precision, on_device.mirrored())
             writer.add(rows)
             bar.advance(len(batch))
     job.world.barrier()

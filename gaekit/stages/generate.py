@@ -21,7 +21,7 @@ from gaekit.seeds import generator_for
 from gaekit.stages.machine import Machine
 from gaekit.store.models import Autoencoder, LoadedDenoiser, Statistics, load_denoiser
 from gaekit.train.draws import ImageDraws
-from gaekit.train.precision import autocast, resolve_precision
+from gaekit.train.precision import computing, resolve_precision
 
 MOST_CLASSES_SHOWN = 10
 WEAK, WEAK_KEY = "weak", "sample.guidance.weak.from"
@@ -86,7 +86,7 @@ class ImageGenerator:
             len(spec.classes),
             self.denoiser.network.predicts,
         )
-        with autocast(resolve_precision(self.section.precision, self.device), self.device):
+        with computing(resolve_precision(self.section.precision, self.device), self.device):
             latent = self.sampler.sample(field, noise, draws=draws, on_step=on_step)
             image = self.autoencoder.decode(self.denoiser.statistics.restore(latent.float()))
         self.evaluations += field.evaluations

@@ -142,14 +142,22 @@ class Job:
             raise GaekitError(NOTHING_TO_TRAIN)
         return spec
 
+    @property
+    def precision(self) -> str:
+        """What the stage's networks compute in, frozen ones too: its training's precision, resolved; where it trains
+        nothing, the autoencoder's."""
+        train = dict(self.recipe.trainings()).get(self.stage) or self.autoencoder_section.train
+        return resolve_precision(train.precision, self.device)
+
     @cached_property
     def teacher(self) -> Teacher | None:
-        """The frozen teacher on the device, if the aligner needs one."""
+        """The frozen teacher, prepared, if the aligner needs one."""
         aligner_class = self.registry.find("aligner", self.recipe.aligner.use)
         if not getattr(aligner_class, "needs_teacher", True) or self.recipe.teacher is None:
             return None
         teacher = build(Teacher, self.recipe.teacher, self.registry, grid=self.recipe.image.grid)
-        return teacher.to(self.device).eval()
+        self.machine.prepare(teacher.eval().requires_grad_(False), self.precision)
+        return teacher
 
     def build_aligner(self) -> Aligner:
         """The recipe's aligner with fresh weights; the encoder's width is read off a network without memory."""

@@ -22,7 +22,7 @@ from gaekit.store.models import Autoencoder, load_autoencoder
 from gaekit.store.moments import Moments
 from gaekit.store.shard_reader import ShardReader
 from gaekit.store.shards import Rows, ShardWriter
-from gaekit.train.precision import autocast, resolve_precision
+from gaekit.train.precision import computing, resolve_precision
 
 SHARD_BYTES = 256 << 20
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
@@ -108,7 +108,7 @@ def _encoded(job: Job, section: Latents, model: Autoencoder, batch: ImageBatch) 
 def encode(model: Autoencoder, batch: ImageBatch, section: Latents) -> Tensor:
     """The latents' means (B, D, H, W), or means and deviations (B, 2D, H, W), in the type that the section says."""
     device = batch.pixels_BRR3.device
-    with autocast(resolve_precision(section.precision, device), device):
+    with computing(resolve_precision(section.precision, device), device):
         _, latent = model.encode(batch.image_B3RR)
     mean = latent.mean_BDHW.float()
     if section.store == "moments":
@@ -226,5 +226,5 @@ def _statistics(section: Latents, spread: _Spread, channels: int) -> dict[str, A
 
 
 STAGE = Stage(
-    name="latents", revision=1, artifact="latents", needs=("autoencoder",), reads_data=True, parts=parts, run=run
+    name="latents", revision=2, artifact="latents", needs=("autoencoder",), reads_data=True, parts=parts, run=run
 )

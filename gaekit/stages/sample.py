@@ -159,7 +159,7 @@ def read_protocol(samples: Path) -> dict[str, Any]:
 
 STAGE = Stage(
     name="sample",
-    revision=2,
+    revision=3,
     artifact="samples.npz",
     needs=("diffusion", "autoencoder"),
     parts=parts,

@@ -112,7 +112,7 @@ def networks(recipe: Recipe, registry: Registry, classes: int | None) -> Iterato
 
 STAGE = Stage(
     name="semantic",
-    revision=2,
+    revision=3,
     artifact="aligner.safetensors",
     kind="aligner",
     reads_data=True,

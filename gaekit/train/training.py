@@ -28,7 +28,7 @@ from gaekit.train.ema import EMA
 from gaekit.train.guards import Divergence, StepGuard, Terms, mean_of_scalars
 from gaekit.train.learner import Learner
 from gaekit.train.optim import load_optimizer, make_optimizer, optimizer_tensors
-from gaekit.train.precision import autocast, resolve_precision
+from gaekit.train.precision import autocast, float32_products, resolve_precision
 from gaekit.train.progress import Reporter
 from gaekit.train.resume import SharedCheckpoint
 from gaekit.train.signals import StopRequest, stop_request
@@ -145,10 +145,13 @@ class Training:
         return self.learners[name].net
 
     def __enter__(self) -> Training:
+        self._arithmetic = float32_products(self.precision)  # for backward passes too
+        self._arithmetic.__enter__()
         self._trackers = self.host.trackers(self.at)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._arithmetic.__exit__(None, None, None)
         self._trackers.close()
         self.checkpoints.close()
         if isinstance(error, RunFailed | Interrupted | Preempted) and not self.host.world.is_rank0:

@@ -124,6 +124,21 @@ def test_what_is_yet_to_be_imported_is_a_warning(registry: Registry, write: Call
     ]
 
 
+def test_what_leaves_a_gpu_idle_is_a_warning(
+    registry: Registry, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warned(*overrides: str) -> set[str]:
+        checked = check_recipe(write(), registry, overrides=("autoencoder.train.precision=auto", *overrides))
+        return {w.dotted for w in checked.warnings}
+
+    idle = {f"{section}.precision" for section in ("semantic.train", "latents", "diffusion.train", "sample")}
+    assert warned("runtime.device=cuda") == idle | {"runtime.workers"}
+    assert warned("runtime.device=cuda", "runtime.workers=4", "sample.precision=tf32") == idle - {"sample.precision"}
+    assert not warned("runtime.device=cpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert warned() == idle | {"runtime.workers"}
+
+
 def test_checkpoints_for_good_that_are_seldom_saved_are_a_warning(
     registry: Registry, write: Callable[..., Path]
 ) -> None:
