@@ -7,6 +7,7 @@ nothing but a recipe that needs it.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 import warnings
@@ -228,10 +229,21 @@ def _factory(base: type[Component], registry: Registry, config: ComponentConfig)
     return partial(build, base, config, registry)
 
 
+ABBREVIATED = re.compile(
+    r"\b(et al|e\.g|i\.e|cf|vs|approx|resp|figs?|tabs?|eqs?|secs?|nos?|refs?|(?-i:[A-Z]))$", re.IGNORECASE
+)
+"""What a full stop may follow without ending a sentence: usual abbreviations, and initials of names."""
+
+
 def summary(cls: type[Component]) -> str:
     """One line about a component: the first sentence of its docstring."""
     paragraph = " ".join((cls.__doc__ or "").strip().split("\n\n")[0].split())
-    return paragraph.split(". ")[0].rstrip(".") + "."
+    for stop in re.finditer(r"\. ", paragraph):
+        before = paragraph[: stop.start()]
+        opened, closed = (sum(before.count(mark) for mark in marks) for marks in ("([", ")]"))  # [0, 1) is whole too
+        if opened <= closed and not ABBREVIATED.search(before):
+            return before + "."
+    return paragraph.rstrip(".") + "."
 
 
 def slots(model: type[Any]) -> dict[str, str]:

@@ -232,6 +232,35 @@ def test_a_component_is_summed_up_by_its_first_sentence() -> None:
     assert summary(Leaf) == "A leaf."
 
 
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("Similarity (Wang et al. 2004): windows of 11. It counts.", "Similarity (Wang et al. 2004): windows of 11."),
+        ("After Wang et al. with windows, e.g. 11. It counts.", "After Wang et al. with windows, e.g. 11."),
+        ("As in Fig. 3, i.e. eq. 4 of J. Doe's paper. More.", "As in Fig. 3, i.e. eq. 4 of J. Doe's paper."),
+        ("Levels in [0, 1) of a number. More.", "Levels in [0, 1) of a number."),
+        ("Compares a (see there. It is long) with b. Then more.", "Compares a (see there. It is long) with b."),
+        ("A grid of 16. A step of .5. No more.", "A grid of 16."),
+        ("One sentence without a stop", "One sentence without a stop."),
+        ("Ends with et al.", "Ends with et al."),
+        ("Of version 2.5.\n\n    More about it.", "Of version 2.5."),
+    ],
+)  # fmt: skip
+def test_a_summary_is_the_whole_first_sentence(text: str, first: str) -> None:
+    assert summary(type("Told", (Leaf,), {"__doc__": text})) == first
+
+
+def test_what_is_shown_of_every_component_is_a_whole_sentence() -> None:
+    """Nothing is cut: brackets close, and what follows in the docstring begins a sentence."""
+    classes = load_plugins().classes
+    for kind, name, cls in [(k, n, c) for k, found in classes.items() for n, c in found.items()]:
+        shown, text = summary(cls), " ".join((cls.__doc__ or "").split())
+        rest = text.removeprefix(shown)
+        assert rest != text, (kind, name)
+        assert sum(map(shown.count, "([")) == sum(map(shown.count, ")]")), (kind, name)
+        assert not rest or (rest[0] == " " and not rest[1].islower() and not rest[1].isdigit()), (kind, name, rest[:40])
+
+
 def test_a_name_of_one_kind_is_free_in_another(forest: Registry) -> None:
     class Other(NoiseSampler):
         """A leaf of another kind."""

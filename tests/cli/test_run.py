@@ -11,7 +11,6 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from gaekit.cli import main
-from gaekit.testing import check_component
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -138,14 +136,6 @@ def test_the_readmes_recipe_is_valid(tmp_path: Path) -> None:
     (block,) = re.findall(r"```yaml\n(.*?)```", README.read_text(), flags=re.DOTALL)
     (tmp_path / "readme.yaml").write_text(block)
     assert "ok" in gaekit(tmp_path, "check", "readme.yaml").stdout
-
-
-def test_the_readmes_component_keeps_the_contract() -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    module: dict[str, Any] = {"__name__": "gaekit_laplace"}
-    exec(compile(block, "README.md", "exec", dont_inherit=True), module)
-    (component,) = module["gaekit_components"]()
-    check_component(component)
 
 
 def test_a_recipe_that_is_wrong_ends_with_2_and_says_all(tmp_path: Path) -> None:

@@ -11,22 +11,22 @@ from gaekit.api import Component, ComponentConfig, Draws, Latent, NoiseSampler, 
 GAEKIT_API = 1
 
 
-class LaplaceNoise(NoiseSampler):
-    """Laplace noise of one scale: heavier tails than the normal."""
+class Laplace(NoiseSampler):
+    """Laplace noise: heavier tails than the normal."""
 
     name = "laplace"
 
     class Config(ComponentConfig):
         """Settings of `laplace`."""
 
-        scale: PositiveFloat = Field(default=0.1, description="b of exp(-|x| / b) / 2b, as a share of the latent's std")
+        scale: PositiveFloat = Field(default=0.1, description="of the noise, as a share of the latent's std")
 
     def perturb(self, latent: Latent, draws: Draws) -> Tensor:
         """Mean + scale * std * (a difference of two exponential numbers, each half a chi-square of two normals)."""
         shape = latent.mean_BDHW.shape[1:]
         plus, minus = (draws.normal(2, *shape).square().sum(1) / 2 for _ in range(2))
-        noise_BDHW: Tensor = self.config.scale * (plus - minus)
-        return latent.mean_BDHW + latent.std_BDHW * noise_BDHW
+        z_BDHW: Tensor = latent.mean_BDHW + self.config.scale * latent.std_BDHW * (plus - minus)
+        return z_BDHW
 
 
 class Tanh(Regularizer):
@@ -47,4 +47,4 @@ class Tanh(Regularizer):
 @hookimpl
 def gaekit_components() -> list[type[Component]]:
     """What this plugin provides."""
-    return [LaplaceNoise, Tanh]
+    return [Laplace, Tanh]
