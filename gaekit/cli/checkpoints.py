@@ -74,7 +74,7 @@ def _found(run: Path, *, hashes: bool) -> Iterator[tuple[str, StoredCheckpoint]]
 
     for stage, entry in View(run).record["stages"].items():
         if entry["room"]:
-            folder = CheckpointFolder(Room(run.parent / entry["room"]).checkpoints)
+            folder = CheckpointFolder(Room(run.parent / entry["room"], entry["subfolder"]).checkpoints)
             yield from ((stage, checkpoint) for checkpoint in folder.stored(hashes=hashes))
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from gaekit.errors import DataAbsent, GaekitError
 from gaekit.parallel import World
-from gaekit.pipeline.plan import Plan, make_plan
+from gaekit.pipeline.plan import Plan, line_of_shorter, make_plan, start_of_shorter
 from gaekit.pipeline.view import STORE
 from gaekit.plugins import Registry
 from gaekit.recipe.schema import Recipe
@@ -55,6 +55,9 @@ def show_plan(
     console.print(f"{recipe.name}: {recipe.image.size} px, latents {_latent_shape(recipe)}")
     data = _show_data(console, recipe, data_set)
     console.print(_stage_table(recipe, plan))
+    for stage in plan.stages:
+        if stage.room and stage.step is not None and (start := start_of_shorter(stage.room, stage.step)) is not None:
+            console.print(f"{stage.name}: {line_of_shorter(stage.room, stage.step, start)}")
     networks = _networks(recipe, registry, data)
     console.print(_size_table(networks))
     _show_memory(console, recipe, networks, nproc)

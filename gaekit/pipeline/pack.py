@@ -17,6 +17,7 @@ from gaekit.stages import diffusion, stage_named
 from gaekit.stages.stage import Stage
 from gaekit.store.artifact import open_artifact
 from gaekit.store.files import disk_full_is_named, write_json
+from gaekit.store.room import Room
 from gaekit.store.shard_reader import read_manifest
 
 COPIED = (".png", ".npz", ".json")
@@ -69,9 +70,9 @@ class _Files:
         self._take(RECIPE, self._file(path / RECIPE))
         for stage, entry in record["stages"].items():
             name = self._take_artifact(stage, self.view.artifact(stage), stage_named(stage))
-            for extra in ("stage.json", "tensorboard"):
-                if os.path.lexists(path / stage / extra):
-                    self._take(f"{stage}/{extra}", self._inside(path / stage / extra))
+            for extra in (path / stage / "stage.json", Room(path / stage, entry["subfolder"]).tensorboard):
+                if os.path.lexists(extra):
+                    self._take(f"{stage}/{extra.name}", self._inside(extra))
             for key, external in self.view.external(stage).items():
                 entry["external"][key] = self._take_artifact(stage, external, diffusion.STAGE, key)
             entry.update(artifact=name, room=None, subfolder="")

@@ -19,9 +19,9 @@ from gaekit.stages import STAGES, autoencoder, latents
 from gaekit.stages.data import Data
 from gaekit.stages.stage import Stage
 from gaekit.store.artifact import resolve
+from gaekit.store.checkpoints import CheckpointFolder
 from gaekit.store.files import sha256_file, sha256_json
 from gaekit.store.room import Room
-from gaekit.train.checkpoint import Checkpoints
 from gaekit.train.optim import has_horizon
 
 Status = Literal["cached", "resume", "run", "from", "absent"]
@@ -187,11 +187,29 @@ def _autoencoder_of(plan: Plan) -> str | None:
     return None
 
 
+def start_of_shorter(room: Room, step: int | None) -> int | None:
+    """The step at which a training of `step` steps begins beside a longer one in its room: that of the newest intact
+    checkpoint before its end, 0 without one. None where no longer one has saved itself there, or it is begun."""
+    if step is None or room.is_apart or room.done() is not None:
+        return None
+    saved = CheckpointFolder(room.checkpoints)
+    if not any(longer > step for longer in saved.steps()):
+        return None
+    return max((s for s in saved.steps() if s <= step and not saved.damage(s, hashes=False)), default=0)
+
+
+def line_of_shorter(room: Room, step: int, start: int) -> str:
+    """What a plan and a run say of a training that begins beside a longer one."""
+    saved = CheckpointFolder(room.checkpoints).steps()
+    left = f"no checkpoint at or before step {step} is left, starts at 0" if not start else f"starts at step {start}"
+    return f"{left}; the longer training in {room.path}, saved up to step {saved[-1]}, stays as it is"
+
+
 def status_of(room: Room, step: int | None) -> Status:
     """Whether a room is complete, begun or yet to be begun; `step` is the training's last where it can be prolonged."""
     if room.done() is not None:
         return "cached"
-    saved = Checkpoints(room.checkpoints).steps()
+    saved = CheckpointFolder(room.checkpoints).steps()
     begun = any(s <= step for s in saved) if step is not None else bool(saved)
     return "resume" if begun or any(room.out.glob("*/*.safetensors")) else "run"
 

@@ -22,7 +22,7 @@ from gaekit.parallel import World, join_world
 from gaekit.pipeline.again import FAILED, Again, place_again, remember
 from gaekit.pipeline.assets import prepare_assets
 from gaekit.pipeline.generations import RoomChooser, earlier_record
-from gaekit.pipeline.plan import Plan, StagePlan, make_plan, status_of
+from gaekit.pipeline.plan import Plan, StagePlan, line_of_shorter, make_plan, start_of_shorter, status_of
 from gaekit.pipeline.view import STORE, View
 from gaekit.plugins import Registry
 from gaekit.recipe import to_yaml
@@ -32,6 +32,7 @@ from gaekit.stages.data import Data
 from gaekit.stages.job import Job
 from gaekit.stages.machine import Machine, choose_device, open_machine
 from gaekit.store.artifact import resolve
+from gaekit.store.checkpoints import CheckpointFolder
 from gaekit.train.progress import Reporter
 from gaekit.train.signals import preemptible
 
@@ -126,9 +127,19 @@ def _run_stage(stage: StagePlan, title: str, job: Job, view: View, record: dict[
 
 def _begin(stage: StagePlan, title: str, job: Job, view: View, record: dict[str, Any]) -> None:
     """Say how a stage begins, now that its room is held, and write down what it is."""
+    _set_apart(stage, job)
     job.reporter.say(f"{title}: {'resuming' if status_of(job.room, stage.step) == 'resume' else 'running'}")
     job.room.describe({"fingerprint": stage.fingerprint, **stage.facts})
     view.write(record)
+
+
+def _set_apart(stage: StagePlan, job: Job) -> None:
+    """Give a training that is shorter than one in its room checkpoints of its own, from which it goes on."""
+    room, start = job.room, start_of_shorter(job.room, stage.step)
+    if stage.step is None or start is None:
+        return
+    job.reporter.say(f"  {stage.name}: {line_of_shorter(room, stage.step, start)}")
+    CheckpointFolder(room.checkpoints).branch(room.out / "checkpoints", start)
 
 
 def _note_caches(entry: dict[str, Any], job: Job, view: View, record: dict[str, Any]) -> None:

@@ -7,7 +7,9 @@ state, and the size and sha256 of every file. It appears by one rename, so that 
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,15 @@ class CheckpointFolder:
     def path(self, step: int) -> Path:
         """The folder of one checkpoint."""
         return self.folder / f"step-{step:08d}"
+
+    def branch(self, other: Path, step: int) -> None:
+        """Make another folder of checkpoints, which appears at once, with that of one step in it, or with none at step
+        0. Its files are further names of the same where the disk has such, which costs no space."""
+        part = other.with_name(f".{other.name}.part")
+        part.mkdir(parents=True)
+        if step:
+            shutil.copytree(self.path(step), CheckpointFolder(part).path(step), copy_function=_link_or_copy)
+        part.rename(other)
 
     def damage(self, step: int, *, hashes: bool = True) -> tuple[str, ...]:
         """A line for each file of a checkpoint that is not what was saved, with its name. Without `hashes` only what
@@ -119,3 +130,11 @@ class CheckpointFolder:
             except (ArtifactError, OSError, ValueError, KeyError, TypeError):
                 continue
         return KEEP, 0
+
+
+def _link_or_copy(source: str, target: str) -> str:
+    try:
+        os.link(source, target)
+    except OSError:  # a disk without hard links
+        shutil.copy2(source, target)
+    return target

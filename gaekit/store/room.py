@@ -1,7 +1,8 @@
 """A room: the folder of one stage under one fingerprint, `runs/store/<stage>/<fingerprint>/`.
 
 It holds `stage.json` (what decides the result), `checkpoints/`, `tensorboard/`, the stage's outputs, `DONE` and a lock.
-A training without a horizon can be prolonged: its outputs stand in a folder named after their step.
+A training without a horizon can be prolonged: its outputs stand in a folder named after their step, and where it is
+shorter than one before it, its checkpoints and curves too.
 
 What is complete never changes and is read without the lock. Who writes holds it. A store may be shared with others:
 nothing in a room that is a link is written or removed through.
@@ -52,13 +53,18 @@ class Room:
 
     @property
     def checkpoints(self) -> Path:
-        """Where a training saves itself."""
-        return self.path / "checkpoints"
+        """Where a training saves itself: the room's folder, which lengths share, or that of this length alone."""
+        return (self.out if self.is_apart else self.path) / "checkpoints"
 
     @property
     def tensorboard(self) -> Path:
         """Where the trackers write."""
-        return self.path / "tensorboard"
+        return (self.out if self.is_apart else self.path) / "tensorboard"
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether this length is trained beside a longer one, whose checkpoints and curves stay as they are."""
+        return bool(self.subfolder) and (self.out / "checkpoints").is_dir()
 
     def done(self) -> dict[str, Any] | None:
         """The record that the stage left when it was complete, or None."""
