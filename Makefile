@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: quickstart test test-all benchmark faults lint clean help
+.PHONY: quickstart test test-all test-oldest benchmark gpu faults lint clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -36,8 +36,18 @@ test: lint  ## lint and every fast test
 test-all: lint  ## also the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
-benchmark: $(VENV)/.dev  ## measure what tests cannot: the latent cache, its building, saves; on a quiet machine
-	for program in benchmarks/*.py; do echo "$$program"; $(BIN)/python $$program || exit 1; done
+test-oldest:  ## the fast tests with the oldest torch that pyproject.toml allows, in an environment of their own
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --upgrade pip
+	.venv-oldest/bin/python -m pip install --quiet -e '.[dev]' -c tests/oldest.txt
+	OMP_NUM_THREADS=1 .venv-oldest/bin/pytest -n 2 -m 'not slow'
+
+BENCHMARKS = training_step sampling evaluation latent_cache latent_extraction checkpoint_wait
+benchmark: $(VENV)/.dev  ## measure what tests cannot: a step, sampling, evaluation, the latent cache, saves; on a quiet machine
+	for name in $(BENCHMARKS); do echo "benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+gpu:  ## the tests and benchmarks for CUDA, under nine minutes; needs torch and pytest, and takes the wheels of .whl/
+	$(PYTHON) tests/gpu/run.py
 
 faults: $(VENV)/.dev  ## kill a run 100 times, at random, and compare what comes out with one left alone
 	$(BIN)/python tests/faults/kill.py --kills 100 --jobs 2
