@@ -16,7 +16,7 @@ from packaging.specifiers import SpecifierSet
 from gaekit.doctor.finding import Case, Finding
 from gaekit.errors import GaekitError
 from gaekit.nn.attention import AttentionProbe
-from gaekit.pipeline.run import PACKAGES, package_versions
+from gaekit.pipeline.provenance import PACKAGES, package_versions
 from gaekit.stages.machine import choose_device
 
 NVIDIA = Path("/proc/driver/nvidia/version")

@@ -6,11 +6,10 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from gaekit.pipeline.again import FAILED, Again, place_again, remember
 from gaekit.pipeline.assets import prepare_assets
 from gaekit.pipeline.generations import RoomChooser, earlier_record
 from gaekit.pipeline.plan import Plan, StagePlan, line_of_shorter, make_plan, start_of_shorter, status_of
+from gaekit.pipeline.provenance import PACKAGES, made_by, package_versions, what_changed
 from gaekit.pipeline.view import STORE, View
 from gaekit.plugins import Registry
 from gaekit.recipe import to_yaml
@@ -35,8 +35,6 @@ from gaekit.store.artifact import resolve
 from gaekit.store.checkpoints import CheckpointFolder
 from gaekit.train.progress import Reporter
 from gaekit.train.signals import preemptible
-
-PACKAGES = ("gaekit", "torch", "timm", "open_clip_torch", "xformers", "safetensors", "numpy", "pillow", "scikit-learn")
 
 
 def run_recipe(
@@ -75,6 +73,8 @@ def run_recipe(
         rooms = world.on_rank0(lambda: _choose_rooms(plan, again, view, earlier, reporter.say))
         plan.place(RoomChooser(store, fixed=rooms))
         world.on_rank0(lambda: _check_batches(plan, recipe, world))
+        for line in world.on_rank0(lambda: list(what_changed(plan, registry))):
+            reporter.say(line)
         record = _new_record(recipe, plan, registry, machine)
         record["again"] = again and asdict(again)
         remember(record, earlier)
@@ -129,7 +129,7 @@ def _begin(stage: StagePlan, title: str, job: Job, view: View, record: dict[str,
     """Say how a stage begins, now that its room is held, and write down what it is."""
     _set_apart(stage, job)
     job.reporter.say(f"{title}: {'resuming' if status_of(job.room, stage.step) == 'resume' else 'running'}")
-    job.room.describe({"fingerprint": stage.fingerprint, **stage.facts})
+    job.room.describe({"fingerprint": stage.fingerprint, **stage.facts, **made_by(stage, job.registry)})
     view.write(record)
 
 
@@ -226,17 +226,6 @@ def _entry(stage: StagePlan, recipe: Recipe) -> dict[str, Any]:
     if (train := stage.stage.training(recipe)) is not None and train.init is not None:
         entry["init"] = str(resolve(Path(train.init), stage.name, stage.stage.artifact).resolve())
     return entry
-
-
-def package_versions(names: Sequence[str]) -> dict[str, str]:
-    """Versions of those that are installed."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _now() -> str:

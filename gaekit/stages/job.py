@@ -90,15 +90,15 @@ class Job:
         """The section with the precision that it means on this device. What is half made in another is not gone on
         with: GaekitError. Every rank must call it, before it makes anything."""
         precision = resolve_precision(section.precision, self.device)
-        self.world.on_rank0(lambda: self._keep_precision(precision))
+        self.world.on_rank0(lambda: self._keep_precision(section.precision, precision))
         return section.model_copy(update={"precision": precision})
 
-    def _keep_precision(self, precision: str) -> None:
+    def _keep_precision(self, setting: str, precision: str) -> None:
         file = self.room.out / PRECISION
         before = read_json(file)["precision"] if file.exists() else precision
         if before != precision and any(self.room.out.glob("*/*.safetensors")):
             raise GaekitError(
-                f"{self.room.out}: begun in {before}, and `precision: auto` is {precision} on this device "
+                f"{self.room.out}: begun in {before}, and `precision: {setting}` is {precision} on this device "
                 f"({self.device.type}); go on where it was begun, or begin again with --fresh {self.stage}"
             )
         write_json(file, {"precision": precision})
