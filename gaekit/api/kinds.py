@@ -340,7 +340,7 @@ class Metric(Component, ABC):
 
 class Tracker(Component, ABC):
     """Where scalars and images of a training go; `folder` belongs to it, `purge_step` is where a resumed run goes
-    on."""
+    on. One that raises is told of once and left out from then on: it ends no training."""
 
     kind = "tracker"
 

@@ -120,6 +120,15 @@ def _main(given: list[str]) -> int:
         text = f"error: {error.filename}: {error.strerror} (`--debug` shows who wanted it)"
         print(printable(text), file=sys.stderr)
         return code
+    except RuntimeError as error:
+        from gaekit.cli.output import print_error
+        from gaekit.data.decoding import dead_worker
+
+        died = dead_worker(error)
+        if died is None:
+            raise
+        print_error(died, debug=debug)
+        return died.exit_code
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept, and the same command goes on", file=sys.stderr)
         return 130

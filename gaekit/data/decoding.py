@@ -208,19 +208,27 @@ def ahead(items: Dataset[Item], requests: Iterable[Any], workers: int) -> Genera
         worker_init_fn=_ignore_signals, collate_fn=_as_it_is, generator=torch.Generator(),
     )  # fmt: skip
     answers = iter(loader)
-    died = ""
+    died: MachineFailed | None = None
     try:
         while (answer := next(answers, None)) is not None:
             yield answer
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        died = dead_worker(error)
+        if died is None:
             raise
-        died = str(error)
     finally:
         # Here and now: left to the garbage collector, workers would be joined by whatever thread it happens to run in.
         del answers
     if died:
-        raise MachineFailed(f"a process that decodes images died ({died}); if memory ran out, lower runtime.workers")
+        raise died
+
+
+def dead_worker(error: RuntimeError) -> MachineFailed | None:
+    """What to tell where torch says that a process that decodes images died; None for any other error. torch says so
+    wherever the main thread is at that moment, by its handler of SIGCHLD."""
+    if "DataLoader worker" not in str(error):
+        return None
+    return MachineFailed(f"a process that decodes images died ({error}); if memory ran out, lower runtime.workers")
 
 
 def _checked(decoded: Decoded) -> Decoded:

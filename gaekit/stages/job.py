@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -114,8 +114,8 @@ class Job:
     def _trackers(self, purge_step: int) -> Trackers:
         folder = self.room.tensorboard
         configs = self.recipe.runtime.trackers if self.world.is_rank0 else ()
-        made = [build(Tracker, c, self.registry, folder=folder, purge_step=purge_step) for c in configs]
-        return Trackers(made)
+        make = partial(build, Tracker, registry=self.registry, folder=folder, purge_step=purge_step)
+        return Trackers([(config.use, partial(make, config)) for config in configs], self.reporter.say)
 
     def show(self, scalars: dict[str, float], images: dict[str, Tensor]) -> None:
         """Log what a stage without a training found, at step 0; images are grids (3, height, width) in [0, 1]."""

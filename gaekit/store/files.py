@@ -14,9 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from gaekit.errors import ArtifactError, MachineFailed
 from gaekit.inside import require_regular
 
+FULL = "the disk is full; free some space and run the same command again"
 LARGEST_JSON = 256 << 20
 """Bytes of a JSON file that is still read: a manifest of a hundred thousand shards has a tenth of them."""
 
@@ -56,6 +59,11 @@ def is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+def is_full_text(text: str) -> bool:
+    """Whether an error's text says so, where it has no number."""
+    return "No space left" in text or "quota" in text.lower()
+
+
 def full_disk(path: Path) -> OSError:
     """What writing to a full disk would raise."""
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
@@ -71,12 +79,16 @@ def free_space(path: Path) -> int:
 
 @contextmanager
 def disk_full_is_named(path: Path) -> Iterator[None]:
-    """Turn `no space left` into a MachineFailed that names the place."""
+    """Turn `no space left`, of the system or of safetensors, into a MachineFailed that names the place."""
     try:
         yield
+    except SafetensorError as error:
+        if not is_full_text(str(error)):
+            raise
+        raise MachineFailed(f"{path}: {FULL}") from error
     except OSError as error:
         if is_full(error):
-            raise MachineFailed(f"{path}: the disk is full; free some space and run the same command again") from error
+            raise MachineFailed(f"{path}: {FULL}") from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise MachineFailed(
                 f"{path}: cannot be written ({error.strerror}); check the folder's permissions"

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gaekit.errors import ArtifactError, MachineFailed
 from gaekit.parallel import World
-from gaekit.store.files import atomic, human_size, read_json, sha256_file, write_json
+from gaekit.store.files import atomic, human_size, is_full_text, read_json, sha256_file, write_json
 from gaekit.store.shard_reader import MANIFEST, ShardReader, fault_of_record, read_manifest, shard_name
 
 INDEX = "index"
@@ -187,7 +187,7 @@ def _save(rows: Rows, path: Path, left: int) -> None:
             return
         cause: Exception | None = None
     except SafetensorError as error:
-        if "No space left" not in str(error) and "quota" not in str(error).lower():
+        if not is_full_text(str(error)):
             raise
         cause = error
     free = shutil.disk_usage(path.parent).free

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from gaekit.api import Tracker
+from gaekit.errors import GaekitError
 
 
 class Meter:
@@ -62,17 +64,40 @@ def grid_of(images: Sequence[Tensor] | Tensor, columns: int, gap: int = 2) -> Te
 
 
 class Trackers:
-    """Several trackers as one."""
+    """Several trackers as one. One that fails is told of once by `say` and left out from then on: a curve to look at is
+    not worth a training. What is wrong with its settings (a GaekitError while it is made) is raised, since nothing is
+    lost yet.
 
-    def __init__(self, trackers: Sequence[Tracker]):
-        self.trackers = trackers
+    makers: (name, what makes it) of each.
+    """
+
+    def __init__(self, makers: Sequence[tuple[str, Callable[[], Tracker]]] = (), say: Callable[[str], None] = print):
+        self._say = say
+        self._trackers: dict[int, tuple[str, Tracker]] = {}
+        for number, (name, make) in enumerate(makers):
+            with self._guarded(number, name):
+                self._trackers[number] = (name, make())
 
     def log(self, step: int, scalars: dict[str, float], images: dict[str, Tensor]) -> None:
         """Pass on to each."""
-        for tracker in self.trackers:
-            tracker.log(step, scalars, images)
+        self._each(lambda tracker: tracker.log(step, scalars, images))
 
     def close(self) -> None:
         """Close each."""
-        for tracker in self.trackers:
-            tracker.close()
+        self._each(lambda tracker: tracker.close())
+
+    def _each(self, action: Callable[[Tracker], None]) -> None:
+        for number, (name, tracker) in list(self._trackers.items()):
+            with self._guarded(number, name):
+                action(tracker)
+
+    @contextmanager
+    def _guarded(self, number: int, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, GaekitError) and number not in self._trackers:
+                raise
+            self._trackers.pop(number, None)
+            reason = str(error) or type(error).__name__
+            self._say(f"warning: tracker '{name}' fails and is left out from now on, the work goes on: {reason}")

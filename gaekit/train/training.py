@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, TypeVar
 
@@ -130,6 +130,7 @@ class Training:
         self._shown: dict[str, float] = {}
         self._vote = StopVote(self.host.world)
         self._step: Step | None = None
+        self._loops = ExitStack()
         self._resume()
 
     def _learner(self, name: str, module: nn.Module) -> Learner:
@@ -151,6 +152,7 @@ class Training:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._loops.close()  # here and now: a traceback would keep streams, and the processes behind them, to the end
         self._arithmetic.__exit__(None, None, None)
         self._trackers.close()
         self.checkpoints.close()
@@ -184,14 +186,17 @@ class Training:
         Raises Interrupted or Preempted after saving, between two steps; every rank at the same one. GaekitError if the
         batch does not divide.
         """
+        return self._loops.enter_context(closing(self._steps(stream)))
+
+    def _steps(self, stream: Callable[[int, int, int], Iterable[B]]) -> Generator[tuple[Step, B], None, None]:
         total, batch = self.settings.steps, self.settings.batch
         self.host.world.on_rank0(lambda: self.host.world.rows(batch))
         begin, end = self.host.world.rows(batch)
         micro = self.host.world.on_rank0(lambda: self._micro_batch(end - begin))
         if self.at >= total:
             return
-        batches = iter(stream(self.at, begin, end))
         with (
+            closing(_relay(stream(self.at, begin, end))) as batches,
             stop_request(self.host.world.silent_ranks) as stop,
             self.host.reporter.bar(self.host.stage, total, self.at) as bar,
         ):
@@ -349,3 +354,7 @@ class Training:
             "the same command goes on from there"
         )
         raise error(message)
+
+
+def _relay(items: Iterable[B]) -> Generator[B, None, None]:
+    yield from items  # which closes what they come from when this is closed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,6 +33,7 @@ class TensorBoard(Tracker):
         super().__init__(config, folder=folder, purge_step=purge_step)
         from torch.utils.tensorboard import SummaryWriter
 
+        _say_failures_once()
         # At 0 too: a run killed before its first checkpoint starts over in the same folder.
         self._writer = SummaryWriter(str(folder), purge_step=purge_step, flush_secs=config.flush_secs)
 
@@ -45,3 +47,18 @@ class TensorBoard(Tracker):
     def close(self) -> None:
         """Flush everything to disk and close the file."""
         self._writer.close()
+
+
+def _say_failures_once() -> None:
+    """TensorBoard's thread keeps what it fails with for the next call, which raises it; Python would also print it as a
+    traceback of that thread."""
+    before = threading.excepthook
+    if getattr(before, "_hides_tensorboard", False):
+        return
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not type(failed.thread).__module__.startswith("tensorboard."):
+            before(failed)
+
+    hook._hides_tensorboard = True  # type: ignore[attr-defined]
+    threading.excepthook = hook

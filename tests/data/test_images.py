@@ -6,8 +6,12 @@ import itertools
 import json
 import logging
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,7 @@ from picture_helpers import Pictures
 from PIL import Image
 from safetensors import safe_open
 
+from gaekit import cli
 from gaekit.data.images import ImageBatch, Images, center_crop, to_float, to_uint8
 from gaekit.errors import BadImage, DataError, MachineFailed
 
@@ -239,6 +244,24 @@ def test_a_killed_worker_is_the_machines_failure() -> None:
         list(Images(Pictures(8, fatal=(5,)), 8, workers=1).in_order(4))
 
 
+def test_a_worker_that_is_killed_while_its_program_does_something_else_ends_that_with_4(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torch raises by its handler of SIGCHLD, wherever the main thread is."""
+
+    def command(arguments: list[str]) -> None:
+        with closing(Images(Pictures(200), 8, workers=1).in_order(2)) as stream:  # type: ignore[type-var]
+            next(stream)
+            (worker,) = multiprocessing.active_children()
+            assert worker.pid is not None
+            os.kill(worker.pid, signal.SIGKILL)
+            time.sleep(30)
+
+    monkeypatch.setattr(cli, "_run", command)
+    assert cli.main([]) == 4
+    assert "error: a process that decodes images died" in capsys.readouterr().err
+
+
 def test_workers_outlive_the_signals_that_ask_the_training_to_save() -> None:
     stream = Images(Pictures(200), 8, workers=1).training(0, 2, flip=False)
     next(stream)
@@ -255,6 +278,8 @@ def test_workers_outlive_the_signals_that_ask_the_training_to_save() -> None:
 def test_workers_end_at_once_with_a_batch_that_cannot_be_used_or_a_program_that_leaves_them_running() -> None:
     program = """
 import sys
+import time
+from contextlib import closing
 sys.path[:0] = sys.argv[1:]
 from test_images import *
 images = Images(Pictures(40, bad=(9,)), 8, workers=2)

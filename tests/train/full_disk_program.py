@@ -12,14 +12,19 @@ from pathlib import Path
 
 import test_training
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
+from gaekit.api import Tracker
 from gaekit.errors import MachineFailed
 from gaekit.pipeline.view import View
+from gaekit.plugins import build, load_plugins
+from gaekit.store.files import atomic
 from gaekit.train import checkpoint
 from gaekit.train.checkpoint import Checkpoints
 from gaekit.train.progress import Reporter
 from gaekit.train.snapshot import Snapshot
+from gaekit.train.track import Trackers
 from gaekit.train.training import Training
 
 said: list[str] = []
@@ -121,9 +126,34 @@ def turns_read_only(disk: Path, whole: Training) -> dict[str, object]:
     return {"errors": errors, "intact": intact, "same": same(train(room), whole)}
 
 
+def is_full_for_tensors_and_curves(disk: Path, whole: Training) -> dict[str, object]:
+    """Full from the second step on that a tracker logs, and when tensors are written without a checkpoint."""
+    registry = load_plugins()
+    config = registry.find("tracker", "tensorboard").Config(use="tensorboard")
+
+    def make() -> Tracker:
+        return build(Tracker, config, registry, folder=disk / "room", purge_step=0)
+
+    trackers = Trackers([("tensorboard", make)], said.append)
+    trackers.log(1, {"loss": 1.0}, {})
+    filler = fill(disk)
+    for step in range(2, 40):
+        trackers.log(step, {"loss": 1.0}, {"images": torch.rand(3, 128, 128)})
+    trackers.close()
+
+    def write() -> None:
+        with atomic(disk / "room" / "chunk.safetensors") as part:
+            save_file({"images": torch.rand(3, 128, 128)}, part)
+
+    error = refused(write)
+    left = sorted(path.name for path in (disk / "room").glob("*chunk*"))
+    filler.unlink()
+    return {"error": error, "left": left}
+
+
 def main(disk: Path, elsewhere: Path) -> None:
     whole, found = train(elsewhere), {}
-    for scenario in (fills_up, fills_up_during_a_write, turns_read_only):
+    for scenario in (fills_up, fills_up_during_a_write, turns_read_only, is_full_for_tensors_and_curves):
         said.clear()
         found[scenario.__name__] = scenario(disk, whole) | {"said": list(said)}
         shutil.rmtree(disk / "room")

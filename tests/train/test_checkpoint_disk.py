@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,7 @@ def found(disk: Path, namespace: tuple[str, ...], tmp_path_factory: pytest.TempP
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert not list(disk.iterdir()), "the disk was to be one of the program's own"
+    assert done.stderr == ""
     return dict(json.loads(done.stdout))
 
 
@@ -89,3 +91,12 @@ def test_a_folder_that_turns_read_only_is_named_and_what_was_saved_stays(disk: P
     assert view.startswith(f"{disk / 'runs/new/recipe.yaml'}: {why}")
     assert result["intact"] == [5]
     assert result["same"]
+
+
+def test_curves_that_find_no_space_are_left_out_and_tensors_say_so(disk: Path, found: dict[str, Any]) -> None:
+    result = found["is_full_for_tensors_and_curves"]
+    assert len(result["said"]) == 1
+    assert result["said"][0].startswith("warning: tracker 'tensorboard' fails and is left out from now on")
+    assert os.strerror(errno.ENOSPC) in result["said"][0]
+    assert result["error"].startswith(f"{disk}/room/chunk.safetensors: the disk is full")
+    assert result["left"] == []

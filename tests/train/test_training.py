@@ -333,6 +333,23 @@ def test_while_gradients_are_not_finite_no_checkpoint_is_written(tmp_path: Path)
     assert training.checkpoints.steps() == [3, 4]
 
 
+def test_a_training_that_ends_with_an_error_ends_what_feeds_it_though_the_error_is_kept(tmp_path: Path) -> None:
+    ended = []
+
+    def stream(start: int, first: int, last: int) -> Iterator[Points]:
+        try:
+            yield from points(start, first, last)
+        finally:
+            ended.append(first)
+
+    training = Training(Train(steps=20, batch=8), networks(), host(tmp_path))
+    with pytest.raises(ZeroDivisionError) as kept, training:
+        for _ in training.steps(stream):
+            _ = 1 / 0
+    assert kept.tb is not None
+    assert ended == [0]
+
+
 def test_a_loss_that_grows_without_end_ends_the_run(tmp_path: Path) -> None:
     settings = Train(steps=1000, batch=8, lr=1.0, clip=None)
     where = host(tmp_path, log_every=5, diverging=10)
