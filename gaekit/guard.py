@@ -148,7 +148,11 @@ def check_times(times: Any, t: Any, draws: Draws) -> None:
     batch = draws.uniform()
     check_tensor(t, tuple(batch.shape), "t", like=batch)
     if _is_known(t):
-        expect(bool(((t >= 0) & (t <= 1)).all()), "t lies in [0, 1]", f"{float(t.min()):g} to {float(t.max()):g}")
+        expect(
+            bool(((t >= 0) & (t <= 1)).all()),
+            "t lies in [0, 1]",
+            f"{float(t.detach().min()):g} to {float(t.detach().max()):g}",
+        )
 
 
 def check_prediction(denoiser: Any, out: Any, x: Tensor, t: Tensor, label: Tensor, taps: tuple[str, ...] = ()) -> None:
@@ -212,10 +216,11 @@ class ImagePromise:
                 raise
             raise PluginError(f"{self.owner} failed at image {index}: {type(error).__name__}: {error}") from error
         with naming(self.owner):
-            self._check(item, index)
+            self.check(item, index)
         return item
 
-    def _check(self, item: Any, index: int) -> None:
+    def check(self, item: Any, index: int) -> None:
+        """What the split gave at `index`. Raises BrokenPromise."""
         expect(isinstance(item, tuple) and len(item) == 2, f"[{index}] is (image, label)", type(item).__name__)
         image, label = item
         mode = getattr(image, "mode", type(image).__name__)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gaekit.api import (
     Aligner,
+    Asset,
     Component,
     ComponentConfig,
     Dataset,
@@ -20,6 +21,7 @@ from gaekit.api import (
     Denoiser,
     Encoder,
     Latent,
+    LocalFile,
     Loss,
     Losses,
     Metric,
@@ -434,6 +436,126 @@ class Bound(Plain):
     name, source = "bound", BoundSquares
 
 
+class Dropping(Regularizer):
+    """Drops out while it trains."""
+
+    name = "dropping"
+
+    def forward(self, moments_BMHW: Tensor) -> Latent:
+        return Latent(nn.functional.dropout(moments_BMHW, 0.5, self.training))
+
+
+class Detached(Regularizer):
+    """Cuts the gradient."""
+
+    name = "detached"
+
+    def forward(self, moments_BMHW: Tensor) -> Latent:
+        return Latent(moments_BMHW.detach())
+
+
+class DoubleRegularizer(Regularizer):
+    """Computes in float64."""
+
+    name = "double"
+
+    def forward(self, moments_BMHW: Tensor) -> Latent:
+        return Latent(moments_BMHW.double())
+
+
+class Overflowing(Regularizer):
+    """Is infinite where products are taken in float16, not in float32."""
+
+    name = "overflowing"
+
+    def forward(self, moments_BMHW: Tensor) -> Latent:
+        product = torch.einsum("bdhw,de->behw", moments_BMHW, torch.eye(self.latent_dim))
+        large = product if product.dtype == torch.float32 else product / 0
+        return Latent(large)
+
+
+class Recomputing(Regularizer):
+    """Says that it recomputes its blocks, and does not."""
+
+    name = "recomputing"
+    checkpointing = False
+
+    def __init__(self, config: Any, **sizes: int):
+        super().__init__(config, **sizes)
+        self.block = nn.Conv2d(self.latent_dim, self.latent_dim, 1)
+
+    def forward(self, moments_BMHW: Tensor) -> Latent:
+        return Latent(self.block(moments_BMHW))
+
+
+class StrangeRegions(Recomputing):
+    """Names a block that is not its own."""
+
+    name = "strange_regions"
+
+    def regions(self) -> list[nn.Module]:
+        return [nn.Conv2d(1, 1, 1)]
+
+
+class Recomputed(Recomputing):
+    """Recomputes its block, and gives other numbers."""
+
+    name = "recomputed"
+
+    def forward(self, moments_BMHW: Tensor) -> Latent:
+        if self.checkpointing:
+            return Latent(2 * self.block(self.block(moments_BMHW)))
+        return Latent(self.block(moments_BMHW))
+
+
+class Forgotten(Regularizer):
+    """Needs a file, and does not say which by `external`."""
+
+    name = "forgotten"
+
+    @classmethod
+    def assets(cls, config: Any) -> tuple[Asset, ...]:
+        return (LocalFile("a file", "x"),)
+
+    def forward(self, moments_BMHW: Tensor) -> Latent:
+        return Latent(moments_BMHW)
+
+
+class Numbered(Regularizer):
+    """Has layers, of which it asks for one that is not there."""
+
+    name = "numbered"
+
+    class Config(ComponentConfig):
+        layer: int = Field(default=0, description="of three")
+
+    @classmethod
+    def external(cls, config: Any) -> str:
+        return ("a", "b", "c")[config.layer]
+
+    def forward(self, moments_BMHW: Tensor) -> Latent:
+        return Latent(moments_BMHW)
+
+
+class PathProtocol(BatchMean):
+    """States what JSON cannot write."""
+
+    name = "path_protocol"
+
+    def compute(self) -> dict[str, float]:
+        return {self.name: 1.0}
+
+    def protocol(self) -> dict[str, Any]:
+        return {"file": Path("x")}
+
+
+class Needy(Lazy):
+    """Needs what no field has."""
+
+    name = "needy"
+    needs = frozenset({"velocity", "acceleration"})
+
+
 def test_what_keeps_its_promises_passes() -> None:
     check_component(RightNoise)
     check_component(Plain)
@@ -469,11 +591,27 @@ def test_what_keeps_its_promises_passes() -> None:
         (RestlessOrder, "an order depends on seed and epoch alone"),
         (Mislabelled, "`labels` are those that come with the images"),
         (Bound, "a split can be pickled, for worker processes"),
+        (Dropping, "draws from the global generator of torch in training mode"),
+        (Detached, "the gradient reaches the moments; gave: a result that is detached"),
+        (DoubleRegularizer, "the latent's mean is float64, promised float32"),
+        (Overflowing, "finite numbers under autocast to bfloat16"),
+        (Recomputing, "with `checkpointing`, blocks are run again in the backward pass"),
+        (StrangeRegions, "`regions` gives blocks of the module"),
+        (Recomputed, "recomputed blocks give the same gradients"),
+        (Forgotten, "what needs files says by `external` which they are"),
+        (Numbered, "`external` of layer = 999983 gives or raises a GaekitError; gave: IndexError"),
+        (PathProtocol, "a protocol of JSON values; gave: what JSON cannot write"),
+        (Needy, "`needs` are of .*; gave: acceleration"),
     ],
 )
 def test_a_broken_promise_is_named(cls: type[Component], promise: str) -> None:
     with pytest.raises(AssertionError, match=promise):
         check_component(cls)
+
+
+def test_settings_that_do_not_fit_are_told() -> None:
+    with pytest.raises(AssertionError, match="these settings do not fit Config of noise 'right': sigma: Extra inputs"):
+        check_component(RightNoise, sigma=2)
 
 
 def test_a_tracker_without_pictures_must_not_fail() -> None:

@@ -5,16 +5,16 @@ It needs no pytest: a broken promise is an AssertionError that says which. Every
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from gaekit.api import KINDS, Component, ComponentConfig
+from gaekit.api import KINDS, Component
 from gaekit.plugins import Plugin, Registry, construct, load_plugins, slots
 from gaekit.testing import autoencoding, diffusing, measuring
-from gaekit.testing.promises import Make, expect
+from gaekit.testing.outside import check_config, check_outside
+from gaekit.testing.promises import Make
 
 SIZES: dict[str, dict[str, Any]] = {
     "teacher": {"grid": 4},
@@ -54,9 +54,11 @@ def check_component(
     """Build `cls` with `settings` (those of its recipe) and see that it keeps the promises of its kind.
 
     `sizes` replace some of SIZES; `registry` provides what stands in its slots (the installed plugins by default), and
-    those settings are configs: `teacher=MyTeacher.Config(use="my_teacher")`. Raises AssertionError, naming the promise.
+    those settings are configs: `teacher=MyTeacher.Config(use="my_teacher")`. Raises AssertionError, which names the
+    promise and what was given in its place.
     """
-    config = _check_config(cls, settings)
+    config = check_config(cls, settings)
+    check_outside(cls, config, settings)
     registry = _with(cls, registry or (load_plugins() if slots(cls.Config) else Registry()))
     given = {**SIZES.get(cls.kind, {}), **(sizes or {})}
 
@@ -66,22 +68,6 @@ def check_component(
             return construct(KINDS[cls.kind], config, registry, **{**given, **others})
 
     CHECKS[cls.kind](make, given)
-
-
-def _check_config(cls: type[Component], settings: Mapping[str, Any]) -> ComponentConfig:
-    """The config of a component: described, closed, and the same after a trip through JSON."""
-    expect(bool((cls.__doc__ or "").strip()), "a component has a docstring")
-    for name, info in cls.Config.model_fields.items():
-        expect(name == "use" or bool(info.description), f"setting '{name}' has a description")
-    expect(cls.Config.model_config.get("extra") == "forbid", "Config refuses unknown keys")
-    expect(bool(cls.Config.model_config.get("frozen")), "Config is frozen")
-    config = cls.Config(use=cls.name, **settings)
-    dumped = config.model_dump(mode="json", by_alias=True)
-    if not slots(cls.Config):  # what stands in slots is typed again by the loader of recipes
-        again = cls.Config.model_validate_json(json.dumps(dumped), strict=True)
-        expect(again == config, f"Config survives JSON: {again!r} is not {config!r}")
-    json.dumps(dumped)
-    return config
 
 
 def _with(cls: type[Component], registry: Registry) -> Registry:

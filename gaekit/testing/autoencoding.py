@@ -9,13 +9,18 @@ import torch
 from torch import Tensor
 
 from gaekit.api import Aligner, Decoder, Encoder, Latent, NoiseSampler, Perceptual, Regularizer, Teacher
+from gaekit.guard import check_encoder as check_answer_of_encoder
+from gaekit.guard import check_latent
 from gaekit.testing.promises import (
     BATCH,
     Make,
+    check_autocast,
     check_gradient,
     check_losses,
     check_module,
+    check_regions,
     check_tensor,
+    check_training_mode,
     disturb,
     draws,
     expect,
@@ -31,15 +36,16 @@ def check_teacher(make: Make, sizes: Mapping[str, Any]) -> None:
     image = images(2, 48)
     shape = (2, teacher.feature_dim, sizes["grid"], sizes["grid"])
     check_tensor(teacher(image), shape, "a teacher's feature, of images of any size,")
-    expect(not any(p.requires_grad for p in teacher.parameters()), "a teacher is frozen")
+    trained = [name for name, p in teacher.named_parameters() if p.requires_grad]
+    expect(not trained, "a teacher is frozen", f"parameters that require gradients: {', '.join(trained[:3])}")
     teacher.train()
     first, second = teacher(image), teacher(image)
     expect(torch.equal(first, second), "a teacher stays in eval mode when its owner trains")
     image.requires_grad_(True)
     check_gradient(teacher(image).square().mean(), {"the image, for perceptual distances": image})
-    check_module(make, lambda module: cast(Tensor, module(images(2, 48))), module=teacher)
-    cls, config = type(teacher), teacher.config
-    expect(cls.external(config) == cls.external(config), "the identity of the weights is stable")
+    check_module(make, lambda module: cast(Tensor, module(images(2, 48))), module=teacher, types=(torch.float32,))
+    told = type(teacher).width(teacher.config)
+    expect(told in (None, teacher.feature_dim), f"`width` is feature_dim, {teacher.feature_dim}, or None", told)
 
 
 def check_encoder(make: Make, sizes: Mapping[str, Any]) -> None:
@@ -47,7 +53,9 @@ def check_encoder(make: Make, sizes: Mapping[str, Any]) -> None:
     encoder: Encoder = make()
     grid, image = sizes["image_size"] // sizes["stride"], images(side=sizes["image_size"]).requires_grad_(True)
     disturb(encoder)
-    hidden, moments = encoder(image)
+    out = encoder(image)
+    check_answer_of_encoder(encoder, out, image)
+    hidden, moments = out
     check_tensor(hidden, (BATCH, encoder.hidden_dim, grid, grid), "hidden")
     check_tensor(moments, (BATCH, sizes["channels"], grid, grid), "moments")
     if any(p.requires_grad for p in encoder.parameters()):
@@ -82,7 +90,7 @@ def check_aligner(make: Make, sizes: Mapping[str, Any]) -> None:
     feature = numbers(BATCH, sizes["feature_dim"], side, side)
     _prepare(aligner, feature)
     target = aligner.target(feature)
-    expect(not target.requires_grad, "no gradient flows into the target")
+    expect(not target.requires_grad, "no gradient flows into the target", "one that requires a gradient")
     hidden = numbers(BATCH, sizes["hidden_dim"], side, side, seed=2).requires_grad_(True)
     mean = numbers(BATCH, sizes["latent_dim"], side, side, seed=3).requires_grad_(True)
     terms = aligner.losses(hidden, Latent(mean), target)
@@ -90,14 +98,33 @@ def check_aligner(make: Make, sizes: Mapping[str, Any]) -> None:
     expect(aligner.adaptive or not any(term.adaptive for term in terms.values()),
            "an aligner with adaptive terms says so: adaptive = True")  # fmt: skip
     if total is not None:
+        expect(total.requires_grad, "alignment pulls on the hidden or the latent", "terms that require no gradient")
         grads = torch.autograd.grad(total, [hidden, mean], allow_unused=True)
-        expect(
-            any(g is not None and bool((g != 0).any()) for g in grads), "alignment pulls on the hidden or the latent"
-        )
+        pulls = any(g is not None and bool((g != 0).any()) for g in grads)
+        expect(pulls, "alignment pulls on the hidden or the latent", "terms that depend on neither")
+    _check_training(aligner, feature, hidden, Latent(mean), target)
+    if aligner.fit == "train":
+        check_regions(make, lambda module: cast(Tensor, check_losses(module.fit_losses(feature), "fit loss")))
     other = make()
     other.load_state_dict(aligner.state_dict(), strict=True)
     expect(torch.equal(other.target(feature), target), "a state dict restores what was fitted")
     expect(_fit_shapes(make(hidden_dim=32)) == _fit_shapes(aligner), "what is fitted does not depend on hidden_dim")
+
+
+def _check_training(aligner: Aligner, feature: Tensor, hidden: Tensor, latent: Latent, target: Tensor) -> None:
+    """While it trains, and under autocast: no global randomness, finite terms."""
+    aligner.train()
+    with own_randomness(" in training mode"):
+        aligner.losses(hidden, latent, target)
+        if aligner.fit == "train":
+            aligner.fit_losses(feature)
+    with torch.autocast("cpu", torch.bfloat16):
+        for name, loss in aligner.losses(hidden, latent, target).items():
+            finite = bool(torch.isfinite(loss.value).all())
+            expect(
+                finite, f"'{name}' is finite under autocast to bfloat16", None if finite else float(loss.value.detach())
+            )
+    aligner.eval()
 
 
 def _fit_shapes(aligner: Aligner) -> set[tuple[str, tuple[int, ...]]]:
@@ -132,10 +159,11 @@ def check_regularizer(make: Make, sizes: Mapping[str, Any]) -> None:
     shape = (BATCH, sizes["latent_dim"], side, side)
     moments = numbers(BATCH, regularizer.channels, side, side).requires_grad_(True)
     latent: Latent = regularizer(moments)
+    expect(isinstance(latent, Latent), "a regularizer gives a gaekit.api.Latent", type(latent).__name__)
     check_tensor(latent.mean_BDHW, shape, "the latent's mean")
     _check_scale(regularizer, moments.detach(), latent)
     if isinstance(latent.std_BDHW, Tensor):
-        check_tensor(latent.std_BDHW.expand(shape), shape, "the latent's std")
+        check_latent(regularizer, latent, moments)
         expect(bool((latent.std_BDHW >= 0).all()), "std is not negative")
     if latent.penalty is not None:
         check_losses({"penalty": latent.penalty}, "the")
@@ -175,10 +203,17 @@ def check_perceptual(make: Make, sizes: Mapping[str, Any]) -> None:
     second = images(side=sizes["image_size"], seed=2).requires_grad_(True)
     distance = perceptual(first, second)
     check_tensor(distance, (BATCH,), "the distance")
-    expect(bool((distance >= 0).all()), "a distance is not negative")
+    expect(bool((distance >= 0).all()), "a distance is not negative", float(distance.min().detach()))
     zero = perceptual(first, first)
-    expect(bool((zero.abs() <= 1e-5).all()), "the distance of an image to itself is 0")
+    expect(
+        bool((zero.abs() <= 1e-5).all()), "the distance of an image to itself is 0", float(zero.detach().abs().max())
+    )
+    expect(distance.requires_grad, "a distance is differentiable", "a result that is detached from its input")
     grads = torch.autograd.grad(distance.sum(), [first, second])
     expect(all(bool(torch.isfinite(grad).all()) for grad in grads), "gradients are finite")
     if bool((distance > 0).any()):
         expect(all(bool((grad != 0).any()) for grad in grads), "gradients reach both images")
+    check_training_mode(perceptual, lambda module: cast(Tensor, module(first, second)))
+    with torch.no_grad():
+        types = (torch.float32, torch.bfloat16)
+        check_autocast(perceptual, lambda module: cast(Tensor, module(first, second)), distance, types)

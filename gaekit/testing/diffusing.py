@@ -13,6 +13,7 @@ from gaekit.flow.ddpm import Ddpm
 from gaekit.flow.field import Field
 from gaekit.flow.path import get_path
 from gaekit.flow.process import Process
+from gaekit.guard import check_prediction
 from gaekit.testing.promises import (
     BATCH,
     Make,
@@ -26,6 +27,9 @@ from gaekit.testing.promises import (
     own_randomness,
 )
 
+WORDS = frozenset({"velocity", "noise", "score", "data", "steps", "variance"})
+"""What a sampler may need."""
+
 
 def check_times(make: Make, sizes: Mapping[str, Any]) -> None:
     """Times in [0, 1] that depend on `draws` alone."""
@@ -33,7 +37,8 @@ def check_times(make: Make, sizes: Mapping[str, Any]) -> None:
     with own_randomness():
         times = sampler.times(draws(batch=512))
     check_tensor(times, (512,), "t")
-    expect(bool(((times >= 0) & (times <= 1)).all()), "t lies in [0, 1]")
+    inside = bool(((times >= 0) & (times <= 1)).all())
+    expect(inside, "t lies in [0, 1]", f"{float(times.min()):g} to {float(times.max()):g}")
     expect(torch.equal(times, sampler.times(draws(batch=512))), "the same draws give the same t")
 
 
@@ -42,16 +47,17 @@ def check_denoiser(make: Make, sizes: Mapping[str, Any]) -> None:
     denoiser: Denoiser = make()
     shape, classes = (BATCH, sizes["channels"], sizes["grid"], sizes["grid"]), sizes["classes"]
     t, label = torch.linspace(0, 1, BATCH), torch.arange(BATCH) % (classes + 1)
-    expect(denoiser.predicts in ("velocity", "noise", "score", "data"), f"predicts {denoiser.predicts!r}")
+    known = ("velocity", "noise", "score", "data")
+    expect(denoiser.predicts in known, f"`predicts` is one of {', '.join(known)}", denoiser.predicts)
     disturb(denoiser)
     denoiser.eval()
     x = numbers(*shape).requires_grad_(True)
     prediction: Prediction = denoiser(x, t, label, taps=("block.0",))
+    check_prediction(denoiser, prediction, x, t, label, ("block.0",))
     out = prediction.out_BDHW
     check_tensor(out, shape, "the prediction")
-    expect((prediction.variance_BDHW is not None) == denoiser.learned_variance, "a learned variance is returned")
-    expect(list(prediction.features) == ["block.0"], "the hidden states asked for by `taps` are returned, no others")
-    expect(prediction.features["block.0"].ndim == 3, "a hidden state is (B, tokens, width)")
+    state = prediction.features["block.0"]
+    expect(state.ndim == 3, "a hidden state is (B, tokens, width)", tuple(state.shape))
     check_gradient(out.square().mean(), {"x": x})
     with torch.no_grad():
         plain = denoiser(x, t, label).out_BDHW
@@ -93,6 +99,8 @@ def check_sampler(make: Make, sizes: Mapping[str, Any]) -> None:
     chain, count = "steps" in sampler.needs, 64
     process: Process = _NoiseOfGaussian.process if chain else get_path("linear")
     offers = process.offers | {"variance"} if chain else process.offers
+    unknown = sampler.needs - WORDS
+    expect(not unknown, f"`needs` are of {', '.join(sorted(WORDS))}", ", ".join(sorted(unknown)))
     expect(sampler.needs <= offers, f"this check offers {', '.join(sorted(offers))}; test other needs apart")
     exact, predicts = (_NoiseOfGaussian(), "noise") if chain else (_Gaussian(), "velocity")
     label, noise = torch.zeros(count, dtype=torch.long), numbers(count, 2, 4, 4)
@@ -109,4 +117,4 @@ def check_sampler(make: Make, sizes: Mapping[str, Any]) -> None:
     expect(torch.equal(latent, sample()), "the same noise and draws give the same latent")
     mean, std = latent.mean().item(), latent.std().item()
     near = abs(mean - _Gaussian.mean) < 0.1 and abs(std - _Gaussian.std) < 0.1
-    expect(near, f"samples of N(0.5, 0.2^2) have its mean and std, not {mean:.3f} and {std:.3f}")
+    expect(near, "samples of N(0.5, 0.2^2) have its mean and std", f"{mean:.3f} and {std:.3f}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import tempfile
 from collections.abc import Mapping
@@ -12,7 +11,8 @@ from typing import Any
 import torch
 
 from gaekit.api import Dataset, ImageSource, Metric, Tracker
-from gaekit.testing.promises import Make, expect, numbers
+from gaekit.guard import ImagePromise, check_numbers, check_protocol, check_source
+from gaekit.testing.promises import Make, expect, numbers, own_randomness
 
 
 def check_dataset(make: Make, sizes: Mapping[str, Any]) -> None:
@@ -21,11 +21,10 @@ def check_dataset(make: Make, sizes: Mapping[str, Any]) -> None:
     expect(all(isinstance(name, str) for name in dataset.classes), "classes are names")
     splits = (dataset.train(), dataset.validation())
     for source in splits:
+        check_source(dataset, source)
         expect(len(source) > 0, "a split has images")
         for index in (0, len(source) - 1):
-            image, label = source[index]
-            expect(image.mode == "RGB", f"images are RGB, not {image.mode}")
-            expect(label in range(max(1, len(dataset.classes))), f"label {label} is an index of classes")
+            ImagePromise(f"dataset '{dataset.name}'", len(dataset.classes), False).check(source[index], index)
         _check_known(source)
     keys = [{source.key(i) for i in range(len(source))} for source in splits]
     expect(all(len(k) == len(s) for k, s in zip(keys, splits, strict=True)), "keys are unique")
@@ -55,15 +54,18 @@ def _check_known(source: ImageSource) -> None:
 def check_metric(make: Make, sizes: Mapping[str, Any]) -> None:
     """Numbers that do not depend on how batches are cut, nor on whether the reference was kept, with a protocol in JSON
     values."""
-    expect(getattr(make(), "needs", None) in ("pairs", "samples", "latents"), "needs is pairs, samples or latents")
-    whole, cut = _measured(make(), sizes, 24), _measured(make(), sizes, 10)
+    needs = getattr(make(), "needs", None)
+    expect(needs in ("pairs", "samples", "latents"), "`needs` is pairs, samples or latents", needs)
+    with own_randomness():
+        whole, cut = _measured(make(), sizes, 24), _measured(make(), sizes, 10)
+    for found in (whole, cut):
+        check_numbers(None, found[0])
     expect(whole[0].keys() == cut[0].keys(), "the numbers have the same names")
     for name, value in whole[0].items():
-        expect(isinstance(value, float) and value == value, f"{name} is a number")
+        expect(value == value, f"{name} is a number", value)
         same = abs(value - cut[0][name]) <= 1e-4 * max(1.0, abs(value))
-        expect(same, f"{name} does not depend on how batches are cut: {value} and {cut[0][name]}")
-    expect(bool(whole[1]), "a metric states its protocol")
-    json.dumps(whole[1], allow_nan=False)
+        expect(same, f"{name} does not depend on how batches are cut", f"{value} and {cut[0][name]}")
+    check_protocol(None, whole[1])
     first, second = make(), make()
     if first.needs == "samples" and first.split is not None:
         _measured(first, sizes, 24)

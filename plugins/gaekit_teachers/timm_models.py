@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,26 +63,21 @@ class FromTimm(FrozenTeacher):
 
     @classmethod
     def width(cls, config: Any) -> int:
-        """Channels of the layer, from a network without memory."""
+        """Channels of the layer, from a network without memory. Raises GaekitError where there is no such layer."""
         import timm
 
         name = cls.model_name(config)
         _pretrained_cfg(name)
         with torch.device("meta"):
             info = _feature_info(timm.create_model(name, pretrained=False, num_classes=0), name)
-        return int(info[config.layer]["num_chs"])
+        return int(info[_place(config.layer, info, name, f"teacher '{cls.name}'")]["num_chs"])
 
     def load(self) -> Backbone:
         """Build by timm, load the weights, fit positions to the input size, drop what lies after `layer`."""
         name = self.model_name(self.config)
         model = _create(name, self.config, f"teacher '{self.name}'")
         info = _feature_info(model, name)
-        if not -len(info) <= self.config.layer < len(info):
-            raise GaekitError(
-                f"teacher '{self.name}': layer {self.config.layer} of {name}; "
-                f"it has {len(info)} layers: 0 to {len(info) - 1}, or -{len(info)} to -1 from the end"
-            )
-        layer = self.config.layer % len(info)
+        layer = _place(self.config.layer, info, name, f"teacher '{self.name}'")
         channels, reduction = int(info[layer]["num_chs"]), int(info[layer]["reduction"])
         self.fit_input(model, self.grid * reduction)
         cfg = model.pretrained_cfg
@@ -210,6 +205,16 @@ def _pretrained_cfg(name: str) -> Any:
     except RuntimeError as error:
         tags = [known.partition(".")[2] for known in timm.list_models(f"{base}.*", pretrained=True)]
         raise GaekitError(f"timm's {base} has no weights tagged '{tag}'; tags: {', '.join(tags) or 'none'}") from error
+
+
+def _place(layer: int, info: Sequence[Any], name: str, owner: str) -> int:
+    """The layer counted from the first. Raises GaekitError where the network has none of this number."""
+    if not -len(info) <= layer < len(info):
+        raise GaekitError(
+            f"{owner}: layer {layer} of {name}; "
+            f"it has {len(info)} layers: 0 to {len(info) - 1}, or -{len(info)} to -1 from the end"
+        )
+    return layer % len(info)
 
 
 def _feature_info(model: Any, name: str) -> list[dict[str, Any]]:
