@@ -90,7 +90,7 @@ def _sets(found: Format, artifact: Artifact, registry: Registry) -> dict[str, St
     _check_parts(artifact, found.name, _EXPECTED.get(found.name) or {KINDS[found.stage]: {"use": found.component}})
     if found.stage == "diffusion":
         spec = DenoiserSpec.from_json(artifact.config, registry, str(artifact.path))
-        null_row = artifact.config.get("imported", {}).get("null_row", True)
+        null_row = _imported(artifact).get("null_row", True)
         return {key: write_denoiser(found.name, state, spec, null_row=null_row) for key, state in kept.items() if state}
     if found.stage == "semantic":
         return {"model": to_gae(kept["model"])}
@@ -110,17 +110,20 @@ def _check_names(found: Format, names: Names, scale: float | None) -> None:
 def _check_parts(artifact: Artifact, name: str, wanted: Mapping[str, Mapping[str, Any]]) -> None:
     """Raises ArtifactError for an artifact of other components than the format `name` has."""
     for part, settings in wanted.items():
-        given = artifact.config[part]
+        given = artifact.config.get(part)
+        if not isinstance(given, dict):
+            raise ArtifactError(f"{artifact.path}: its head describes no {part}; it is damaged")
         for key, value in settings.items():
-            if given[key] != value:
+            if given.get(key) != value:
                 raise ArtifactError(
-                    f"{artifact.path}: its {part} has {key} {given[key]}; the format {name} is for {key} {value}"
+                    f"{artifact.path}: its {part} has {key} {given.get(key)}; the format {name} is for {key} {value}"
                 )
 
 
 def _write_diffusers(out: Path, artifact: Artifact, weights: State, scale: float | None) -> list[Path]:
     _check_parts(artifact, "ldm-vae in diffusers' names", _EXPECTED["diffusers"])
-    factors = dict(artifact.config.get("imported", {}).get("diffusers", {}))
+    told, size = _imported(artifact).get("diffusers"), artifact.config.get("image_size")
+    factors = dict(told) if isinstance(told, dict) else {}
     if scale is not None:
         factors["scaling_factor"] = scale
     if not factors:
@@ -128,8 +131,16 @@ def _write_diffusers(out: Path, artifact: Artifact, weights: State, scale: float
             f"{artifact.path}: does not tell what diffusers multiplies its latents by; say it with --scale F: 0.18215 "
             "for Stable Diffusion's, 1 for latents as they are"
         )
+    if type(size) is not int or size < 1:
+        raise ArtifactError(f"{artifact.path}: its head has no image_size; it is damaged")
     state = from_published(weights)
-    return write_folder(out, state, config_of(state, image_size=artifact.config["image_size"], factors=factors))
+    return write_folder(out, state, config_of(state, image_size=size, factors=factors))
+
+
+def _imported(artifact: Artifact) -> dict[str, Any]:
+    """What the artifact says of the file that it was imported from."""
+    told = artifact.config.get("imported")
+    return told if isinstance(told, dict) else {}
 
 
 def _best(sets: Mapping[str, State], weights: Weights | None) -> State:

@@ -23,7 +23,7 @@ from gaekit.stages.features import features_for
 from gaekit.stages.job import Job
 from gaekit.stages.network import Network, untrained_aligner
 from gaekit.stages.stage import Stage
-from gaekit.store.artifact import load_into, open_artifact, resolve
+from gaekit.store.artifact import open_artifact, resolve
 from gaekit.store.models import Autoencoder, AutoencoderSpec, load_aligner, save_autoencoder
 from gaekit.train.track import grid_of
 from gaekit.train.training import OptimizerOverrides, Step, Training
@@ -206,7 +206,7 @@ def _networks(job: Job) -> tuple[Autoencoder, Objective, nn.Module | None]:
     model = Autoencoder(job.autoencoder_spec, job.registry)
     if section.train.init:
         start = open_artifact(resolve(Path(section.train.init), STAGE.name, STAGE.artifact), "autoencoder")
-        load_into(model, start.tensors("ema") or start.tensors("weights"), start.path)
+        start.load_into(model, "ema" if start.shapes("ema") else "weights")
     noise = build(NoiseSampler, section.noise, job.registry)
     objective = Objective(section, aligner, perceptual, noise, job.world.mean)
     _check_strategy(job, aligner)

@@ -22,7 +22,7 @@ from gaekit.stages.job import Job
 from gaekit.stages.network import UNKNOWN_CLASSES, Network
 from gaekit.stages.online import latents_for
 from gaekit.stages.stage import Stage
-from gaekit.store.artifact import load_into, open_artifact, resolve
+from gaekit.store.artifact import open_artifact, resolve
 from gaekit.store.models import DenoiserSpec, LoadedDenoiser, Statistics, load_autoencoder, save_denoiser
 from gaekit.train.track import grid_of
 from gaekit.train.training import Training
@@ -56,7 +56,7 @@ def train(job: Job) -> tuple[Training, DenoiserSpec, Statistics]:
     denoiser = spec.build(job.registry)
     if section.train.init:
         start = open_artifact(resolve(Path(section.train.init), STAGE.name, STAGE.artifact), "denoiser")
-        load_into(denoiser, start.tensors("ema") or start.tensors("weights"), start.path)
+        start.load_into(denoiser, "ema" if start.shapes("ema") else "weights")
     job.machine.prepare(denoiser, section.train.precision)
     losses_of, null = objective(section, denoiser.predicts), len(spec.classes)
     preview = _preview_maker(job, spec, cache) if job.recipe.sample is not None else None

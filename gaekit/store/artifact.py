@@ -13,7 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from gaekit.errors import ArtifactError
+from gaekit.inside import require_regular
 from gaekit.store.files import atomic
+from gaekit.store.outline import check_fit
 from gaekit.store.record import RECORD, artifact_path, read_record
 
 KEY = "gaekit"  # one metadata key: safetensors keeps no order among several, and files must be equal byte for byte
@@ -39,6 +41,20 @@ class Artifact:
             start = f"{prefix}."
             return {name[len(start) :]: file.get_tensor(name) for name in file.keys() if name.startswith(start)}  # noqa: SIM118
 
+    def shapes(self, prefix: str) -> dict[str, tuple[int, ...]]:
+        """Those of the tensors under `prefix.`, none of which is read."""
+        with safe_open(self.path, framework="pt") as file:
+            start = f"{prefix}."
+            names = [name for name in file.keys() if name.startswith(start)]  # noqa: SIM118
+            return {name[len(start) :]: tuple(file.get_slice(name).get_shape()) for name in names}
+
+    def load_into(self, module: torch.nn.Module, prefix: str) -> None:
+        """Load the tensors under `prefix.` into a module. Raises ArtifactError naming the first keys and shapes that do
+        not fit, before any is read."""
+        shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+        check_fit(type(module).__name__, shapes, self.shapes(prefix), self.path)
+        module.load_state_dict(self.tensors(prefix))
+
 
 def save_artifact(
     path: Path, kind: str, config: Mapping[str, Any], groups: Mapping[str, Mapping[str, torch.Tensor]]
@@ -58,6 +74,7 @@ def open_artifact(path: Path, kind: str) -> Artifact:
     """Open an artifact of the given kind. Raises ArtifactError if it is absent, damaged or of another kind."""
     if not path.exists():
         raise ArtifactError(f"{path}: no such artifact (wanted: {kind})")
+    require_regular(path, "artifact")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -69,7 +86,7 @@ def open_artifact(path: Path, kind: str) -> Artifact:
         raise ArtifactError(
             f"{path}: not an artifact of gaekit; other projects' checkpoints go through `gaekit import`"
         )
-    head = json.loads(metadata[KEY])
+    head = _head(metadata[KEY], path)
     if head["format"] > FORMAT:
         raise ArtifactError(
             f"{path}: written by a newer gaekit (format {head['format']}, this one reads {FORMAT}); upgrade"
@@ -79,22 +96,22 @@ def open_artifact(path: Path, kind: str) -> Artifact:
     return Artifact(path, head["kind"], head["config"])
 
 
+def _head(text: str, path: Path) -> dict[str, Any]:
+    """What an artifact says of itself. Raises ArtifactError where it says it in another form than gaekit writes."""
+    try:
+        head = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: its head is no JSON ({error}); it is damaged") from error
+    form = {"format": int, "kind": str, "config": dict}
+    if not isinstance(head, dict) or any(type(head.get(key)) is not wanted for key, wanted in form.items()):
+        raise ArtifactError(f"{path}: its head lacks {', '.join(form)}, or has something else there; it is damaged")
+    return head
+
+
 def load_into(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], source: Path | str) -> None:
     """Load tensors into a module. Raises ArtifactError naming the first keys and shapes that do not fit."""
-    own = module.state_dict()
-    missing = sorted(set(own) - set(tensors))
-    unexpected = sorted(set(tensors) - set(own))
-    shapes = [
-        f"{k} {tuple(tensors[k].shape)} for {tuple(own[k].shape)}"
-        for k in own
-        if k in tensors and tensors[k].shape != own[k].shape
-    ]
-    faults = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
-    text = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:5])}" for what, keys in faults if keys)
-    if text:
-        raise ArtifactError(
-            f"{source}: does not fit {type(module).__name__}: {text}; the sizes in the recipe differ from the file's"
-        )
+    own, given = ({k: tuple(t.shape) for k, t in group.items()} for group in (module.state_dict(), tensors))
+    check_fit(type(module).__name__, own, given, source)
     module.load_state_dict(dict(tensors))
 
 

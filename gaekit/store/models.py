@@ -5,19 +5,37 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
-import torch
 from torch import Tensor, nn
 
 from gaekit.api import Aligner, ComponentConfig, Decoder, Denoiser, Encoder, Latent, Regularizer
 from gaekit.errors import ArtifactError
-from gaekit.flow.ddpm import Betas
+from gaekit.flow.ddpm import Betas, Ddpm
+from gaekit.flow.path import PATHS
 from gaekit.plugins import Registry, build
 from gaekit.recipe.load import load_component
 from gaekit.recipe.schema import Autoencoder as AutoencoderSection
 from gaekit.recipe.schema import Recipe
-from gaekit.store.artifact import Artifact, load_into, open_artifact, save_artifact
+from gaekit.store.artifact import Artifact, open_artifact, save_artifact
+from gaekit.store.outline import check_outline
+
+MOST_PIXELS, MOST_POSITIONS, MOST_CHANNELS = 1 << 14, 1 << 10, 1 << 20
+"""A side of an image, a side of a latent grid, and channels of a latent, beyond which a head is damaged."""
+
+
+def _count(data: Mapping[str, Any], key: str, source: str, most: int) -> int:
+    value = data.get(key)
+    if type(value) is not int or not 0 < value <= most:
+        shown = ascii(value)[:60]
+        raise ArtifactError(f"{source}: its head has {key}: {shown}; expected a whole number from 1 to {most}")
+    return value
+
+
+def _component(kind: str, data: Mapping[str, Any], registry: Registry, source: str) -> ComponentConfig:
+    if not isinstance(settings := data.get(kind), dict):
+        raise ArtifactError(f"{source}: its head describes no {kind}; it is damaged")
+    return load_component(kind, settings, registry, source=source)
 
 
 @dataclass(frozen=True)
@@ -52,12 +70,14 @@ class AutoencoderSpec:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], registry: Registry, source: str) -> AutoencoderSpec:
-        """Inverse of `to_json`; `source` is named in errors."""
-        parts = {
-            name: load_component(name, data[name], registry, source=source)
-            for name in ("encoder", "decoder", "regularizer")
-        }
-        return cls(data["image_size"], data["stride"], data["latent_dim"], **parts)
+        """Inverse of `to_json`; `source` is named in errors. Raises ArtifactError for what describes no network."""
+        parts = {name: _component(name, data, registry, source) for name in ("encoder", "decoder", "regularizer")}
+        size, stride = _count(data, "image_size", source, MOST_PIXELS), _count(data, "stride", source, MOST_PIXELS)
+        if size % stride or size // stride > MOST_POSITIONS:
+            raise ArtifactError(
+                f"{source}: its head has a stride of {stride} for images of {size} pixels; it is damaged"
+            )
+        return cls(size, stride, _count(data, "latent_dim", source, MOST_CHANNELS), **parts)
 
 
 class Autoencoder(nn.Module):
@@ -104,8 +124,10 @@ def save_autoencoder(
 def load_autoencoder(path: Path, registry: Registry, *, ema: bool = True) -> Autoencoder:
     """An autoencoder in evaluation mode, with its averaged weights where there are some and `ema` asks for them."""
     artifact = open_artifact(path, "autoencoder")
-    model = Autoencoder(AutoencoderSpec.from_json(artifact.config, registry, str(path)), registry)
-    load_into(model, _weights(artifact, ema), path)
+    spec, weights = AutoencoderSpec.from_json(artifact.config, registry, str(path)), _weights(artifact, ema)
+    check_outline(lambda: Autoencoder(spec, registry), artifact.shapes(weights), path)
+    model = Autoencoder(spec, registry)
+    artifact.load_into(model, weights)
     return model.eval().requires_grad_(False)
 
 
@@ -133,9 +155,16 @@ class DenoiserSpec:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], registry: Registry, source: str) -> DenoiserSpec:
-        """Inverse of `to_json`; `source` is named in errors."""
-        config = load_component("denoiser", data["denoiser"], registry, source=source)
-        return cls(config, data["channels"], data["grid"], tuple(data["classes"]), data["path"], data["betas"])
+        """Inverse of `to_json`; `source` is named in errors. Raises ArtifactError for what describes no denoiser."""
+        config = _component("denoiser", data, registry, source)
+        channels, grid = _count(data, "channels", source, MOST_CHANNELS), _count(data, "grid", source, MOST_POSITIONS)
+        classes, path, betas = data.get("classes"), data.get("path"), data.get("betas")
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            raise ArtifactError(f"{source}: its head has no list of class names; it is damaged")
+        if path not in (*PATHS, Ddpm.name) or betas not in get_args(Betas):
+            told = ascii([path, betas])[:90]
+            raise ArtifactError(f"{source}: its head has no known path and betas, but {told}; it is damaged")
+        return cls(config, channels, grid, tuple(classes), path, cast(Betas, betas))
 
     def build(self, registry: Registry) -> Denoiser:
         """The network, with fresh weights."""
@@ -198,12 +227,16 @@ def load_denoiser(path: Path, registry: Registry, *, ema: bool = True) -> Loaded
     """A denoiser in evaluation mode. Raises ArtifactError if its latents' statistics are incomplete."""
     artifact = open_artifact(path, "denoiser")
     spec = DenoiserSpec.from_json(artifact.config, registry, str(path))
+    weights, shapes = _weights(artifact, ema), ((spec.channels,), (spec.channels, spec.grid, spec.grid))
+    check_outline(lambda: spec.build(registry), artifact.shapes(weights), path)
     network = spec.build(registry)
-    load_into(network, _weights(artifact, ema), path)
-    found = artifact.tensors("statistics")
-    shapes = ((spec.channels,), (spec.channels, spec.grid, spec.grid))
-    if set(found) != {"mean", "std"} or any(tuple(t.shape) not in shapes for t in found.values()):
+    artifact.load_into(network, weights)
+    held = artifact.shapes("statistics")
+    if set(held) != {"mean", "std"} or held["mean"] != held["std"] or held["mean"] not in shapes:
         raise ArtifactError(f"{path}: its latents' statistics are incomplete; it cannot be sampled from")
+    found = artifact.tensors("statistics")
+    if not (all(bool(t.isfinite().all()) for t in found.values()) and bool((found["std"] > 0).all())):
+        raise ArtifactError(f"{path}: its latents' statistics are not finite or not positive; it is damaged")
     return LoadedDenoiser(network.eval().requires_grad_(False), spec, Statistics(found["mean"], found["std"]))
 
 
@@ -216,9 +249,9 @@ def save_aligner(path: Path, aligner: Aligner, weights: Mapping[str, Tensor], fa
 
 def load_aligner(path: Path, aligner: Aligner) -> None:
     """Load what was learnt into a freshly built aligner and freeze it. Raises ArtifactError if the sizes differ."""
-    load_into(aligner, open_artifact(path, "aligner").tensors("weights"), path)
+    open_artifact(path, "aligner").load_into(aligner, "weights")
     aligner.requires_grad_(False)
 
 
-def _weights(artifact: Artifact, ema: bool) -> dict[str, torch.Tensor]:
-    return (artifact.tensors("ema") if ema else {}) or artifact.tensors("weights")
+def _weights(artifact: Artifact, ema: bool) -> str:
+    return "ema" if ema and artifact.shapes("ema") else "weights"

@@ -99,7 +99,10 @@ class FrozenTeacherEncoder(Encoder):
         )
 
     def get_extra_state(self) -> Tensor:
-        """sha256 of what identifies the teacher's weights, as 32 bytes: artifacts are tensors."""
+        """sha256 of what identifies the teacher's weights, as 32 bytes: artifacts are tensors. On the meta device,
+        which has no teacher, its shape alone."""
+        if self.teacher is None:
+            return torch.empty(32, dtype=torch.uint8)
         return torch.frombuffer(bytearray(hashlib.sha256(self._identity.encode()).digest()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
