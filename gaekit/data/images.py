@@ -177,22 +177,18 @@ class Images:
         with closing(one_ahead(batches, ready)) as ahead:
             yield from ahead
 
-    def in_order(
-        self, batch: int, *, flips: Sequence[bool] = (False,), spans: Sequence[Sequence[int]] | None = None
-    ) -> Iterator[ImageBatch]:
+    def in_order(self, batch: int, *, spans: Sequence[Sequence[int]] | None = None) -> Iterator[ImageBatch]:
         """Each image once, in the order of the data set: all of them, or those of the `spans` of indices, one span
         after another. No batch crosses the border of a span; the last of a span may be short.
 
-        Each batch comes once for every entry of `flips`, from one decode: (False, True) gives it, then its mirror. A
-        batch with skipped images is shorter by them.
+        A batch with skipped images is shorter by them.
         """
         spans = [range(len(self))] if spans is None else spans
         parts = (span[i : i + batch] for span in spans for i in range(0, len(span), batch))
         visits = ((list(part), [False] * len(part)) for part in parts)
         for plain in self._batches(visits, stand_in=False, workers=self.workers, most=batch):
             if len(plain):
-                plain = plain.pinned() if self.pinned else plain
-                yield from (plain.mirrored() if flip else plain for flip in flips)
+                yield plain.pinned() if self.pinned else plain
 
     def _batches(
         self, visits: Iterable[tuple[list[int], list[bool]]], *, stand_in: bool, workers: int, most: int

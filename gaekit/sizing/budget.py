@@ -12,10 +12,9 @@ from gaekit.pipeline.plan import Plan
 from gaekit.plugins import Registry
 from gaekit.recipe.schema import Autoencoder, From, Latents, Recipe, Runtime, Train
 from gaekit.stages import STAGES
+from gaekit.stages.latents import DTYPES
 from gaekit.stages.network import Network, averaged_width, size_of
 from gaekit.stages.stage import Stage
-
-BYTES = {"float32": 4, "bf16": 2}
 
 
 @dataclass(frozen=True)
@@ -168,4 +167,4 @@ def cache_bytes(recipe: Recipe, images: int) -> int:
     if not isinstance(section, Latents) or section.online:
         return 0
     numbers = recipe.latent_dim * recipe.image.grid**2 * (2 if section.store == "moments" else 1)
-    return images * numbers * BYTES[section.dtype] * (2 if section.flip else 1)
+    return images * numbers * DTYPES[section.dtype].itemsize * (2 if section.flip else 1)

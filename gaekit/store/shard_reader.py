@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gaekit.errors import ArtifactError
+from gaekit.store.dtypes import DTYPE_NAMES
 from gaekit.store.files import read_json
 
 MANIFEST = "manifest.json"
 OPEN_FILES = 256
-DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "I64": torch.int64, "U8": torch.uint8}
+DTYPES = {
+    DTYPE_NAMES[dtype]: dtype for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8)
+}
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class _Order:
 
 class Checkpoints(CheckpointFolder):
     """The checkpoints of one training, under `folder`: the last `keep` stay, and every one whose step `keep_every`
-    divides. With `background` a save returns when the tensors are copied. `say` is told in a line what was skipped;
+    divides. A save returns when the tensors are copied. `say` is told in a line what was skipped;
     it is called from the writing thread."""
 
     def __init__(
@@ -65,11 +65,10 @@ class Checkpoints(CheckpointFolder):
         folder: Path,
         keep: int = KEEP,
         keep_every: int | None = None,
-        background: bool = True,
         say: Callable[[str], None] = log.warning,
     ):
         super().__init__(folder)
-        self.keep, self.keep_every, self.background, self.say = keep, keep_every, background, say
+        self.keep, self.keep_every, self.say = keep, keep_every, say
         self._copies: dict[str, Snapshot] = {}
         self._damaged: set[int] = set()
         self._idle = threading.Event()
@@ -103,8 +102,6 @@ class Checkpoints(CheckpointFolder):
             raise
         if awaited:
             self.wait()
-        elif not self.background:
-            self._join()
 
     def wait(self) -> None:
         """Return when what was handed in is on disk. Raises MachineFailed if the last save failed."""

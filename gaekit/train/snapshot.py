@@ -13,14 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gaekit.store.dtypes import DTYPE_NAMES
+
 BLOCK = 4 << 20
-DTYPES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.complex64: "C64", torch.bool: "BOOL",
-    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
-    torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8",
-}  # fmt: skip
-"""What safetensors calls each type (https://github.com/huggingface/safetensors, "Format")."""
 
 
 class Snapshot:
@@ -41,10 +36,14 @@ class Snapshot:
         order = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
         header, places, end = {}, {}, 0
         for name, tensor in order:
-            if tensor.dtype not in DTYPES:
+            if tensor.dtype not in DTYPE_NAMES:
                 raise ValueError(f"{name}: a tensor of {tensor.dtype} cannot be saved")
             start, end = end, end + tensor.numel() * tensor.element_size()
-            header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+            header[name] = {
+                "dtype": DTYPE_NAMES[tensor.dtype],
+                "shape": list(tensor.shape),
+                "data_offsets": [start, end],
+            }
             places[name] = slice(start, end)
         self._header = _encoded(header)
         self._reserve(end, pinned=any(tensor.is_cuda for _, tensor in order))
