@@ -20,11 +20,13 @@ def make_store() -> typer.Typer:
 
 def ls(out: OUT = Path("runs")) -> None:
     """List every room: its stage, size, whether it is complete, and the runs that use it."""
+    from functools import partial
+
     from gaekit.cli.output import print_table, say
     from gaekit.pipeline.rooms import stored_rooms
     from gaekit.store.files import human_size
 
-    rooms = stored_rooms(out)
+    rooms = stored_rooms(out, say=partial(say, stderr=True))
     rows = [
         (stored.stage, stored.room.path.name, human_size(stored.size), "yes" if stored.complete else "no",
          ", ".join(stored.used_by) or "-")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from gaekit.errors import ArtifactError
 from gaekit.pipeline.view import STORE, views
 from gaekit.store.room import Room, RoomInUse
 
@@ -27,24 +28,33 @@ class StoredRoom:
         return f"{STORE}/{self.stage}/{self.room.path.name}"
 
 
-def stored_rooms(out: Path) -> list[StoredRoom]:
-    """Every room under `out`/store, by stage and name. What is a link, or does not look like a room, is none."""
-    users = users_of_rooms(out)
+def stored_rooms(out: Path, *, say: Callable[[str], None] | None = None) -> list[StoredRoom]:
+    """Every room under `out`/store, by stage and name. What is a link, or does not look like a room, is none.
+
+    Raises ArtifactError for a run whose record is damaged, or tells `say` of it and counts none of its rooms as used.
+    """
+    users = users_of_rooms(out, say=say)
     return [_stored(room, users) for room in _rooms(out / STORE)]
 
 
-def users_of_rooms(out: Path) -> dict[str, set[str]]:
-    """The names of the runs that need each room, by its name relative to `out`."""
+def users_of_rooms(out: Path, *, say: Callable[[str], None] | None = None) -> dict[str, set[str]]:
+    """The names of the runs that need each room, by its name relative to `out`. Damaged records as in
+    `stored_rooms`."""
     users: dict[str, set[str]] = defaultdict(set)
     for view in views(out):
-        for room in view.rooms():
-            users[room].add(view.path.name)
+        try:
+            for room in view.rooms():
+                users[room].add(view.path.name)
+        except ArtifactError as error:
+            if say is None:
+                raise
+            say(str(error))
     return users
 
 
 def collect(out: Path, *, dry: bool = False, say: Callable[[str], None] = lambda line: None) -> list[StoredRoom]:
     """Remove rooms that no run and no history refers to; returns them. One in which a process works is spared, which
-    `say` is told."""
+    `say` is told. Raises ArtifactError, with nothing removed, where a run's record cannot be read: it may need any."""
     gone = []
     for stored in stored_rooms(out):
         if stored.used_by:

@@ -131,3 +131,18 @@ def test_gc_follows_no_link_and_removes_nothing_but_rooms(here: Path) -> None:
     assert main(["store", "ls"]) == 0
     assert (theirs / "thesis/stage.json").exists()
     assert (store / "sample/notes/notes.txt").exists()
+
+
+def test_a_damaged_record_hides_no_other_run_and_has_nothing_removed(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    room = Room(here / "runs/store/diffusion/aaaa")
+    room.describe({})
+    (here / "runs/bad").mkdir()
+    (here / "runs/bad/run.json").write_text('{"stages": {"diffusion": 3}}')
+    assert main(["store", "ls"]) == 0
+    told = capsys.readouterr()
+    assert "aaaa" in told.out
+    assert "runs/bad/run.json: damaged" in told.err
+    assert main(["store", "gc"]) == 2
+    assert room.path.exists()

@@ -118,3 +118,37 @@ def test_a_signal_ends_the_wait_at_once(tmp_path: Path, number: signal.Signals, 
         assert "stopped while waiting for" in waiting.stdout.readline()
         assert time.monotonic() - start < 10
         assert waiting.wait(60) == code
+
+
+def two_ranks(room: Room) -> subprocess.Popen[str]:
+    """Two processes that claim the room, once one of them has said that it waits."""
+    program = str(Path(__file__).with_name("claim_program.py"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", program]
+    started = subprocess.Popen([*command, str(room.path)], stdout=-1, stderr=-1, text=True)
+    assert started.stderr is not None
+    assert any("waiting for" in line for line in started.stderr)
+    return started
+
+
+def test_all_ranks_wait_with_the_first_and_have_what_it_finds(tmp_path: Path) -> None:
+    room = Room(tmp_path / "room")
+    with room.lock():
+        ranks = two_ranks(room)
+        room.finish({"steps": 4})
+    out, err = ranks.communicate(timeout=120)
+    assert "rank 0 has {'steps': 4}" in out
+    assert "rank 1 has {'steps': 4}" in out
+    assert "waiting" not in err  # told once, above
+
+
+def test_a_signal_to_any_rank_ends_the_wait_of_all(tmp_path: Path) -> None:
+    room = Room(tmp_path / "room")
+    with room.lock():
+        ranks = two_ranks(room)
+        assert ranks.stdout is not None
+        lines = [ranks.stdout.readline() for _ in range(2)]
+        (second,) = [int(line.split()[-1]) for line in lines if line.startswith("rank 1 ")]
+        os.kill(second, signal.SIGTERM)
+        out, _ = ranks.communicate(timeout=120)
+    assert f"rank 0 ends with 85: diffusion: stopped while waiting for {room.path}" in out
+    assert "rank 1 ends with 85, told by rank 0" in out
