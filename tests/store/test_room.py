@@ -120,6 +120,15 @@ def test_what_is_no_lock_is_refused_and_left_as_it_is(tmp_path: Path, how: str) 
         assert lock.read_text() == "mine"
 
 
+def test_who_only_asks_for_the_holder_opens_no_link(tmp_path: Path) -> None:
+    other, room = tmp_path / "empty.txt", Room(tmp_path / "room")
+    other.write_text("")
+    room.path.mkdir()
+    (room.path / "lock").symlink_to(other)
+    with pytest.raises(GaekitError, match="is no lock of gaekit's"):
+        room.holder()
+
+
 @pytest.mark.parametrize("place", ["", "stage", "stage/room", "stage/room/checkpoints", "stage/room/step-4"])
 def test_nothing_is_written_or_removed_through_a_link(tmp_path: Path, place: str) -> None:
     elsewhere = tmp_path / "elsewhere"
