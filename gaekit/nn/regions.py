@@ -36,8 +36,8 @@ def set_checkpointing(module: nn.Module) -> bool:
     return bool(parts)
 
 
-def compile_regions(module: nn.Module, backend: str | Callable[..., Any] = "inductor") -> int:
-    """Compile in place the regions of every part that names some, or the whole module where none does.
+def compile_regions(module: nn.Module, backend: str | Callable[..., Any] = "inductor", *, whole: bool = True) -> int:
+    """Compile in place the regions of every part that names some; where none does the whole module, if `whole`.
 
     Each region is compiled by itself, so that compilation does not grow with depth. -> how many regions there are.
     """
@@ -46,6 +46,6 @@ def compile_regions(module: nn.Module, backend: str | Callable[..., Any] = "indu
     # Adaptive weights keep the graph of a backward pass, which one compiled to give its buffers away refuses.
     config.donated_buffer = False
     regions = [block for part in module.modules() if isinstance(part, Regional) for block in part.regions()]
-    for part in regions or [module]:
+    for part in regions or [module] * whole:
         part.compile(backend=backend)
     return len(regions)

@@ -275,7 +275,11 @@ class Runtime(Section):
         default="auto",
         description="backend; auto: xformers where a forward and backward pass by it works here, else SDPA; no timing",
     )
-    compile: bool = Field(default=False, description="torch.compile the networks, their repeated blocks one by one")
+    compile: bool | Literal["auto"] = Field(
+        default="auto",
+        description="torch.compile the networks; true: repeated blocks one by one, a network without them whole; "
+        "auto: repeated blocks alone, on CUDA with Triton",
+    )
     checkpointing: bool = Field(
         default=False, description="recompute blocks in the backward pass: less memory, more time, the same numbers"
     )

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import torch
 from torch import nn
+from torch.utils._triton import has_triton
 
 from gaekit.errors import GaekitError
 from gaekit.nn.attention import AttentionProbe, set_attention
@@ -44,8 +45,17 @@ class Machine:
         if self.runtime.checkpointing and trains and not set_checkpointing(module):
             name = type(module).__name__
             self._say_once(f"runtime.checkpointing: {name} has no blocks to recompute, it keeps its activations")
-        if compiled and self.runtime.compile:
+        if compiled:
+            self._compile(module)
+
+    def _compile(self, module: nn.Module) -> None:
+        if self.runtime.compile is True:
             compile_regions(module)
+        elif self.runtime.compile == "auto" and self.device.type == "cuda":
+            if has_triton():
+                compile_regions(module, whole=False)
+            else:
+                self._say_once("runtime.compile: nothing is compiled, torch finds no Triton that works on this card")
 
     def _say_once(self, line: str) -> None:
         if line not in self._said:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from recipe_helpers import tiny_recipe
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from gaekit.cli import main
 from gaekit.recipe.schema import Runtime
@@ -77,3 +77,54 @@ def test_what_does_not_train_is_not_complained_of_and_the_rest_once() -> None:
     for _ in range(2):
         machine.prepare(nn.Linear(2, 2))
     assert said.getvalue() == "  runtime.checkpointing: Linear has no blocks to recompute, it keeps its activations\n"
+
+
+class Stack(nn.Module):
+    """A network of two repeated blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+
+    def regions(self) -> nn.ModuleList:
+        return self.blocks
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("setting", "device", "triton", "network", "expected"),
+    [
+        ("auto", "cpu", True, Stack, []),
+        ("auto", "cuda", True, Stack, ["Linear", "Linear"]),
+        ("auto", "cuda", True, nn.Identity, []),
+        ("auto", "cuda", False, Stack, []),
+        (True, "cpu", False, Stack, ["Linear", "Linear"]),
+        (True, "cuda", True, nn.Identity, ["Identity"]),
+        (False, "cuda", True, Stack, []),
+    ],
+)
+def test_what_is_compiled(
+    setting: bool | str,
+    device: str,
+    triton: bool,
+    network: type[nn.Module],
+    expected: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled, said = list[str](), StringIO()
+    # There is no CUDA device here: networks stay where they are, and what would be compiled is noted.
+    monkeypatch.setattr(nn.Module, "to", lambda self, device: self)
+    monkeypatch.setattr(nn.Module, "compile", lambda self, backend: compiled.append(type(self).__name__))
+    monkeypatch.setattr("gaekit.stages.machine.set_attention", lambda *arguments: None)
+    monkeypatch.setattr("gaekit.stages.machine.has_triton", lambda: triton)
+    runtime = Runtime() if setting == "auto" else Runtime(compile=setting)  # auto is the default
+    machine = Machine(torch.device(device), runtime, Reporter(Console(file=said, width=200)))
+    machine.prepare(network())
+    assert compiled == expected
+    assert ("runtime.compile: nothing is compiled" in said.getvalue()) == (not triton and expected == [])
+    machine.prepare(network(), compiled=False)
+    assert compiled == expected
