@@ -33,7 +33,8 @@ C = TypeVar("C", bound=Component)
 
 @dataclass
 class Plugin:
-    """One entry point: where it comes from, what it provides, and its `error` if it could not be used."""
+    """One entry point: where it comes from, what it provides, what others provide too (`clashes`), and its `error` if
+    it could not be used."""
 
     name: str
     distribution: str
@@ -41,6 +42,7 @@ class Plugin:
     module: str
     api: int | None = None
     components: list[str] = field(default_factory=list)
+    clashes: list[str] = field(default_factory=list)
     error: str | None = None
     seconds: float = 0.0
 
@@ -50,25 +52,44 @@ class Plugin:
 
 @dataclass
 class Registry:
-    """The components known by (kind, name), the plugins they come from, and those that are broken."""
+    """The components known by (kind, name), the plugins they come from, those that are broken, and the names that
+    several provide (`clashes`): of these there is none."""
 
     plugins: list[Plugin] = field(default_factory=list)
     classes: dict[str, dict[str, type[Component]]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
     origin: dict[tuple[str, str], Plugin] = field(default_factory=dict)
+    clashes: dict[tuple[str, str], list[Plugin]] = field(default_factory=dict)
 
     @property
     def broken(self) -> list[Plugin]:
         """Plugins that failed to load."""
         return [plugin for plugin in self.plugins if plugin.error]
 
+    @property
+    def notes(self) -> str:
+        """A line for each broken plugin, to end a message about a name that nobody provides."""
+        return "".join(f"\n  note: plugin {plugin} failed to load: {plugin.error}" for plugin in self.broken)
+
+    def clash(self, kind: str, name: str) -> str | None:
+        """What to say of a name that several plugins provide; None of any other."""
+        plugins = self.clashes.get((kind, name))
+        if plugins is None:
+            return None
+        foreign = [plugin for plugin in plugins if plugin.distribution != OWN]
+        without = " or ".join(f"GAEKIT_PLUGINS=-{plugin.name}" for plugin in foreign)
+        providers = " and by ".join(f"plugin {plugin}" for plugin in plugins)
+        return f"{kind} '{name}' is provided by {providers}; leave one out by {without}, or uninstall it"
+
     def find(self, kind: str, name: str) -> type[Component]:
-        """The class behind `use: name`. Raises PluginError with the known names and the broken plugins."""
+        """The class behind `use: name`. Raises PluginError with the known names and the broken plugins, or with those
+        that provide it where these are several."""
         try:
             return self.classes[kind][name]
         except KeyError:
+            if clash := self.clash(kind, name):
+                raise PluginError(clash) from None
             known = ", ".join(sorted(self.classes.get(kind, {}))) or "none"
-            notes = "".join(f"\n  note: plugin {p} failed to load: {p.error}" for p in self.broken)
-            raise PluginError(f"unknown {kind} '{name}'; known: {known}{notes}") from None
+            raise PluginError(f"unknown {kind} '{name}'; known: {known}{self.notes}") from None
 
     def owner(self, kind: str, name: str) -> str:
         """How messages name a component and its plugin."""
@@ -80,14 +101,23 @@ class Registry:
         return ImagePromise(self.owner(Dataset.kind, dataset), classes, plugin.distribution != OWN)
 
     def add(self, cls: type[Component], plugin: Plugin) -> None:
-        """Take in one class. Raises PluginError for a clash, naming both providers, and for an incomplete class."""
+        """Take in one class; what another plugin provides too is nobody's from then on. Raises PluginError for an
+        incomplete class, and for a name that the plugin itself provides twice."""
         _check_registrable(cls)
-        if other := self.origin.get((cls.kind, cls.name)):
-            raise PluginError(f"{cls.kind} '{cls.name}' is provided twice: by plugin {other} and by plugin {plugin}; "
-                              f"limit what loads with GAEKIT_PLUGINS=a,b or uninstall one")  # fmt: skip
-        self.classes[cls.kind][cls.name] = cls
-        self.origin[cls.kind, cls.name] = plugin
-        plugin.components.append(f"{cls.kind}:{cls.name}")
+        key, text = (cls.kind, cls.name), f"{cls.kind}:{cls.name}"
+        others = self.clashes.get(key) or [self.origin[key]] if key in self.clashes or key in self.origin else []
+        if any((other.name, other.module) == (plugin.name, plugin.module) for other in others):
+            raise PluginError(f"gives two components of the name {cls.kind} '{cls.name}'")
+        if not others:
+            self.classes[cls.kind][cls.name], self.origin[key] = cls, plugin
+            plugin.components.append(text)
+            return
+        if key in self.origin:
+            del self.classes[cls.kind][cls.name], self.origin[key]
+            others[0].components.remove(text)
+            others[0].clashes.append(text)
+        self.clashes[key] = [*others, plugin]
+        plugin.clashes.append(text)
 
 
 def _check_registrable(cls: Any) -> None:
@@ -109,7 +139,8 @@ def _check_registrable(cls: Any) -> None:
 def load_plugins() -> Registry:
     """Load every entry point of the group `gaekit` in the order of their names, each guarded.
 
-    `GAEKIT_PLUGINS=a,b` limits which. Raises PluginError for a clash of names; other faults go to `registry.broken`.
+    `GAEKIT_PLUGINS=a,b` loads these alone, `GAEKIT_PLUGINS=-a,-b` all but these. Faults go to `registry.broken`, names
+    that several provide to `registry.clashes`. Raises PluginError where GAEKIT_PLUGINS names what is not installed.
     """
     manager = pluggy.PluginManager("gaekit")
     manager.add_hookspecs(hookspecs)
@@ -124,11 +155,14 @@ def _chosen_entry_points() -> list[EntryPoint]:
     limit = os.environ.get("GAEKIT_PLUGINS")
     if limit is None:
         return found
-    wanted = {name.strip() for name in limit.split(",") if name.strip()}
-    if unknown := wanted - {e.name for e in found}:
+    words = {name.strip() for name in limit.split(",") if name.strip()}
+    without = {word[1:] for word in words if word.startswith("-")}
+    wanted = {word for word in words if not word.startswith("-")}
+    if unknown := (wanted | without) - {e.name for e in found}:
         raise PluginError(f"GAEKIT_PLUGINS names unknown plugins: {', '.join(sorted(unknown))}; "
                           f"installed: {', '.join(e.name for e in found)}")  # fmt: skip
-    return [e for e in found if e.name in wanted]
+    limited = bool(wanted) or not words
+    return [e for e in found if e.name not in without and (e.name in wanted or not limited)]
 
 
 def _load_one(entry: EntryPoint, manager: pluggy.PluginManager, registry: Registry) -> None:

@@ -42,7 +42,6 @@ CHANGES: dict[tuple[str, str], tuple[str, ...]] = {
     ("sampler", "mean"): (SAMPLE % "mean",),
     ("metric", "hidden"): (METRIC % "hidden",),
     ("metric", "unwritten"): (METRIC % "unwritten",),
-    ("tracker", "absent"): ("runtime.trackers=[{use: absent}]", "diffusion.train.lr=0.002"),
 }
 """How a recipe uses each."""
 
@@ -117,7 +116,6 @@ def test_what_is_not_as_promised_ends_the_run(
         ("denoiser", "late_denoiser", "failed: KeyError: 'late'\n"),
         ("denoiser", "deaf_denoiser", "forward() takes 3 positional arguments but 4 were given"),
         ("denoiser", "built_otherwise", "its constructor must take (config, *, channels, grid, classes)"),
-        ("tracker", "absent", "failed: KeyError: 'there is no such scalar'\n"),
     ],
 )
 def test_a_fault_of_a_plugin_is_told_as_its_own(

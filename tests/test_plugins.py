@@ -13,6 +13,7 @@ import pytest
 import torch
 from plugin_helpers import EXAMPLE, install
 from pydantic import Field
+from recipe_helpers import tiny_recipe
 from torch import Tensor
 
 from gaekit.api import Component, ComponentConfig, Metric, NoiseSampler, Perceptual, Regularizer, Slot
@@ -124,20 +125,74 @@ def test_an_api_of_the_past_is_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert plugin(load_plugins(), "needs_newer_api").components == ["noise:future"]
 
 
-def test_two_providers_of_one_name_are_both_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+CLASH = "noise 'dynamic' is provided by plugin clashes (clashes-dist 1.2) and by plugin noises (gaekit "
+REMEDY = "leave one out by GAEKIT_PLUGINS=-clashes, or uninstall it"
+
+
+@pytest.fixture
+def clash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(install(tmp_path, "clashes"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("clash")
+def test_a_name_of_two_plugins_is_nobodys_and_all_else_works(capsys: pytest.CaptureFixture[str]) -> None:
+    registry = load_plugins()
+    assert [(p.name, p.clashes) for p in registry.plugins if p.clashes] == [
+        ("clashes", ["noise:dynamic"]), ("noises", ["noise:dynamic"])
+    ]  # fmt: skip
+    assert "dynamic" not in registry.classes["noise"]
+    assert "noise:dynamic" not in plugin(registry, "noises").components
     with pytest.raises(PluginError) as caught:
-        load_plugins()
-    said = str(caught.value)
-    assert "noise 'dynamic' is provided twice" in said
-    assert "clashes (clashes-dist 1.2)" in said
-    assert "noises (gaekit " in said
-    assert main(["plugins"]) == 2
-    assert "provided twice" in capsys.readouterr().err
+        registry.find("noise", "dynamic")
+    assert str(caught.value).startswith(CLASH)
+    assert str(caught.value).endswith(REMEDY)
+
+    assert main(["check", "smoke", "--set", "autoencoder.noise={use: uniform}"]) == 0
+    assert main(["components"]) == 0
+    capsys.readouterr()
+    assert main(["plugins"]) == 0
+    shown = capsys.readouterr().out
+    assert f"clash: {CLASH}" in shown
+    assert REMEDY in shown
+    assert main(["plugins", "--json"]) == 0
+    status = {p["name"]: p["status"] for p in json.loads(capsys.readouterr().out)}
+    assert (status["clashes"], status["noises"], status["times"]) == ("clash", "clash", "ok")
+
+
+@pytest.mark.usefixtures("clash")
+def test_what_needs_a_name_of_two_plugins_is_told_where_and_the_remedy_works(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("tiny.yaml").write_text(tiny_recipe())
+    assert main(["check", "tiny.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert f": autoencoder.noise.use: {CLASH}" in error
+    assert error.splitlines()[-1] == "1 problem"
+    assert main(["components", "noise", "dynamic"]) == 2
+    assert CLASH in capsys.readouterr().err
+    monkeypatch.setenv(*REMEDY.split(",")[0].split()[-1].split("="))  # as it was printed
+    assert main(["check", "tiny.yaml"]) == 0
+    assert main(["plugins"]) == 0
+    assert "clash" not in capsys.readouterr().out
     monkeypatch.setenv("GAEKIT_PLUGINS", "clashes")
     assert load_plugins().find("noise", "dynamic").__module__ == "clashes"
+
+
+def test_a_plugin_that_gives_one_name_twice_is_broken(forest: Registry) -> None:
+    with pytest.raises(PluginError, match="gives two components of the name regularizer 'leaf'"):
+        forest.add(Leaf, Plugin("forest", "forest", "1", "forest"))
+
+
+def test_a_broken_plugin_is_mentioned_beside_a_near_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(install(tmp_path, "raises_at_import"))
+    (tmp_path / "tiny.yaml").write_text(tiny_recipe("autoencoder: {noise: {use: dynamics}}"))
+    assert main(["check", str(tmp_path / "tiny.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert "unknown noise 'dynamics' -- did you mean 'dynamic'?\n" in error
+    assert "note: plugin raises_at_import (raises-at-import-dist 1.2) failed to load: ImportError" in error
 
 
 def test_a_plugin_that_prints_and_warns_leaves_the_output_clean(
@@ -156,6 +211,10 @@ def test_what_loads_is_limited_by_the_environment(monkeypatch: pytest.MonkeyPatc
     assert [p.name for p in load_plugins().plugins] == ["noises", "times"]
     monkeypatch.setenv("GAEKIT_PLUGINS", "")
     assert load_plugins().plugins == []
+    monkeypatch.setenv("GAEKIT_PLUGINS", "-noises, -times")
+    assert [p.name for p in load_plugins().plugins] == [n for n in BUILT_IN if n not in ("noises", "times")]
+    monkeypatch.setenv("GAEKIT_PLUGINS", "noises,times,-times")
+    assert [p.name for p in load_plugins().plugins] == ["noises"]
     monkeypatch.setenv("GAEKIT_PLUGINS", "noises,nosies")
     with pytest.raises(PluginError, match=r"GAEKIT_PLUGINS names unknown plugins: nosies; installed: aligners, "):
         load_plugins()

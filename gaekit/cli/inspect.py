@@ -52,18 +52,19 @@ def _steps(section: Any) -> str:
 
 
 def plugins(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List the plugins, what each provides, and why a broken one is."""
+    """List the plugins, what each provides, why a broken one is, and names that several provide."""
     import json
 
     from gaekit.cli.output import print_table, say
     from gaekit.plugins import load_plugins
 
-    found = load_plugins().plugins
+    registry = load_plugins()
+    found = registry.plugins
     if as_json:
         print(json.dumps([_plugin_as_data(plugin) for plugin in found], indent=2))
         return
     rows = [
-        (p.name, p.distribution, p.version, str(p.api or "?"), f"{p.seconds:.2f} s", "broken" if p.error else "ok",
+        (p.name, p.distribution, p.version, str(p.api or "?"), f"{p.seconds:.2f} s", _status(p),
          ", ".join(p.components) or "-")
         for p in found
     ]  # fmt: skip
@@ -71,6 +72,12 @@ def plugins(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
     for plugin in found:
         if plugin.error:
             say(f"\n{plugin}, from {plugin.module}, is broken: {plugin.error}")
+    for kind, name in registry.clashes:
+        say(f"\nclash: {registry.clash(kind, name)}; until then nothing can use it")
+
+
+def _status(plugin: Plugin) -> str:
+    return "broken" if plugin.error else "clash" if plugin.clashes else "ok"
 
 
 def _plugin_as_data(plugin: Plugin) -> dict[str, Any]:
@@ -80,8 +87,9 @@ def _plugin_as_data(plugin: Plugin) -> dict[str, Any]:
         "version": plugin.version,
         "module": plugin.module,
         "api": plugin.api,
-        "status": "broken" if plugin.error else "ok",
+        "status": _status(plugin),
         "error": plugin.error,
+        "clashes": plugin.clashes,
         "components": plugin.components,
         "seconds": round(plugin.seconds, 4),
     }
@@ -107,13 +115,13 @@ def components(
     print_table(("kind", "use", ""), rows)
 
 
-def _known(what: str, word: str, known: Any) -> None:
+def _known(what: str, word: str, known: Any, notes: str = "") -> None:
     from gaekit.errors import GaekitError
     from gaekit.recipe.suggest import did_you_mean, near
 
     if word not in known:
         raise GaekitError(
-            f"there is no {what} '{word}'{did_you_mean(near(word, known))}; known: {', '.join(sorted(known))}"
+            f"there is no {what} '{word}'{did_you_mean(near(word, known))}; known: {', '.join(sorted(known))}{notes}"
         )
 
 
@@ -122,8 +130,11 @@ def _print_component(registry: Registry, kind: str, name: str) -> None:
 
     from gaekit.cli.describe import settings
     from gaekit.cli.output import print_table, say
+    from gaekit.errors import PluginError
 
-    _known(kind, name, registry.classes[kind])
+    if clash := registry.clash(kind, name):
+        raise PluginError(clash)
+    _known(kind, name, registry.classes[kind], registry.notes)
     cls, plugin = registry.classes[kind][name], registry.origin[kind, name]
     say(f"{kind} '{name}', of plugin {plugin}\n\n{cleandoc(cls.__doc__ or '')}\n")
     rows = [(s.key, s.type, s.default, s.about) for s in settings(cls.Config)]

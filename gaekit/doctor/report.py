@@ -77,7 +77,7 @@ def open_case(recipe: str | None, out: Path, overrides: Sequence[str]) -> tuple[
     try:
         registry = load_plugins()
     except GaekitError as error:
-        faults.append(Finding("plugins", _line(error), "uninstall one of them, or choose by GAEKIT_PLUGINS=a,b"))
+        faults.append(Finding("plugins", _line(error), "name installed plugins in GAEKIT_PLUGINS, or unset it"))
     if recipe is not None and not faults:
         try:
             loaded = load_recipe(recipe, registry, overrides=overrides)

@@ -182,8 +182,11 @@ def _upgrade(names: tuple[str, ...]) -> str:
 def plugins(case: Case) -> Iterator[Finding]:
     """Whether every plugin loaded."""
     for plugin in case.registry.broken:
-        fix = f"pip install --upgrade {plugin.distribution}, or uninstall it, or leave it out of GAEKIT_PLUGINS"
+        fix = f"pip install --upgrade {plugin.distribution}, or uninstall it, or GAEKIT_PLUGINS=-{plugin.name}"
         yield Finding("plugins", f"{plugin} is broken: {plugin.error}", fix)
-    if not case.registry.broken:
+    for kind, name in case.registry.clashes:
+        fault, _, fix = str(case.registry.clash(kind, name)).partition("; ")
+        yield Finding("plugins", fault, fix)
+    if not case.registry.broken and not case.registry.clashes:
         count = sum(map(len, case.registry.classes.values()))
         yield Finding("plugins", f"{len(case.registry.plugins)} plugins with {count} components")

@@ -108,17 +108,16 @@ class Fitting:
         name = value[key]
         cls = known.get(name) if isinstance(name, str) else None
         if cls is None:
+            if isinstance(name, str) and (clash := self.registry.clash(kind, name)):
+                self.problems.append(Problem((*at, key), clash))
+                return Any, value
             meant = near(str(name), known)
-            text = f"unknown {kind} '{name}'{hint(str(name), known)}"
-            self.problems.append(Problem((*at, key), text if meant else text + self._broken_plugins()))
+            text = f"unknown {kind} '{name}'{hint(str(name), known)}{self.registry.notes}"
+            self.problems.append(Problem((*at, key), text))
             if len(meant) != 1:
                 return Any, value
             cls = known[meant[0]]  # so that what is wrong inside it is told at once too
         return self.section(cls.Config, value, at)
-
-    def _broken_plugins(self) -> str:
-        """Notes about plugins that may provide what nobody else does."""
-        return "".join(f"\n  note: plugin {plugin} failed to load: {plugin.error}" for plugin in self.registry.broken)
 
 
 def choose(models: list[Model], data: Any) -> Model:

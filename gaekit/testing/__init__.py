@@ -71,6 +71,8 @@ def check_component(
 
 
 def _with(cls: type[Component], registry: Registry) -> Registry:
+    """A registry in which this class, not another of its name, is found."""
     if registry.classes[cls.kind].get(cls.name) is not cls:
-        registry.add(cls, Plugin("checked", "checked", "0", cls.__module__))
+        registry.classes[cls.kind][cls.name] = cls
+        registry.origin[cls.kind, cls.name] = Plugin("checked", "checked", "0", cls.__module__)
     return registry

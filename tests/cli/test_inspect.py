@@ -97,6 +97,7 @@ def test_plugins_are_listed_for_people_and_for_programs(capsys: Capture) -> None
         "api": 1,
         "status": "ok",
         "error": None,
+        "clashes": [],
     }
 
 

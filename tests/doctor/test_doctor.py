@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+from plugin_helpers import install
 
 from gaekit.cli import main
 from gaekit.doctor import machine, report, software
 from gaekit.doctor.finding import Case, Finding
 from gaekit.doctor.report import CHECKS, examine, run_check
-from gaekit.errors import PluginError
 from gaekit.plugins import Plugin, load_plugins
 from gaekit.recipe import load_recipe
 
@@ -82,19 +82,24 @@ def test_a_check_that_fails_itself_stops_no_other(tmp_path: Path, monkeypatch: P
     assert "ZeroDivisionError: of its own" in found[0].what
 
 
-def test_a_recipe_that_is_wrong_and_plugins_that_clash_are_findings(tmp_path: Path, monkeypatch: Patch) -> None:
+def test_a_recipe_that_is_wrong_and_plugins_that_are_not_there_are_findings(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(report, "CHECKS", {"processes": lambda case: []})
     (wrong,) = examine("smoke", out=tmp_path, overrides=["diffusion.train.setps=3"])
     assert wrong.check == "recipe"
     assert "setps" in wrong.what
+    monkeypatch.setenv("GAEKIT_PLUGINS", "nosies")
+    (absent,) = examine("smoke", out=tmp_path)
+    assert (absent.check, absent.fix) == ("plugins", "name installed plugins in GAEKIT_PLUGINS, or unset it")
+    assert "nosies" in absent.what
 
-    def clash() -> Any:
-        raise PluginError("noise 'dynamic' is provided twice")
 
-    monkeypatch.setattr(report, "load_plugins", clash)
-    (clashing,) = examine("smoke", out=tmp_path)
-    assert clashing.check == "plugins"
-    assert "provided twice" in clashing.what
+def test_plugins_that_clash_are_a_finding_with_what_mends_it(tmp_path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.syspath_prepend(install(tmp_path, "clashes"))
+    problem = only("plugins", Case(load_plugins(), tmp_path / "runs", None))
+    assert problem.what.startswith(
+        "noise 'dynamic' is provided by plugin clashes (clashes-dist 1.2) and by plugin noises"
+    )
+    assert problem.fix == "leave one out by GAEKIT_PLUGINS=-clashes, or uninstall it"
 
 
 def test_packages_that_are_absent_are_named_and_extras_are_not_asked_for(tmp_path: Path, monkeypatch: Patch) -> None:

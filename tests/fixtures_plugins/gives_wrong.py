@@ -26,7 +26,6 @@ from gaekit.api import (
     Sampler,
     Teacher,
     TimeSampler,
-    Tracker,
     hookimpl,
 )
 
@@ -333,22 +332,10 @@ class Unwritten(Hidden):
         return {"file": Path("x")}
 
 
-class Absent(Tracker):
-    """Cannot log."""
-
-    name = "absent"
-
-    def log(self, step: int, scalars: Any, images: Any) -> None:
-        scalars["there is no such scalar"]
-
-    def close(self) -> None:
-        pass
-
-
 @hookimpl
 def gaekit_components() -> list[type[Component]]:
     return [
         FromOne, FromOneUnknown, Grey, Unread, Vacant, VacantUnknown, SmallTeacher, DoubleTeacher, Patches, GreyDecoder,
         PerImage, Bare, Narrow, Steps, OneChannel, DoubleDenoiser, BareDenoiser, FaultyDenoiser, LateDenoiser,
-        DeafDenoiser, RightDenoiser, BuiltOtherwise, Mean, PerPixel, Hidden, Unwritten, Absent,
+        DeafDenoiser, RightDenoiser, BuiltOtherwise, Mean, PerPixel, Hidden, Unwritten,
     ]  # fmt: skip
