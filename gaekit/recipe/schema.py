@@ -6,7 +6,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
 from gaekit.api import ComponentConfig, Slot
 
@@ -28,6 +37,12 @@ def neutral(value: Any, **keywords: Any) -> Any:
     """A field whose default does nothing: at that value it is left out of fingerprints, so that adding the field to
     the schema orphans no room of before."""
     return Field(default=value, json_schema_extra={"neutral": value}, **keywords)
+
+
+def _ascending(steps: tuple[int, int]) -> tuple[int, int]:
+    if steps[0] >= steps[1]:
+        raise ValueError(f"[{steps[0]}, {steps[1]}]: the first step must come before the last")
+    return steps
 
 
 class Section(BaseModel):
@@ -296,6 +311,10 @@ class Runtime(Section):
     )
     log_every: PositiveInt = Field(default=50, description="steps between logged scalars")
     images_every: PositiveInt | None = Field(default=None, description="steps between pictures; null is every save")
+    profile: Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_ascending)] | None = Field(
+        default=None,
+        description="[first, last]: steps of each training, counted from 1, that torch's profiler watches",
+    )
     save_every: PositiveInt = Field(default=1000, description="steps between checkpoints")
     keep: PositiveInt = Field(default=2, description="checkpoints kept a stage")
     keep_every: PositiveInt | None = Field(

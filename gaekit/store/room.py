@@ -1,6 +1,7 @@
 """A room: the folder of one stage under one fingerprint, `runs/store/<stage>/<fingerprint>/`.
 
-It holds `stage.json` (what decides the result), `checkpoints/`, `tensorboard/`, the stage's outputs, `DONE` and a lock.
+It holds `stage.json` (what decides the result), `checkpoints/`, `tensorboard/`, `profile/`, the stage's outputs, `DONE`
+and a lock.
 A training without a horizon can be prolonged: its outputs stand in a folder named after their step, and where it is
 shorter than one before it, its checkpoints and curves too.
 
@@ -60,6 +61,11 @@ class Room:
     def tensorboard(self) -> Path:
         """Where the trackers write."""
         return (self.out if self.is_apart else self.path) / "tensorboard"
+
+    @property
+    def profile(self) -> Path:
+        """Where `runtime.profile` writes traces of a training's steps."""
+        return (self.out if self.is_apart else self.path) / "profile"
 
     @property
     def is_apart(self) -> bool:

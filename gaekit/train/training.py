@@ -26,9 +26,11 @@ from gaekit.train.checkpoint import Checkpoints
 from gaekit.train.draws import BatchDraws
 from gaekit.train.ema import EMA
 from gaekit.train.guards import Divergence, StepGuard, Terms, mean_of_scalars
+from gaekit.train.interval import IntervalTimes
 from gaekit.train.learner import Learner
 from gaekit.train.optim import load_optimizer, make_optimizer, optimizer_tensors
 from gaekit.train.precision import autocast, float32_products, resolve_precision
+from gaekit.train.profiling import StepProfile
 from gaekit.train.progress import Reporter
 from gaekit.train.resume import SharedCheckpoint
 from gaekit.train.signals import StopRequest, stop_request
@@ -195,23 +197,29 @@ class Training:
         micro = self.host.world.on_rank0(lambda: self._micro_batch(end - begin))
         if self.at >= total:
             return
+        times = IntervalTimes(batch, self.host.device)
         with (
+            closing(self._profile()) as profile,
             closing(_relay(stream(self.at, begin, end))) as batches,
             stop_request(self.host.world.silent_ranks) as stop,
             self.host.reporter.bar(self.host.stage, total, self.at) as bar,
         ):
             while self.at < total:
                 start = time.perf_counter()
+                profile.begin_step(self.at + 1)
                 torch.manual_seed(seed_for(self.host.seed, self.host.stage, self.at, self._network_purpose))
-                rows = next(batches)
-                for first in range(begin, end, micro):
-                    last = first + micro
-                    self._step = Step(self.at, first, last, batch, last == end, self._pictures_due(), self.host)
-                    for learner in self.learners.values():
-                        learner.average_gradients(self._step.final)
-                    yield self._step, rows.part(first - begin, last - begin).to(self.host.device)
+                with times.step():
+                    with times.waiting():
+                        rows = next(batches)
+                    for first in range(begin, end, micro):
+                        last = first + micro
+                        self._step = Step(self.at, first, last, batch, last == end, self._pictures_due(), self.host)
+                        for learner in self.learners.values():
+                            learner.average_gradients(self._step.final)
+                        yield self._step, rows.part(first - begin, last - begin).to(self.host.device)
                 self.seconds += time.perf_counter() - start
-                self._end_step(time.perf_counter() - start)
+                profile.end_step(self.at + 1)
+                self._end_step(times)
                 bar.advance(per=batch, numbers=self._shown)
                 self._leave_if(stop)
                 if self.host.times is not None and self.host.times.end_step(self.host.device):
@@ -323,16 +331,28 @@ class Training:
         every = self.host.runtime.images_every or self.host.runtime.save_every
         return (self.at + 1) % every == 0 or self.at + 1 == self.settings.steps
 
-    def _end_step(self, seconds: float) -> None:
+    def _profile(self) -> StepProfile:
+        """What profiles the steps of `runtime.profile`, on rank 0; says where this training takes none of them."""
+        steps, room, say = self.host.runtime.profile, self.host.room, self.host.reporter.say
+        if not self.host.world.is_rank0 or self.host.times is not None:
+            steps = None
+        if steps and (steps[0] > self.settings.steps or steps[1] <= self.at):
+            say(
+                f"  runtime.profile: nothing is profiled: {self.host.stage} takes steps {self.at + 1} to "
+                f"{self.settings.steps}, and those wanted are {steps[0]} to {steps[1]}"
+            )
+        return StepProfile(steps, room.profile, self.host.device, say)
+
+    def _end_step(self, times: IntervalTimes) -> None:
         self.at += 1
         runtime, last = self.host.runtime, self.at == self.settings.steps
-        self.meter.add("train/images_per_second", self.settings.batch / seconds)
         saving = self.at % runtime.save_every == 0 or last
         logging = self.at % runtime.log_every == 0 or last or bool(self._images)
         if logging or saving:
             self._look()
         if logging:
-            scalars = mean_of_scalars(self.meter.take(), self.host.world)
+            means = self.meter.take()  # waits for the device: the interval's time is that of its work too
+            scalars = mean_of_scalars(means | times.take(self.host.world), self.host.world)
             self.divergence.look(scalars, f"{self.host.stage}: step {self.at}", self._kept)
             self._shown = {"loss": sum(v for k, v in scalars.items() if k.startswith("weighted/"))}
             self._trackers.log(self.at, scalars, self._images)
