@@ -88,8 +88,14 @@ class Registry:
         except KeyError:
             if clash := self.clash(kind, name):
                 raise PluginError(clash) from None
+            if (now := self.renamed(kind, name)) is not None:
+                raise PluginError(f"unknown {kind} '{name}'; it is called '{now}' now") from None
             known = ", ".join(sorted(self.classes.get(kind, {}))) or "none"
             raise PluginError(f"unknown {kind} '{name}'; known: {known}{self.notes}") from None
+
+    def renamed(self, kind: str, name: str) -> str | None:
+        """The present name of a component that once had this one."""
+        return next((cls.name for cls in self.classes.get(kind, {}).values() if name in cls.former_names), None)
 
     def owner(self, kind: str, name: str) -> str:
         """How messages name a component and its plugin."""

@@ -11,8 +11,8 @@ from parity_helpers import load_fixture
 from torch import Tensor, nn
 
 from gaekit.api import Prediction
-from gaekit_denoisers.ddt import DDT
 from gaekit_denoisers.dit import DiT
+from gaekit_denoisers.dit_dh import DiTDH
 from gaekit_denoisers.lightning_dit import LightningDiT
 from gaekit_denoisers.sit import SiT
 from gaekit_denoisers.transformer import TransformerDenoiser
@@ -66,8 +66,8 @@ DENOISERS = {
     "dit": Small(DiT, WIDTH_64, channels=4, grid=8),
     "sit": Small(SiT, WIDTH_64, channels=4, grid=8),
     "lightning_dit": Small(LightningDiT, WIDTH_64, channels=8, grid=4),
-    "ddt": Small(
-        DDT,
+    "dit_dh": Small(
+        DiTDH,
         {"depth": 2, "width": 32, "heads": 4, "decoder_depth": 1, "decoder_width": 64, "decoder_heads": 4},
         channels=8,
         grid=4,

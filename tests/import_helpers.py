@@ -20,7 +20,7 @@ GOLDEN: dict[str, tuple[str, dict[str, Any]]] = {
     "lightningdit": ("lightning_dit", {"scale": 1.0}),
     "dit": ("dit", {"scale": 0.18215, "heads": 4}),
     "sit": ("sit", {"scale": 0.18215, "heads": 4}),
-    "ddt": ("ddt", {"scale": 1.0}),
+    "dit_dh": ("ddt", {"scale": 1.0}),
 }
 """The golden file of each format, and what has to be said of it."""
 

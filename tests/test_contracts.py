@@ -42,7 +42,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("denoiser", "lightning_dit"): SMALL_DIT,
     ("denoiser", "dit"): SMALL_DIT,
     ("denoiser", "sit"): SMALL_DIT,
-    ("denoiser", "ddt"): {**SMALL_DIT, "decoder_width": 48, "decoder_heads": 2},
+    ("denoiser", "dit_dh"): {**SMALL_DIT, "decoder_width": 48, "decoder_heads": 2},
     ("perceptual", "teacher"): {"teacher": lite("stage2")},
     ("perceptual", "lpips"): {"net": "squeeze", "backbone": "random"},
     ("metric", "frechet"): {"teacher": lite("stage2"), "grid": 8},

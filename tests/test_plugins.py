@@ -18,8 +18,10 @@ from torch import Tensor
 
 from gaekit.api import Component, ComponentConfig, Metric, NoiseSampler, Perceptual, Regularizer, Slot
 from gaekit.cli import main
-from gaekit.errors import PluginError
+from gaekit.errors import PluginError, RecipeError
 from gaekit.plugins import Plugin, Registry, build, load_plugins, nested, slots, summary
+from gaekit.recipe.load import load_section
+from gaekit.recipe.schema import Diffusion
 from gaekit.testing import check_component
 
 BUILT_IN = [
@@ -349,3 +351,12 @@ def test_a_class_off_the_kinds_is_refused(forest: Registry) -> None:
 
     with pytest.raises(PluginError, match=r"derive it from one of the kinds of gaekit\.api: aligner, dataset"):
         forest.add(Stray, odd)
+
+
+def test_a_name_that_a_component_no_longer_has_is_refused_with_the_present_one() -> None:
+    registry = load_plugins()
+    with pytest.raises(PluginError, match=r"unknown denoiser 'ddt'; it is called 'dit_dh' now"):
+        registry.find("denoiser", "ddt")
+    told = r"use: unknown denoiser 'ddt' -- it is called 'dit_dh' now"
+    with pytest.raises(RecipeError, match=told):
+        load_section(Diffusion, {"denoiser": {"use": "ddt"}, "times": {"use": "uniform"}}, registry, source="test")

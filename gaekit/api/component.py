@@ -52,6 +52,8 @@ class Component:
     name: ClassVar[str]
     Config: ClassVar[type[ComponentConfig]] = ComponentConfig
     revision: ClassVar[int] = 1
+    former_names: ClassVar[tuple[str, ...]] = ()
+    """Names that recipes may still give it; they are refused with the present one."""
 
     config: Any
 

@@ -7,7 +7,6 @@ cell, t = 1 - (k + 1/2) / K; a denoiser that embeds k reads it off t by `step_of
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -104,14 +103,15 @@ class Ddpm(Process):
             product *= 1 - beta
             alpha_bar.append(product)
         self.steps, self.alpha_bar = steps, tuple(alpha_bar)
+        self._tables: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
 
     def alpha(self, t: Tensor) -> Tensor:
         """sqrt(alpha_bar) of t's step."""
-        return self._look_up([math.sqrt(a) for a in self.alpha_bar], t)
+        return self._look_up("alpha", t)
 
     def sigma(self, t: Tensor) -> Tensor:
         """sqrt(1 - alpha_bar) of t's step."""
-        return self._look_up([math.sqrt(1 - a) for a in self.alpha_bar], t)
+        return self._look_up("sigma", t)
 
     def bounds(self, given: str) -> tuple[float, float]:
         """[0, 1]: every step has both data and noise."""
@@ -133,10 +133,39 @@ class Ddpm(Process):
         steps = tuple(round(i * stride) for i in range(count))
         return Chain(steps, tuple(self.alpha_bar[k] for k in steps))
 
-    def _look_up(self, table: Sequence[float], t: Tensor) -> Tensor:
+    @cached_property
+    def whole_chain(self) -> Chain:
+        """The chain of all steps."""
+        return self.chain()
+
+    @cached_property
+    def _numbers(self) -> dict[str, Numbers]:
+        """What training looks up by step."""
+        whole = self.whole_chain
+        smallest, largest = whole.log_variance_range()
+        return {
+            "alpha": tuple(math.sqrt(a) for a in self.alpha_bar),
+            "sigma": tuple(math.sqrt(1 - a) for a in self.alpha_bar),
+            "smallest": smallest,
+            "largest": largest,
+            "data_share": whole.data_share,
+            "x_share": whole.x_share,
+        }
+
+    def table(self, name: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+        """A table (K,) on a device, copied there once: for a copy at every pass the host would wait.
+
+        alpha, sigma; smallest, largest: the ends of a learned log-variance; data_share, x_share: see `Chain`.
+        """
+        key = name, device, dtype
+        if key not in self._tables:
+            self._tables[key] = torch.tensor(self._numbers[name], device=device, dtype=dtype)
+        return self._tables[key]
+
+    def _look_up(self, name: str, t: Tensor) -> Tensor:
         """The table's value at t's step, as float64 for a common time (see `Field`), float32 for one an image."""
         dtype = torch.float64 if t.ndim == 0 else torch.float32
-        return torch.tensor(table, device=t.device, dtype=dtype)[step_of(t, self.steps)]
+        return self.table(name, t.device, dtype)[step_of(t, self.steps)]
 
 
 def learned_log_variance(fraction: Tensor, smallest: float | Tensor, largest: float | Tensor) -> Tensor:
@@ -176,15 +205,15 @@ def ddpm_losses(
 def _bound(process: Ddpm, prediction: Prediction, x: Tensor, t_B: Tensor, data: Tensor) -> Tensor:
     """A term of the variational bound: KL of the posterior from the model's; at step 0, the data's likelihood."""
     assert prediction.variance_BDHW is not None
-    chain, step_B = process.chain(), step_of(t_B, process.steps)
+    step_B = step_of(t_B, process.steps)
 
-    def at(table: Numbers) -> Tensor:
-        return expand(torch.tensor(table, device=x.device)[step_B], x)
+    def at(name: str) -> Tensor:
+        return expand(process.table(name, x.device)[step_B], x)
 
-    smallest, largest = (at(table) for table in chain.log_variance_range())
+    smallest, largest = at("smallest"), at("largest")
     log_variance = learned_log_variance(prediction.variance_BDHW, smallest, largest)
     guess = process.convert(prediction.out_BDHW, x, t_B, "noise", "data")
-    data_share, x_share = at(chain.data_share), at(chain.x_share)
+    data_share, x_share = at("data_share"), at("x_share")
     mean = data_share * guess + x_share * x
     divergence = normal_kl(data_share * data + x_share * x, smallest, mean, log_variance)
     surprise = -discretized_log_likelihood(data, mean, log_variance / 2)

@@ -28,6 +28,7 @@ def flow_matching(
     predicts: str,
     weighting: Weighting = "none",
     cosine: float = 0.0,
+    clamp: float = EDGE,
 ) -> Losses:
     """The terms of one batch: `<predicts>_mse`, and `cosine` with that weight where it is not 0.
 
@@ -43,6 +44,7 @@ def flow_matching(
         predicts=predicts,
         weighting=weighting,
         cosine=cosine != 0,
+        clamp=clamp,
     )
     return {name: Loss(value_B.mean(), cosine if name == "cosine" else 1.0) for name, value_B in terms.items()}
 
@@ -58,12 +60,15 @@ def flow_matching_terms(
     predicts: str,
     weighting: Weighting = "none",
     cosine: bool = False,
+    clamp: float = EDGE,
 ) -> dict[str, Tensor]:
     """The terms of each image, (B,), in float32 also under autocast.
 
     MSE of the velocity, the noise, sigma * score against -noise (so that it is finite), or the data; cosine is the mean
     over positions of 1 - cos over channels. `weighting` (`loss_weight`) is for all but velocity. Times at which target
-    or weight may be infinite are moved inwards, by at most 1e-3. Raises GaekitError for an unknown setting.
+    or weight may be infinite are moved inwards, by at most 1e-3. In the weight of an error of the data sigma is at
+    least `clamp`, which bounds it near t = 1 (JiT, arXiv 2511.13720, and RAEv2: 0.05). Raises GaekitError for an
+    unknown setting.
     """
     start, end = path.bounds(predicts)
     t_B = t_B.float().clamp(start, end if predicts == "velocity" else 1 - EDGE)
@@ -73,7 +78,7 @@ def flow_matching_terms(
     with torch.autocast(device_type=data.device.type, enabled=False):
         out = out.float() * path.sigma(t) if predicts == "score" else out.float()
         target = _target(path, data, noise, t, predicts)
-        weight_B = loss_weight(path, t_B, predicts, weighting)
+        weight_B = loss_weight(path, t_B, predicts, weighting, clamp)
         terms = {f"{predicts}_mse": weight_B * (out - target).square().flatten(1).mean(1)}
         if cosine:
             terms["cosine"] = (1 - cosine_similarity(out, target, dim=1)).flatten(1).mean(1)
@@ -93,11 +98,12 @@ def _target(path: Path, data: Tensor, noise: Tensor, t: Tensor, predicts: str) -
     raise GaekitError(f"unknown prediction {predicts!r}; known: {', '.join(sorted(path.offers))}")
 
 
-def loss_weight(path: Path, t: Tensor, predicts: str, weighting: Weighting) -> Tensor:
+def loss_weight(path: Path, t: Tensor, predicts: str, weighting: Weighting, clamp: float = EDGE) -> Tensor:
     """The weight of the squared error at t, of t's shape; 1 for velocity.
 
     none: 1. velocity: (g / sigma)^2, which makes it the error of the velocity. likelihood: g / sigma^2; g is the path's
-    drift variance. An error of the data counts as the error of the noise that it makes, (alpha / sigma)^2.
+    drift variance. An error of the data counts as the error of the noise that it makes, (alpha / sigma)^2, with a sigma
+    of at least `clamp`.
     """
     if predicts == "velocity" or weighting == "none":
         return torch.ones_like(t)
@@ -105,6 +111,7 @@ def loss_weight(path: Path, t: Tensor, predicts: str, weighting: Weighting) -> T
         raise GaekitError(f"unknown weighting {weighting!r}; known: none, velocity, likelihood")
     w, alpha, sigma = path.wronskian(t), path.alpha(t), path.sigma(t)  # g = sigma w / alpha
     if predicts == "data":  # written out, since alpha / alpha has no value at t = 0
+        sigma = sigma.clamp(min=clamp)
         return (w / sigma) ** 2 if weighting == "velocity" else w * alpha / sigma**3
     return (w / alpha) ** 2 if weighting == "velocity" else w / (alpha * sigma)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gaekit.api import Denoiser
 from gaekit.errors import ArtifactError
-from gaekit.interop import ddt, dit, gae, sit
+from gaekit.interop import dit, dit_dh, gae, sit
 from gaekit.interop.fitting import check_names, load
 from gaekit.interop.formats import Options
 from gaekit.interop.reading import State
@@ -169,12 +169,12 @@ def _lightning(state: State, options: Options) -> dict[str, Any]:
     }
 
 
-def _ddt(state: State, options: Options) -> dict[str, Any]:
+def _dit_dh(state: State, options: Options) -> dict[str, Any]:
     kind = "a DiT-DH"
     width, _, patch = _sizes(state, "s_embedder", kind)
     decoder_width, _, decoder_patch = _sizes(state, "x_embedder", kind)
     if patch != decoder_patch:
-        raise ArtifactError(f"its encoder has patches of {patch}, its head of {decoder_patch}; gaekit's ddt has one")
+        raise ArtifactError(f"its encoder has patches of {patch}, its head of {decoder_patch}; gaekit's dit_dh has one")
     depth = depth_of(state, "blocks.", kind)
     encoder_depth = depth - _decoder_depth(state, options, depth, decoder_width)
     rope = [state.get(f"{half}_feat_rope.freqs_cos") for half in ("enc", "dec")]
@@ -182,7 +182,7 @@ def _ddt(state: State, options: Options) -> dict[str, Any]:
     dims = [r.shape[1] if r is not None else s.shape[0] if s is not None else None
             for r, s in zip(rope, scale, strict=True)]  # fmt: skip
     return {
-        "use": "ddt",
+        "use": "dit_dh",
         "depth": encoder_depth,
         "width": width,
         "heads": heads_of(encoder_depth, width, head_dim=dims[0], given=options.heads),
@@ -192,7 +192,7 @@ def _ddt(state: State, options: Options) -> dict[str, Any]:
         "patch": patch,
         "rope": rope[0] is not None,
         "absolute_positions": _absolute(state, options),
-        "convention": ddt.PUBLISHED,
+        "convention": dit_dh.PUBLISHED,
         **_block(state, width, kind),
     }
 
@@ -226,8 +226,8 @@ def _lightning_to(weights: Mapping[str, Tensor], spec: DenoiserSpec) -> State:
     return gae.denoiser_to_published(weights, tokens=(spec.grid // spec.denoiser.model_dump()["patch"]) ** 2)
 
 
-def _ddt_to(weights: Mapping[str, Tensor], spec: DenoiserSpec) -> State:
-    return ddt.to_published(weights, convention=spec.denoiser.model_dump()["convention"])
+def _dit_dh_to(weights: Mapping[str, Tensor], spec: DenoiserSpec) -> State:
+    return dit_dh.to_published(weights, convention=spec.denoiser.model_dump()["convention"])
 
 
 PUBLISHED: dict[str, Published] = {
@@ -236,6 +236,6 @@ PUBLISHED: dict[str, Published] = {
         "a DiT", _dit, lambda s, o: dit.from_published(s), lambda w, spec: dit.to_published(w), path="ddpm"
     ),
     "sit": Published("a SiT", _sit, lambda s, o: sit.from_published(s), lambda w, spec: sit.to_published(w)),
-    "ddt": Published("a DiT-DH", _ddt, lambda s, o: ddt.from_published(_without_unused(s, o)), _ddt_to),
+    "dit_dh": Published("a DiT-DH", _dit_dh, lambda s, o: dit_dh.from_published(_without_unused(s, o)), _dit_dh_to),
 }
 """The denoisers by the names of their formats."""

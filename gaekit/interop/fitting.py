@@ -12,7 +12,7 @@ _MARKS: dict[str, tuple[str, ...]] = {
     "gae": ("foundation_encoder.pos_embed", "adapter.model.weight"),
     "gae-semantic": ("pos_embed_pro", "to_latent.weight"),
     "ldm-vae": ("encoder.conv_in.weight", "decoder.conv_in.weight"),
-    "ddt": ("t_embedder.W", "s_embedder.proj.weight"),
+    "dit_dh": ("t_embedder.W", "s_embedder.proj.weight"),
     "lightningdit": ("x_embedder.proj.weight", "feat_rope.freqs_cos"),
     "dit or sit": ("x_embedder.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.adaLN_modulation.1.weight"),
 }

@@ -74,8 +74,8 @@ FORMATS: dict[str, Format] = {
                _DENOISER | {"absolute_positions", "path"}, "lightning_dit"),
         Format("dit", "DiT: a denoiser on DDPM's steps", "diffusion", _DENOISER, "dit"),
         Format("sit", "SiT: a denoiser on an interpolant", "diffusion", _DENOISER | {"path", "predicts"}, "sit"),
-        Format("ddt", "RAE's denoiser DiT-DH, with a wide shallow head", "diffusion",
-               _DENOISER | {"decoder_heads", "decoder_depth", "absolute_positions"}, "ddt"),
+        Format("dit_dh", "RAE's denoiser DiT-DH, with a wide shallow head", "diffusion",
+               _DENOISER | {"decoder_heads", "decoder_depth", "absolute_positions"}, "dit_dh"),
         Format("gae-latents", "GAE's and LightningDiT's folder of latents: a cache to train denoisers on", "latents",
                frozenset({"stats", "scale", "classes"})),
     )

@@ -107,6 +107,9 @@ class Fitting:
             return Any, value
         name = value[key]
         cls = known.get(name) if isinstance(name, str) else None
+        if cls is None and (now := self.registry.renamed(kind, str(name))) is not None:
+            self.problems.append(Problem((*at, key), f"unknown {kind} '{name}' -- it is called '{now}' now"))
+            cls = known[now]
         if cls is None:
             if isinstance(name, str) and (clash := self.registry.clash(kind, name)):
                 self.problems.append(Problem((*at, key), clash))

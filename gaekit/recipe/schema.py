@@ -228,6 +228,9 @@ class Diffusion(StageSection):
     weighting: Literal["none", "velocity", "likelihood"] = neutral(
         "none", description="of noise and score losses (SiT)"
     )
+    clamp: PositiveFloat = neutral(
+        1e-3, description="least sigma in the weight of an error of the data, under `weighting` (JiT, RAEv2: 0.05)"
+    )
     cosine: NonNegativeFloat = Field(default=0.0, description="weight of 1 - cosine over channels")
     label_dropout: Fraction = Field(default=0.1, description="how often a label becomes the null class")
     train: Train = Field(description="how it is trained")

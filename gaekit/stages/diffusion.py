@@ -87,7 +87,7 @@ def objective(section: Diffusion, predicts: Quantity) -> Objective:
     path = process
     return lambda denoiser, t, latent, label, noise: flow_matching(
         denoiser, path, t, latent, label, noise,
-        predicts=predicts, weighting=section.weighting, cosine=section.cosine,
+        predicts=predicts, weighting=section.weighting, cosine=section.cosine, clamp=section.clamp,
     )  # fmt: skip
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gaekit.api import Component, hookimpl
-from gaekit_denoisers.ddt import DDT
 from gaekit_denoisers.dit import DiT
+from gaekit_denoisers.dit_dh import DiTDH
 from gaekit_denoisers.lightning_dit import LightningDiT
 from gaekit_denoisers.sit import SiT
 
@@ -14,4 +14,4 @@ from gaekit_denoisers.sit import SiT
 @hookimpl
 def gaekit_components() -> Iterable[type[Component]]:
     """The denoisers of this package."""
-    return [LightningDiT, DiT, SiT, DDT]
+    return [LightningDiT, DiT, SiT, DiTDH]

@@ -189,3 +189,17 @@ def test_losses_are_float32_under_autocast() -> None:
 def test_unknown_betas_are_refused() -> None:
     with pytest.raises(GaekitError, match="known: linear, cosine"):
         Ddpm("sigmoid")  # type: ignore[arg-type]
+
+
+def test_tables_are_made_once_a_device_not_at_every_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    process, t = Ddpm(), torch.rand(4)
+    latent = torch.randn(4, 2, 3, 3)
+
+    def denoiser(x: Tensor, t: Tensor, label: Tensor) -> Prediction:
+        return Prediction(torch.zeros_like(x), torch.zeros_like(x))
+
+    given = (denoiser, process, t, latent, torch.zeros(4), torch.randn_like(latent))
+    first = ddpm_terms(*given)  # type: ignore[arg-type]
+    monkeypatch.setattr(torch, "tensor", lambda *_, **__: pytest.fail("a table was made again"))
+    second = ddpm_terms(*given)  # type: ignore[arg-type]
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -158,3 +158,18 @@ def test_labels_are_dropped_where_the_number_is_below_the_probability() -> None:
     assert drop_labels(label, 10, 0.1, uniform).tolist() == [10, 2, 3]
     assert drop_labels(label, 10, 0.0, uniform).tolist() == [1, 2, 3]
     assert drop_labels(label, 10, 1.0, uniform).tolist() == [10, 10, 10]
+
+
+@pytest.mark.parametrize("clamp", [0.05, 0.2])
+def test_the_weight_of_an_error_of_the_data_is_that_of_clamped_velocities(clamp: float) -> None:
+    """JiT's loss: velocities from data by (data - x) / max(1 - t, clamp), of prediction and target alike."""
+    data, noise = torch.randn(2, 4, 3, 2, 2, generator=torch.Generator().manual_seed(3))
+    t, guess = torch.tensor([0.1, 0.7, 0.97, 0.9999]), torch.randn(4, 3, 2, 2)
+    label = torch.zeros(4, dtype=torch.int64)
+    terms = flow_matching_terms(
+        Fixed(guess), get_path("linear"), t, data, label, noise, predicts="data", weighting="velocity", clamp=clamp
+    )
+    kept = t.clamp(max=1 - 1e-3)[:, None, None, None]
+    x = kept * data + (1 - kept) * noise
+    ours, target = ((value - x) / (1 - kept).clamp(min=clamp) for value in (guess, data))
+    torch.testing.assert_close(terms["data_mse"], (ours - target).square().flatten(1).mean(1))

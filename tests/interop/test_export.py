@@ -59,9 +59,9 @@ def test_imported_and_exported_is_what_was_published(name: str, tmp_path: Path) 
 
 def test_a_table_without_a_row_of_no_class_goes_back_without(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("\n".join(f"c{index}" for index in range(11)))
-    take("ddt", state_of("ddt"), tmp_path, classes=tmp_path / "names.txt")
-    export_artifact("ddt", tmp_path / "taken", tmp_path / "back.safetensors", registry())
-    same(load_file(tmp_path / "back.safetensors"), state_of("ddt"))
+    take("dit_dh", state_of("dit_dh"), tmp_path, classes=tmp_path / "names.txt")
+    export_artifact("dit_dh", tmp_path / "taken", tmp_path / "back.safetensors", registry())
+    same(load_file(tmp_path / "back.safetensors"), state_of("dit_dh"))
 
 
 def test_an_artifact_of_other_parts_is_refused(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from gaekit.store.artifact import open_artifact
 from gaekit.store.files import sha256_file
 from gaekit.store.models import Autoencoder, AutoencoderSpec, Statistics, load_autoencoder, load_denoiser
 
-DENOISERS = ("lightningdit", "dit", "sit", "ddt")
+DENOISERS = ("lightningdit", "dit", "sit", "dit_dh")
 
 
 def cut(state: dict[str, Any], start: str) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def test_classes_take_the_names_of_a_file(tmp_path: Path) -> None:
     assert loaded.spec.classes == tuple(names)
     (tmp_path / "names.txt").write_text("a\nb\n")
     with pytest.raises(ArtifactError, match=r"names 2 classes; the label table has 11 rows, so 10 classes"):
-        take("ddt", state_of("ddt"), tmp_path / "..", classes=tmp_path / "names.txt")
+        take("dit_dh", state_of("dit_dh"), tmp_path / "..", classes=tmp_path / "names.txt")
 
 
 def test_a_table_without_a_row_of_no_class_gets_an_empty_one(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_heads_that_no_tensor_tells_are_asked_for(tmp_path: Path) -> None:
 
 def test_a_side_that_no_tensor_tells_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="--grid 8: the file's positions are those of latents of side 4"):
-        take("ddt", state_of("ddt"), tmp_path, grid=8)
+        take("dit_dh", state_of("dit_dh"), tmp_path, grid=8)
     with pytest.raises(ArtifactError, match=r"say their side with --image-size N"):
         take("ldm-vae", {"state_dict": state_of("ldm-vae")}, tmp_path, image_size=None)
     state = cut(cut(state_of("lightningdit"), "feat_rope"), "pos_embed")
@@ -189,7 +189,7 @@ def test_a_fixed_scale_multiplies_latents(tmp_path: Path) -> None:
 def test_statistics_of_each_position_are_kept(tmp_path: Path) -> None:
     mean, std = torch.randn(8, 4, 4), torch.rand(8, 4, 4) + 1
     save(tmp_path / "stat.pt", {"mean": mean, "var": std**2})
-    imported = take("ddt", state_of("ddt"), tmp_path, stats=tmp_path / "stat.pt", scale=None)
+    imported = take("dit_dh", state_of("dit_dh"), tmp_path, stats=tmp_path / "stat.pt", scale=None)
     statistics = load_denoiser(imported.artifact, registry()).statistics
     latent = torch.randn(2, 8, 4, 4)
     torch.testing.assert_close(statistics.standardise(latent), (latent - mean) / (std**2 + 1e-5).sqrt())
@@ -216,8 +216,8 @@ def test_statistics_of_other_latents_are_refused(content: Any, message: str, tmp
     ("name", "of", "cause"),
     [
         ("gae", "lightningdit", "format lightningdit"),
-        ("lightningdit", "ddt", "format ddt"),
-        ("ddt", "lightningdit", "format lightningdit"),
+        ("lightningdit", "dit_dh", "format dit_dh"),
+        ("dit_dh", "lightningdit", "format lightningdit"),
         ("sit", "lightningdit", "format lightningdit"),
         ("ldm-vae", "gae", "format gae"),
         ("gae-semantic", "sit", "format dit or sit"),
@@ -269,7 +269,7 @@ def test_options_that_say_nothing_are_refused(tmp_path: Path) -> None:
 def test_an_artifact_is_not_written_over(tmp_path: Path) -> None:
     take("sit", state_of("sit"), tmp_path)
     with pytest.raises(ArtifactError, match="exists already; choose another --out, or remove it"):
-        take("ddt", state_of("ddt"), tmp_path)
+        take("dit_dh", state_of("dit_dh"), tmp_path)
 
 
 def test_half_precision_is_taken_in_float32(tmp_path: Path) -> None:

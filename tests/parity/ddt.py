@@ -21,7 +21,7 @@ def prepare(fixture: Fixture) -> Recompute:
         absolute_positions=config.get("use_pos_embed", "pos_embed" in fixture.state),
         scale=1.0,
     )
-    network = denoiser("ddt", fixture, options)
+    network = denoiser("dit_dh", fixture, options)
 
     def recompute(name: str) -> Tensor:
         if name != "velocity":

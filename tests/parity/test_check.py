@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gaekit.api import Denoiser
-from gaekit.interop import ddt, dit, gae
+from gaekit.interop import dit, dit_dh, gae
 from gaekit.plugins import build
 from gaekit.recipe.load import load_component
 
@@ -122,13 +122,13 @@ def test_ddt_of_other_sizes_and_switches(widths: tuple[int, int], on: tuple[str,
     config |= {"kind": "ddt", "input_size": 3, "patch_size": 1, "in_channels": 5, "hidden_size": list(widths),
                "depth": [3, 2], "num_heads": [4, 2], "mlp_ratio": 2.0, "num_classes": 7}  # fmt: skip
     settings = {
-        "use": "ddt", "depth": 3, "width": widths[0], "heads": 4, "patch": 1, "mlp_ratio": 2.0, "decoder_depth": 2,
+        "use": "dit_dh", "depth": 3, "width": widths[0], "heads": 4, "patch": 1, "mlp_ratio": 2.0, "decoder_depth": 2,
         "decoder_width": widths[1], "decoder_heads": 2, "convention": "noise_at_one",
         "mlp": "swiglu" if config["use_swiglu"] else "mlp", "norm": "rms" if config["use_rmsnorm"] else "layer",
         "qk_norm": config["use_qknorm"], "rope": config["use_rope"], "wo_shift": config["wo_shift"],
         "absolute_positions": config["use_pos_embed"],
     }  # fmt: skip
-    state = ddt.to_published(random_state(settings, 5, 3, 7, fixed=("freqs", "frequencies", "pos_embed")))
+    state = dit_dh.to_published(random_state(settings, 5, 3, 7, fixed=("freqs", "frequencies", "pos_embed")))
     given = inputs(5, 3, 7)
     outputs = {"velocity": Restated(config, state).ddt(*given.values())}
     file = write(tmp_path / "ddt.safetensors", config, state, given, outputs)

@@ -16,8 +16,8 @@ PATHS: list[tuple[str, dict[str, Any]]] = [
     ("dit", {}),
     ("sit", {}),
     ("lightning_dit", {"qk_norm": True}),
-    ("ddt", {}),
-    ("ddt", {"qk_norm": True}),
+    ("dit_dh", {}),
+    ("dit_dh", {"qk_norm": True}),
 ]
 """Each way through a network that a device, a compiler or checkpointing could take amiss."""
 LIGHTNING: list[dict[str, Any]] = [
@@ -34,7 +34,7 @@ SWITCHES: dict[str, list[dict[str, Any]]] = {
     "dit": [{}, {"learn_sigma": False}, {"patch": 1}, {"patch": 4}, {"mlp_ratio": 2.0}, {"classes": 0}],
     "sit": [{}, {"learn_sigma": False, "patch": 1}, {"patch": 4}, {"classes": 0}],
     "lightning_dit": LIGHTNING,
-    "ddt": [
+    "dit_dh": [
         *LIGHTNING,
         {"decoder_width": 32},
         {"decoder_depth": 2},
@@ -86,8 +86,8 @@ def test_every_switch_builds_a_network_whose_weights_all_learn(name: str, settin
         ("sit", {"predicts": "velocity"}),
         ("sit", {"predicts": "data"}),
         ("lightning_dit", {}),
-        ("ddt", {"convention": "data_at_one"}),
-        ("ddt", {"convention": "noise_at_one"}),
+        ("dit_dh", {"convention": "data_at_one"}),
+        ("dit_dh", {"convention": "noise_at_one"}),
     ],
 )
 def test_the_contract_is_kept(name: str, settings: dict[str, Any]) -> None:
@@ -163,7 +163,7 @@ def test_a_patch_that_does_not_divide_the_grid_is_refused(small: Small) -> None:
         ("dit", {"heads": 5}),
         ("sit", {"heads": 5}),
         ("lightning_dit", {"heads": 5}),
-        ("ddt", {"decoder_heads": 5, "rope": False}),
+        ("dit_dh", {"decoder_heads": 5, "rope": False}),
     ],
 )
 def test_heads_that_do_not_divide_the_width_are_refused(name: str, settings: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from gaekit.train.progress import Reporter
 
 REGISTRY = load_plugins()
 SMALL = {"depth": 1, "width": 16, "heads": 2}
-DENOISERS: dict[str, dict[str, Any]] = {"ddt": {"decoder_depth": 1, "decoder_width": 16, "decoder_heads": 2}}
+DENOISERS: dict[str, dict[str, Any]] = {"dit_dh": {"decoder_depth": 1, "decoder_width": 16, "decoder_heads": 2}}
 ENCODERS: dict[str, dict[str, Any]] = {
     "vit": SMALL,
     "conv": {"ch": 32, "ch_mult": [1, 1, 1], "num_res_blocks": 1},

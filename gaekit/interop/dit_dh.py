@@ -1,4 +1,4 @@
-"""The parameter names of RAE's published DiT-DH checkpoints, and of gaekit's `ddt`.
+"""The parameter names of RAE's published DiT-DH checkpoints, and of gaekit's `dit_dh`.
 
 Only the fixed frequencies of the time embedding are called differently. Importing leaves the numbers as they are, and
 with them the convention that t = 1 is noise: the network that takes them is built with `convention: noise_at_one`.
@@ -18,18 +18,18 @@ from gaekit.interop.dit import State, unwrap
 Convention = Literal["data_at_one", "noise_at_one"]
 
 PUBLISHED: Convention = "noise_at_one"
-"""The setting `convention` of a `ddt` that takes published weights."""
+"""The setting `convention` of a `dit_dh` that takes published weights."""
 
 _THEIRS, _OURS = "t_embedder.W", "t_embedder.frequencies"
 _NEEDED = (_THEIRS, "s_embedder.proj.weight", "x_embedder.proj.weight", "final_layer.linear.weight")
 
 
 def from_published(state: Mapping[str, Tensor]) -> State:
-    """Weights for gaekit's `ddt`, in the PUBLISHED convention, from a published DiT-DH's.
+    """Weights for gaekit's `dit_dh`, in the PUBLISHED convention, from a published DiT-DH's.
 
     Raises ArtifactError for a file of another kind.
     """
-    ours = unwrap(state, needed=_NEEDED, kind="DDT")
+    ours = unwrap(state, needed=_NEEDED, kind="DiT-DH")
     ours[_OURS] = ours.pop(_THEIRS)
     return ours
 

@@ -20,8 +20,8 @@ from gaekit_denoisers.lightning_dit import LightningDiTConfig, lightning_bluepri
 from gaekit_denoisers.transformer import BlockDenoiser, Blueprint
 
 
-class DDTConfig(LightningDiTConfig):
-    """Settings of DDT; the defaults are those of RAE's DiT-DH. `depth`, `width` and `heads` are the encoder's."""
+class DiTDHConfig(LightningDiTConfig):
+    """Settings of DiT-DH; the defaults are those of RAE's DiT-DH. `depth`, `width` and `heads` are the encoder's."""
 
     size: Literal["S", "B", "L", "XL"] = Field(
         default="B",
@@ -38,18 +38,19 @@ class DDTConfig(LightningDiTConfig):
     )
 
 
-class DDT(BlockDenoiser):
+class DiTDH(BlockDenoiser):
     """Diffusion transformer with a wide shallow head (RAE's DiT-DH) that predicts the velocity.
 
     Under `noise_at_one` the weights are those of a network in RAE's convention, v = noise - data at t = 1 for noise:
     it is asked at 1 - t, and its answer negated.
     """
 
-    name = "ddt"
+    name = "dit_dh"
+    former_names = ("ddt",)
     revision = 2  # the time embedding's biases start as published
-    Config = DDTConfig
+    Config = DiTDHConfig
 
-    def __init__(self, config: DDTConfig, *, channels: int, grid: int, classes: int):
+    def __init__(self, config: DiTDHConfig, *, channels: int, grid: int, classes: int):
         super().__init__(config, patch=config.patch, channels=channels, grid=grid, classes=classes)
         encoder, decoder = _blueprints(config, channels)
         self.encoder_depth = encoder.depth
@@ -93,7 +94,7 @@ class DDT(BlockDenoiser):
         return self.s_projector(F.silu(time_BW[:, None] + state_BNW))  # type: ignore[no-any-return]
 
 
-def _blueprints(config: DDTConfig, channels: int) -> tuple[Blueprint, Blueprint]:
+def _blueprints(config: DiTDHConfig, channels: int) -> tuple[Blueprint, Blueprint]:
     """(encoder, decoder): the same blocks, of different sizes."""
     encoder = lightning_blueprint(config, channels)
     decoder = replace(

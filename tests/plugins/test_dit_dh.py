@@ -6,11 +6,11 @@ from parity_helpers import close, load_fixture
 from gaekit.errors import ArtifactError, GaekitError
 from gaekit.flow.field import Field
 from gaekit.flow.path import get_path
-from gaekit.interop.ddt import PUBLISHED, from_published, to_published
+from gaekit.interop.dit_dh import PUBLISHED, from_published, to_published
 
 SIZES = {"depth": "depth", "width": "hidden_size", "heads": "num_heads"}
 """Our names and the published ones, which hold a pair (encoder, head)."""
-SMALL = DENOISERS["ddt"]
+SMALL = DENOISERS["dit_dh"]
 denoiser, busy, inputs = SMALL.build, SMALL.busy, SMALL.inputs
 
 
@@ -63,7 +63,7 @@ def test_published_names_go_there_and_back():
 
 def test_weights_of_another_kind_are_refused_by_what_is_missing():
     _, state, _, _ = load_fixture("lightning_dit")
-    with pytest.raises(ArtifactError, match=r"published DDT: t_embedder\.W, s_embedder\.proj\.weight should be there"):
+    with pytest.raises(ArtifactError, match=r"published DiT-DH: t_embedder\.W, s_embedder\.proj\.weight should be"):
         from_published(state)
 
 
