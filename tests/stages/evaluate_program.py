@@ -1,4 +1,4 @@
-"""A whole small run with metrics of every sort, by as many processes as torchrun starts: `evaluate_program.py OUT`.
+"""A small run with metrics of every sort, by as many processes as torchrun starts: `evaluate_program.py OUT [UNTIL]`.
 
 Each rank leaves in OUT/seen-<rank> how many images its network of FID looked at.
 """
@@ -20,15 +20,16 @@ from gaekit.recipe import load_recipe_data
 from gaekit.train.progress import Reporter
 
 
-def main(out: Path) -> None:
+def main(out: Path, until: str | None = None) -> None:
     registry = load_plugins()
     registry.add(NotedFid, Plugin("test", "gaekit", "0", "test"))
     wanted = recipe(None)
     others = [{"use": "psnr"}, {"use": "class_accuracy", "limit": 500}, {"use": "linear_probe", "limit": 200}]
     wanted["evaluate"]["metrics"] += others
-    run_recipe(load_recipe_data(wanted, registry), registry, out=out, reporter=Reporter(Console(quiet=True)))
+    reporter = Reporter(Console(quiet=True))
+    run_recipe(load_recipe_data(wanted, registry), registry, out=out, until=until, reporter=reporter)
     (out / f"seen-{os.environ.get('RANK', '0')}").write_text(str(sum(LOOKED_AT)))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

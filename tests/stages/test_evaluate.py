@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,8 @@ def test_a_second_evaluation_of_the_same_data_reads_no_real_image(tmp_path: Path
 def test_two_ranks_look_at_each_image_once_in_all_and_find_the_numbers_of_one(tmp_path: Path) -> None:
     program = Path(__file__).with_name("evaluate_program.py")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run([sys.executable, str(program), str(tmp_path / "one"), "sample"], check=True, timeout=300)
+    shutil.copytree(tmp_path / "one", tmp_path / "two", symlinks=True)  # one training, and its samples, for both
     for name, command in (("one", [sys.executable]), ("two", launcher)):
         subprocess.run([*command, str(program), str(tmp_path / name)], check=True, timeout=300, capture_output=True)
     one, two = (json.loads((tmp_path / name / "tiny" / "metrics.json").read_text()) for name in ("one", "two"))
