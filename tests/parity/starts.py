@@ -240,6 +240,6 @@ KINDS: dict[str, Callable[[Settings], Tensors]] = {
     "lightning_dit": _denoiser("lightningdit", "lightning_dit", _lightning),
     "dit": _denoiser("dit", "dit", _plain),
     "sit": _denoiser("sit", "sit", _plain),
-    "ddt": _denoiser("ddt", "dit_dh", _dit_dh),
+    "ddt": _denoiser("dit_dh", "dit_dh", _dit_dh),
 }
 """The networks by a file's `kind`, which are those of `check.py`."""

@@ -126,6 +126,7 @@ def test_a_subset_draws_every_row_equally_often() -> None:
     assert 15 < chi2 < 75
 
 
+@pytest.mark.parametrize("cut", [1, 7])
 def test_no_cut_into_batches_changes_a_number(cut: int) -> None:
     settings = {"limit": 40, "reference_limit": 50}
     for name in ("precision", "recall"):
