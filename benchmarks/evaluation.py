@@ -14,7 +14,7 @@ from paired import Row, alone, arguments, limits, paired, report
 from torch import Tensor
 from torch_fidelity.metric_fid import fid_statistics_to_metric
 
-from gaekit_metrics._moments import Moments, frechet_distance
+from gaekit.api.metrics import Moments, frechet_distance
 from gaekit_metrics.inception import Inception
 
 WIDTH, BATCH = 2048, 64

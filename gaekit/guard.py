@@ -184,6 +184,19 @@ def check_numbers(metric: Any, numbers: Any) -> None:
         expect(isinstance(value, float | int), f"{name} is a float", type(value).__name__)
 
 
+def check_extracted(metric: Any, rows: Any, image: Tensor) -> None:
+    """A row for each image."""
+    expect(isinstance(rows, Tensor), "`extract` gives a tensor", type(rows).__name__)
+    right = rows.ndim > 0 and len(rows) == len(image)
+    expect(right, f"`extract` gives a row for each of {len(image)} images", tuple(rows.shape))
+
+
+def check_kept(metric: Any, state: Any) -> None:
+    """Tensors by name, or None."""
+    right = state is None or (isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values()))
+    expect(right, "`reference_state` gives tensors by name, or None", type(state).__name__)
+
+
 def check_protocol(metric: Any, protocol: Any) -> None:
     """JSON values."""
     expect(isinstance(protocol, dict) and bool(protocol), "a metric states its protocol", protocol)
@@ -290,7 +303,12 @@ PROMISES: dict[str, dict[str, Check]] = {
     "noise": {"perturb": check_noise},
     "times": {"times": check_times},
     "sampler": {"sample": check_sampled},
-    "metric": {"compute": check_numbers, "protocol": check_protocol},
+    "metric": {
+        "extract": check_extracted,
+        "reference_state": check_kept,
+        "compute": check_numbers,
+        "protocol": check_protocol,
+    },
     "dataset": {"train": check_training_source, "validation": check_source, "digest": check_digest},
     "tracker": {},
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import pluggy
@@ -14,5 +13,5 @@ hookspec = pluggy.HookspecMarker("gaekit")
 
 
 @hookspec
-def gaekit_components() -> Iterable[type[Component]]:  # type: ignore[empty-body]
+def gaekit_components() -> list[type[Component]]:  # type: ignore[empty-body]
     """The component classes that this plugin provides; called once, when plugins are loaded."""

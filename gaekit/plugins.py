@@ -209,7 +209,7 @@ def _collect(entry: EntryPoint, plugin: Plugin, manager: pluggy.PluginManager) -
     manager.register(module, name=entry.name)
     try:
         manager.check_pending()
-        found: Iterable[type[Component]] | None = _hook(module, manager)()
+        found: list[type[Component]] | None = _hook(module, manager)()
         if found is None:
             raise PluginError("gaekit_components returns None; return the component classes")
         classes = list(found)

@@ -95,3 +95,9 @@ class GeneratorDraws(Draws):
     def uniform(self) -> Tensor:
         """Uniform numbers (B,)."""
         return torch.rand(self.batch, generator=self.generator).to(self.device)
+
+
+def to_pixels(image_B3RR: Tensor) -> Tensor:
+    """Images around [-1, 1] -> uint8 of the same shape, the grid on which images are saved and compared:
+    floor(clamp(127.5 x + 128, 0, 255))."""
+    return (image_B3RR.float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)

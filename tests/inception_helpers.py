@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from gaekit.api import Metric
+from gaekit.api.metrics import Features
 from gaekit_metrics import gaekit_components
-from gaekit_metrics.inception import Features
 
 SIDE = 32
 WIDTH, CLASSES = 12, 7

@@ -41,6 +41,7 @@ CHANGES: dict[tuple[str, str], tuple[str, ...]] = {
     ("times", "steps"): ("diffusion.times={use: steps}",),
     ("sampler", "mean"): (SAMPLE % "mean",),
     ("metric", "hidden"): (METRIC % "hidden",),
+    ("metric", "averaged"): (METRIC % "averaged",),
     ("metric", "unwritten"): (METRIC % "unwritten",),
 }
 """How a recipe uses each."""
@@ -95,6 +96,7 @@ def run(base: Path, kind: str, name: str, *more: str) -> int:
         ("denoiser", "bare_denoiser", "promised: a denoiser gives a gaekit.api.Prediction; gave: Tensor"),
         ("sampler", "mean", "the latent has shape (1, 4, 4, 4), promised (4, 4, 4, 4)"),
         ("metric", "hidden", "promised: hidden is a float; gave: Tensor"),
+        ("metric", "averaged", "promised: `extract` gives a row for each of "),
         ("metric", "unwritten", "promised: a protocol of JSON values; gave: what JSON cannot write"),
     ],
 )

@@ -16,7 +16,17 @@ from pydantic import Field
 from recipe_helpers import tiny_recipe
 from torch import Tensor
 
-from gaekit.api import Component, ComponentConfig, Metric, NoiseSampler, Perceptual, Regularizer, Slot
+from gaekit.api import (
+    Component,
+    ComponentConfig,
+    GaekitError,
+    Metric,
+    NoiseSampler,
+    Perceptual,
+    Regularizer,
+    Slot,
+    require,
+)
 from gaekit.cli import main
 from gaekit.errors import PluginError, RecipeError
 from gaekit.plugins import Plugin, Registry, build, load_plugins, nested, slots, summary
@@ -334,6 +344,13 @@ def test_a_name_of_one_kind_is_free_in_another(forest: Registry) -> None:
     forest.add(Other, Plugin("other", "other", "1", "other"))
     assert forest.find("noise", "leaf") is Other
     assert forest.find("regularizer", "leaf") is Leaf
+
+
+def test_what_installs_an_absent_package_is_told() -> None:
+    with pytest.raises(GaekitError, match=r"teacher 'x' needs .*'no_such_package' .*pip install 'gaekit\[data\]'$"):
+        require("no_such_package", extra="data", wanted_by="teacher 'x'")
+    with pytest.raises(GaekitError, match=r"pip install 'gaekit'$"):  # on which gaekit itself depends
+        require("no_such_package", wanted_by="teacher 'x'")
 
 
 def test_a_class_off_the_kinds_is_refused(forest: Registry) -> None:

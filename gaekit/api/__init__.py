@@ -28,7 +28,7 @@ from gaekit.api.kinds import (
 from gaekit.api.walk import files_below, list_folder
 from gaekit.errors import ArtifactError, BadImage, DataAbsent, DataError, GaekitError, MachineFailed
 from gaekit.inside import open_regular
-from gaekit.values import Draws, GeneratorDraws, Latent, Loss, Losses, Prediction
+from gaekit.values import Draws, GeneratorDraws, Latent, Loss, Losses, Prediction, to_pixels
 
 hookimpl = pluggy.HookimplMarker("gaekit")
 """Marks a plugin's `gaekit_components`."""
@@ -77,5 +77,6 @@ __all__ = [
     "list_folder",
     "open_regular",
     "require",
+    "to_pixels",
     "weights",
 ]

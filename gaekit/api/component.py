@@ -96,14 +96,16 @@ def _check_contract(cls: type[Component]) -> None:
         raise PluginError(f"{where}: revision = {cls.revision!r}; it counts up from 1")
 
 
-def require(module: str, *, extra: str, wanted_by: str) -> Any:
-    """Import `module`, or raise a GaekitError that names the extra of gaekit that installs it."""
+def require(module: str, *, wanted_by: str, extra: str | None = None) -> Any:
+    """Import `module`, or raise a GaekitError that says what installs it: the extra of gaekit of this name, or, with
+    None, gaekit itself, which depends on it."""
     import importlib
 
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        package = "gaekit" if extra is None else f"gaekit[{extra}]"
         raise GaekitError(
             f"{wanted_by} needs the package that provides '{module}' ({error}); "
-            f"install it with: pip install 'gaekit[{extra}]'"
+            f"install it with: pip install '{package}'"
         ) from error

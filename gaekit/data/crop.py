@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gaekit.values import to_pixels
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -61,6 +63,5 @@ def _empty(like: Tensor) -> Tensor:
 
 
 def to_uint8(image_B3RR: Tensor) -> Tensor:
-    """image_B3RR around [-1, 1] -> uint8 pixels (B, R, R, 3): floor(clamp(127.5 x + 128, 0, 255)); undoes
-    `to_float`."""
-    return (image_B3RR.float() * 127.5 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    """image_B3RR around [-1, 1] -> uint8 pixels (B, R, R, 3), as `to_pixels`; undoes `to_float`."""
+    return to_pixels(image_B3RR).permute(0, 2, 3, 1).contiguous()

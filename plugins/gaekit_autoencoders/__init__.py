@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from gaekit.api import Component, hookimpl
 from gaekit_autoencoders.conv import ConvDecoder, ConvEncoder
 from gaekit_autoencoders.frozen_teacher import FrozenTeacherEncoder
@@ -11,6 +9,6 @@ from gaekit_autoencoders.vit import ViTDecoder, ViTEncoder
 
 
 @hookimpl
-def gaekit_components() -> Iterable[type[Component]]:
+def gaekit_components() -> list[type[Component]]:
     """The encoders and decoders of this package."""
     return [ConvEncoder, ConvDecoder, FrozenTeacherEncoder, ViTEncoder, ViTDecoder]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from gaekit.api import Component, hookimpl
 from gaekit_denoisers.dit import DiT
 from gaekit_denoisers.dit_dh import DiTDH
@@ -12,6 +10,6 @@ from gaekit_denoisers.sit import SiT
 
 
 @hookimpl
-def gaekit_components() -> Iterable[type[Component]]:
+def gaekit_components() -> list[type[Component]]:
     """The denoisers of this package."""
     return [LightningDiT, DiT, SiT, DiTDH]

@@ -1,7 +1,5 @@
 """gaekit's metrics: numbers about reconstructions, samples and latents, each with its protocol."""
 
-from collections.abc import Iterable
-
 from gaekit.api import Component, hookimpl
 from gaekit_metrics.adm import Adm
 from gaekit_metrics.class_accuracy import ClassAccuracy
@@ -16,7 +14,7 @@ from gaekit_metrics.ssim import Ssim
 
 
 @hookimpl
-def gaekit_components() -> Iterable[type[Component]]:
+def gaekit_components() -> list[type[Component]]:
     """The metrics."""
     fidelity = (Adm, Fid, InceptionScore, Precision, Recall)
-    return (Psnr, Ssim, Lpips, Rfid, *fidelity, Frechet, ClassAccuracy, LinearProbe)
+    return [Psnr, Ssim, Lpips, Rfid, *fidelity, Frechet, ClassAccuracy, LinearProbe]

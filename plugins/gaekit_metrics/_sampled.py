@@ -1,210 +1,37 @@
-"""What the metrics on Inception's features share: one pass over the images for any number of scores."""
+"""What the metrics on Inception's features share: the network and its settings."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any
 
-import torch
-from pydantic import Field, NonNegativeInt, StringConstraints
-from torch import Tensor
+from pydantic import Field, NonNegativeInt
 
-from gaekit.api import Asset, ComponentConfig, GaekitError, LocalFile, Metric, weights
-from gaekit_metrics._common import implementation, to_uint8
-from gaekit_metrics._files import REFERENCE_HINT, Reference, content_sha256, open_reference
-from gaekit_metrics.inception import ASSET, EXPECTED, Extractor, Features, Inception
+from gaekit.api import Asset, weights
+from gaekit.api.metrics import Extractor, FeatureMetric, FeatureSettings
+from gaekit_metrics.inception import ASSET, EXPECTED, Inception
 
 
-class InceptionSettings(ComponentConfig):
+class InceptionSettings(FeatureSettings):
     """What every metric on Inception's features can be told."""
 
     weights: str = Field(default=weights.HUB, description=weights.DESCRIPTION)
     seed: NonNegativeInt = Field(default=2020, description="of shuffles, of drawn subsets and of `weights: random`")
-    suffix: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]*$")] = Field(
-        default="", description="added to the names of the numbers, to tell two references apart: val makes fid_val"
-    )
 
 
-class ReferenceSettings(ComponentConfig):
-    """What the metrics that compare with real images can be told."""
-
-    reference: str | None = Field(
-        default=None,
-        description="an .npz of ADM (mu and sigma, or images arr_0) or a folder of images; null is the data set",
-    )
-    split: Literal["train", "validation"] = Field(
-        default="train", description="of the data set: the real images to compare with, where there is no `reference`"
-    )
-
-
-class Collector(ABC):
-    """Takes in one side's features for one score. One that can be kept for other runs tells its state."""
-
-    @abstractmethod
-    def state(self) -> dict[str, Tensor]:
-        """All that it took in, as tensors by name."""
-
-    @abstractmethod
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state` told; nothing is added hereafter."""
-
-    @abstractmethod
-    def choose(self, count: int) -> Sequence[int]:
-        """Which of the next `count` images it wants; called once for every batch, before `add`."""
-
-    @abstractmethod
-    def add(self, features: Features) -> None:
-        """The features of those that it chose."""
-
-
-class Scoring(ABC):
-    """One score: what it collects of the real and of the generated images, and what it makes of that."""
-
-    real: Collector | None = None
-    fake: Collector
-
-    @abstractmethod
-    def compute(self) -> dict[str, float]:
-        """The numbers, by name. Raises GaekitError for too few images."""
-
-    @abstractmethod
-    def protocol(self) -> dict[str, Any]:
-        """What one must know of this score beyond network, reference and counts."""
-
-
-class InceptionMetric(Metric):
-    """Base of the metrics on Inception's features; a subclass says which scores by `scorings`.
-
-    `extractor` stands in for the network: any `Extractor`. Images go through uint8. A `reference` that is absent, of no
-    known kind, or of another size or dimension is refused when the metric is built, with a GaekitError.
-    """
-
-    needs: ClassVar[Literal["pairs", "samples"]] = "samples"
-    config: Any
+class InceptionMetric(FeatureMetric):
+    """Base of the metrics on Inception's features. `extractor` stands in for the network: any `Extractor`."""
 
     def __init__(self, config: Any, *, image_size: int, classes: tuple[str, ...], extractor: Extractor | None = None):
-        super().__init__(config, image_size=image_size, classes=classes)
-        self.file = self._open_reference(config, image_size)
-        self.extractor = extractor or Inception(config.weights, config.seed, self.owner)
-        self._n_real = self._n_fake = 0
-        self._scorings = self.scorings()
-        self._real = [scoring.real for scoring in self._scorings if scoring.real is not None]
-        self._fake = [scoring.fake for scoring in self._scorings]
-        self.split = config.split if self._real and self.file is None and self.needs == "samples" else None
-        self._unread = self.file is not None and bool(self._real)
-        if self._unread and self.file is not None and not self.file.has_images:
-            raise self.file.error("holds statistics alone", "precision and recall need images, as arr_0 or a folder")
-
-    @abstractmethod
-    def scorings(self) -> list[Scoring]:
-        """The scores, new. `self.file` and `self.extractor` are there."""
-
-    @property
-    def owner(self) -> str:
-        """How errors name it."""
-        return f"metric '{self.name}'"
+        network = extractor or Inception(config.weights, config.seed, f"metric '{self.name}'")
+        super().__init__(config, image_size=image_size, classes=classes, extractor=network)
 
     @classmethod
     def external(cls, config: Any) -> str:
         """Identity of the weights and of the reference. Raises GaekitError where one is a file that is absent."""
-        told = f"weights {weights.identity(config.weights, ASSET, config.seed, EXPECTED)}"
-        if getattr(config, "reference", None) is None:
-            return told
-        return f"{told}; reference sha256:{content_sha256(Path(config.reference), f'metric {cls.name!r}')}"
+        network, reference = weights.identity(config.weights, ASSET, config.seed, EXPECTED), super().external(config)
+        return f"weights {network}" + (f"; {reference}" if reference else "")
 
     @classmethod
     def assets(cls, config: Any) -> tuple[Asset, ...]:
         """The network's weights, and the reference where it is a file or folder."""
-        found = weights.assets(config.weights, ASSET, EXPECTED)
-        if (path := getattr(config, "reference", None)) is not None:
-            found += (LocalFile("reference of real images", path, REFERENCE_HINT, folders=True),)
-        return found
-
-    def extract(self, image_B3RR: Tensor) -> Tensor:
-        """Images in [-1, 1], through uint8 -> the network's features and logits (B, F + K). Raises GaekitError where
-        these are not finite."""
-        joined = self.extractor(to_uint8(image_B3RR, self)).joined()
-        if not torch.isfinite(joined).all():
-            raise GaekitError(f"{self.owner}: the network gave features that are not finite; check its weights")
-        return joined
-
-    def reference(self, feature_BF: Tensor, label_B: Tensor) -> None:
-        """Take in features of real images of `split`."""
-        if self.split is None:
-            raise TypeError(f"{self.owner} takes no reference from the data set")
-        self._take_real(feature_BF)
-
-    def reference_state(self) -> dict[str, Tensor]:
-        """What each score collected of the real images."""
-        found = {"n": torch.tensor(self._n_real)}
-        for number, collector in enumerate(self._real):
-            found |= {f"{number}.{name}": value for name, value in collector.state().items()}
-        return found
-
-    def load_reference(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `reference_state` told."""
-        self._n_real = int(state["n"])
-        for number, collector in enumerate(self._real):
-            start = f"{number}."
-            collector.load({name.removeprefix(start): v for name, v in state.items() if name.startswith(start)})
-
-    def ready(self, device: torch.device) -> None:
-        """Read the images of a reference that is a file or folder; the network runs on `device`."""
-        if self._unread and self.file is not None:
-            for pixel_B3RR in self.file.pixels():
-                self._take_real(self.extract(pixel_B3RR.to(device) / 127.5 - 1))
-            self._unread = False
-
-    def update(self, feature_BF: Tensor, label_B: Tensor) -> None:
-        """Take in features of generated images."""
-        if self._unread:
-            raise TypeError(f"{self.owner}: `ready` comes before `update`; its reference is not read yet")
-        self._take_fake(feature_BF)
-
-    def compute(self) -> dict[str, float]:
-        """{score: value}, names with `suffix`. Raises GaekitError for too few images."""
-        suffix = f"_{self.config.suffix}" if self.config.suffix else ""
-        values: dict[str, float] = {}
-        for scoring in self._scorings:
-            values |= scoring.compute()
-        return {f"{name}{suffix}": value for name, value in values.items()}
-
-    def protocol(self) -> dict[str, Any]:
-        """The network and its weights' hash, the reference and its hash, counts, and what each score adds."""
-        found = {
-            "implementation": implementation(self),
-            "extractor": self.extractor.protocol(),
-            "pixels": "uint8, floor(127.5 x + 128)",
-            "reference": self._reference_facts(),
-            "n": self._n_fake,
-        }
-        for scoring in self._scorings:
-            found |= scoring.protocol()
-        return found
-
-    def _open_reference(self, config: Any, image_size: int) -> Reference | None:
-        path = getattr(config, "reference", None)
-        return None if path is None else open_reference(Path(path), self.owner, image_size)
-
-    def _reference_facts(self) -> dict[str, Any] | None:
-        if self.file is not None:
-            n = self._n_real if self._real else None
-            return {"kind": self.file.kind, "file": self.file.path.name, "sha256": self.file.sha256, "n": n}
-        return {"kind": "dataset", "split": self.split, "n": self._n_real} if self._real else None
-
-    def _take_real(self, feature_BF: Tensor) -> None:
-        self._take(feature_BF, self._real)
-        self._n_real += len(feature_BF)
-
-    def _take_fake(self, feature_BF: Tensor) -> None:
-        self._take(feature_BF, self._fake)
-        self._n_fake += len(feature_BF)
-
-    def _take(self, feature_BF: Tensor, collectors: Iterable[Collector]) -> None:
-        """Hand each score the rows that it wants."""
-        features = Features.parted(feature_BF, self.extractor.width)
-        for collector in collectors:
-            rows = collector.choose(len(features))
-            collector.add(features if isinstance(rows, range) else features.rows(rows))
+        return weights.assets(config.weights, ASSET, EXPECTED) + super().assets(config)

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gaekit_metrics._sampled import InceptionMetric, InceptionSettings, Scoring
+from gaekit.api.metrics import Scoring
+from gaekit_metrics._sampled import InceptionMetric, InceptionSettings
 from gaekit_metrics.fid import FrechetInception
 from gaekit_metrics.inception_score import Inceptions, InceptionScoreSettings
 from gaekit_metrics.precision_recall import PrecisionRecallSettings

@@ -9,9 +9,11 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
-from gaekit.api import ComponentConfig, GaekitError, Metric, require
-from gaekit_metrics._common import TrainingRows, check_labels, implementation, require_classes, require_some, to_uint8
+from gaekit.api import ComponentConfig, GaekitError, Metric
+from gaekit.api.metrics import TrainingRows, check_labels, implementation, require_classes, require_some, to_uint8
+from gaekit_metrics._sklearn import sklearn
 
+NAME = "class_accuracy"
 FOLDS = 3
 LUMA = (0.299, 0.587, 0.114)
 """Grey from RGB as in ITU-R BT.601, which Pillow's mode L takes too."""
@@ -46,7 +48,7 @@ class ClassAccuracy(Metric):
     Needs scikit-learn. Raises GaekitError for a data set without classes and for samples of the null label.
     """
 
-    name = "class_accuracy"
+    name = NAME
     Config = ClassAccuracyConfig
     needs = "samples"
     needs_classes = True
@@ -57,7 +59,7 @@ class ClassAccuracy(Metric):
         require_classes(self)
         if config.side > image_size:
             raise GaekitError(f"metric '{self.name}': side = {config.side} exceeds image.size = {image_size}")
-        _sklearn("sklearn.svm")  # a missing package is told before the real images are read
+        sklearn("sklearn.svm", NAME)  # a missing package is told before the real images are read
         self._train = TrainingRows(self, config.limit)
         self._classifier: Any = None
         self._real_accuracy: float | None = None
@@ -103,7 +105,7 @@ class ClassAccuracy(Metric):
         side, color = self.config.side, "RGB" if self.config.color else "grey"
         return {
             "implementation": implementation(self),
-            "classifier": f"SVC, RBF kernel (scikit-learn {_sklearn('sklearn').__version__})",
+            "classifier": f"SVC, RBF kernel (scikit-learn {sklearn('sklearn', NAME).__version__})",
             "features": f"{side} x {side} {color} pixels in [0, 1]",
             "C": self.config.C,
             "gamma": self.config.gamma,
@@ -122,15 +124,11 @@ class ClassAccuracy(Metric):
         self._classifier = self._new().fit(rows, labels)
         # Folds need a member of each class in every fold; without that the accuracy stays unknown (null), not guessed.
         if self.config.cross_validate and min(count for count in self._train.counts if count) >= FOLDS:
-            selection = _sklearn("sklearn.model_selection")
+            selection = sklearn("sklearn.model_selection", NAME)
             folds = selection.StratifiedKFold(FOLDS, shuffle=True, random_state=0)
             scores = selection.cross_val_predict(self._new(), rows, labels, cv=folds) == labels
             self._real_accuracy = float(scores.mean())
 
     def _new(self) -> Any:
         # It draws a seed, of which its classes do not depend: not from numpy's global generator.
-        return _sklearn("sklearn.svm").SVC(kernel="rbf", C=self.config.C, gamma=self.config.gamma, random_state=0)
-
-
-def _sklearn(module: str) -> Any:
-    return require(module, extra="metrics", wanted_by="metric 'class_accuracy'")
+        return sklearn("sklearn.svm", NAME).SVC(kernel="rbf", C=self.config.C, gamma=self.config.gamma, random_state=0)

@@ -7,22 +7,16 @@ from typing import Any
 from torch import Tensor
 
 from gaekit.api import GaekitError, Metric
-from gaekit_metrics._files import Reference, Statistics
-from gaekit_metrics._moments import Moments, frechet_distance, singular_warning
-from gaekit_metrics._sampled import Collector, InceptionMetric, InceptionSettings, ReferenceSettings, Scoring
-from gaekit_metrics.inception import Features
-
-
-class FeatureMoments(Moments, Collector):
-    """Mean and covariance of all images' features, streamed."""
-
-    def choose(self, count: int) -> range:
-        """All of the next `count` images."""
-        return range(count)
-
-    def add(self, features: Features | Tensor) -> None:
-        """Take in a batch."""
-        super().add(features.feature_BF if isinstance(features, Features) else features)
+from gaekit.api.metrics import (
+    FeatureMoments,
+    Reference,
+    ReferenceSettings,
+    Scoring,
+    Statistics,
+    frechet_distance,
+    singular_warning,
+)
+from gaekit_metrics._sampled import InceptionMetric, InceptionSettings
 
 
 class FrechetInception(Scoring):

@@ -10,8 +10,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from gaekit.api import ComponentConfig, GaekitError, Metric, Slot, Teacher
-from gaekit_metrics._common import implementation, to_uint8
-from gaekit_metrics._moments import Moments, frechet_distance, singular_warning
+from gaekit.api.metrics import Moments, frechet_distance, implementation, singular_warning, to_uint8
 
 
 class FrechetConfig(ComponentConfig):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gaekit.api import Download, require, weights
 from gaekit.api.assets import sha256_of
+from gaekit.api.metrics import Features
 
 FEATURES = "2048"
 LOGITS = "logits_unbiased"
@@ -21,45 +20,6 @@ ASSET = Download(
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
 )
 EXPECTED = f"{ASSET.file} ({ASSET.url})"
-
-
-@dataclass(frozen=True)
-class Features:
-    """What the network says of B images, float32: pooled features (B, F) and class logits without bias (B, K)."""
-
-    feature_BF: Tensor
-    logit_BK: Tensor
-
-    def __len__(self) -> int:
-        return len(self.feature_BF)
-
-    def joined(self) -> Tensor:
-        """Both in one tensor (B, F + K)."""
-        return torch.cat([self.feature_BF, self.logit_BK], 1)
-
-    @classmethod
-    def parted(cls, joined: Tensor, width: int) -> Features:
-        """Inverse of `joined` for F = width."""
-        return cls(joined[:, :width], joined[:, width:])
-
-    def rows(self, places: Sequence[int]) -> Features:
-        """Those of some of the images."""
-        index = torch.as_tensor(places, dtype=torch.int64, device=self.feature_BF.device)
-        return Features(self.feature_BF[index], self.logit_BK[index])
-
-
-class Extractor(Protocol):
-    """A network as the scores see it."""
-
-    width: int
-
-    def __call__(self, pixel_B3RR: Tensor) -> Features:
-        """uint8 images of any size -> their features, on the images' device."""
-        ...
-
-    def protocol(self) -> dict[str, Any]:
-        """The network, its weights and their hash."""
-        ...
 
 
 class Inception:

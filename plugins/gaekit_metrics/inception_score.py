@@ -12,8 +12,8 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from gaekit.api import ComponentConfig, GaekitError, Metric
-from gaekit_metrics._sampled import Collector, InceptionMetric, InceptionSettings, Scoring
-from gaekit_metrics.inception import Features
+from gaekit.api.metrics import Collector, Features, Scoring
+from gaekit_metrics._sampled import InceptionMetric, InceptionSettings
 
 
 def inception_scores(logit_NK: Tensor, splits: int) -> list[float]:

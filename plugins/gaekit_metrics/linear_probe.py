@@ -10,8 +10,11 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from gaekit.api import ComponentConfig, GaekitError, Metric, require
-from gaekit_metrics._common import TrainingRows, check_labels, implementation, require_classes, require_some
+from gaekit.api import ComponentConfig, GaekitError, Metric
+from gaekit.api.metrics import TrainingRows, check_labels, implementation, require_classes, require_some
+from gaekit_metrics._sklearn import sklearn
+
+NAME = "linear_probe"
 
 
 class LinearProbeConfig(ComponentConfig):
@@ -34,7 +37,7 @@ class LinearProbe(Metric):
     Raises GaekitError for a data set without classes.
     """
 
-    name = "linear_probe"
+    name = NAME
     Config = LinearProbeConfig
     needs = "latents"
     needs_classes = True
@@ -43,7 +46,7 @@ class LinearProbe(Metric):
     def __init__(self, config: LinearProbeConfig, *, image_size: int, classes: tuple[str, ...]):
         super().__init__(config, image_size=image_size, classes=classes)
         require_classes(self)
-        _sklearn("sklearn.linear_model")  # a missing package is told before the latents are read
+        sklearn("sklearn.linear_model", NAME)  # a missing package is told before the latents are read
         self._train = TrainingRows(self, config.limit)
         self._shape: tuple[int, ...] = ()
         self._probes: dict[str, _Probe] = {}
@@ -75,10 +78,10 @@ class LinearProbe(Metric):
 
     def protocol(self) -> dict[str, Any]:
         """The classifier, its settings, whether each fit converged, and the counts."""
-        sklearn = _sklearn("sklearn")
+        package = sklearn("sklearn", NAME)
         return {
             "implementation": implementation(self),
-            "classifier": f"multinomial logistic regression, L-BFGS (scikit-learn {sklearn.__version__})",
+            "classifier": f"multinomial logistic regression, L-BFGS (scikit-learn {package.__version__})",
             "features": "flat: all values; pool: mean over positions; standardised by the training latents",
             "latent": list(self._shape),
             "C": self.config.C,
@@ -106,8 +109,8 @@ class _Probe:
     """One standardised logistic regression; `converged` tells whether L-BFGS ended by its tolerance."""
 
     def __init__(self, config: LinearProbeConfig, rows: np.ndarray, labels: np.ndarray):
-        linear_model, exceptions = _sklearn("sklearn.linear_model"), _sklearn("sklearn.exceptions")
-        self._scaler = _sklearn("sklearn.preprocessing").StandardScaler().fit(rows)
+        linear_model, exceptions = sklearn("sklearn.linear_model", NAME), sklearn("sklearn.exceptions", NAME)
+        self._scaler = sklearn("sklearn.preprocessing", NAME).StandardScaler().fit(rows)
         self._model = linear_model.LogisticRegression(C=config.C, max_iter=config.max_iter)
         with warnings.catch_warnings(record=True) as caught:
             # As an exception it would lose the fit: the model keeps its last iterate, and the protocol tells.
@@ -123,7 +126,3 @@ class _Probe:
     def predict(self, rows: np.ndarray) -> np.ndarray:
         """The class of each row."""
         return np.asarray(self._model.predict(self._scaler.transform(rows)))
-
-
-def _sklearn(module: str) -> Any:
-    return require(module, extra="metrics", wanted_by="metric 'linear_probe'")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gaekit.api import Asset, ComponentConfig, Download, GaekitError, Metric, require, weights
 from gaekit.api.assets import sha256_of
-from gaekit_metrics._common import implementation, require_some, to_uint8
+from gaekit.api.metrics import implementation, require_some, to_uint8
 
 Net = Literal["alex", "vgg", "squeeze"]
 VERSION = "0.1"

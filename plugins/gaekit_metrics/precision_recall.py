@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from gaekit.api import GaekitError, Metric
-from gaekit_metrics._sampled import Collector, InceptionMetric, InceptionSettings, ReferenceSettings, Scoring
-from gaekit_metrics.inception import Features
+from gaekit.api.metrics import ReferenceSettings, Scoring, Subset
+from gaekit_metrics._sampled import InceptionMetric, InceptionSettings
 
 BLOCK = 4096
 """Rows of a distance matrix at once, and columns: 128 MiB, whatever the number of images."""
@@ -48,57 +46,6 @@ def share_inside(row_NF: Tensor, centre_MF: Tensor, radius_M: Tensor, block: int
             found |= (squared_distances(rows, centres) <= radii).any(1)
         inside += int(found.sum())
     return inside / len(row_NF)
-
-
-class Subset(Collector):
-    """At most `limit` rows of a stream, each as likely as any other, by a seed: a cut at the first ones would take the
-    first classes of an ordered data set. Which rows it keeps depends on their number alone, not on how batches are cut.
-    """
-
-    def __init__(self, limit: int, seed: int):
-        self.limit, self.device = limit, torch.device("cpu")
-        self._random = np.random.RandomState(seed)
-        self._kept: list[tuple[float, int]] = []  # a heap of (-priority, slot): the first to leave is on top
-        self._rows: dict[int, Tensor] = {}
-        self._slots: list[int] = []
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def choose(self, count: int) -> Sequence[int]:
-        """Which of the next `count` rows to keep; `add` them before the next call."""
-        slot_of: dict[int, int] = {}  # slot -> the last row that takes it
-        for place, priority in enumerate(self._random.random_sample(count)):
-            if len(self._kept) < self.limit:
-                slot = len(self._kept)
-                heapq.heappush(self._kept, (-priority, slot))
-            elif -priority > self._kept[0][0]:
-                slot = heapq.heapreplace(self._kept, (-priority, self._kept[0][1]))[1]
-            else:
-                continue
-            slot_of[slot] = place
-        self._slots = list(slot_of)
-        return list(slot_of.values())
-
-    def add(self, features: Features) -> None:
-        """The features of the rows chosen."""
-        self.device = features.feature_BF.device
-        for slot, feature in zip(self._slots, features.feature_BF.cpu(), strict=True):
-            self._rows[slot] = feature.clone()  # a view would keep its whole batch
-
-    def state(self) -> dict[str, Tensor]:
-        """The rows kept, in the order of their slots."""
-        return {"rows": self.rows()} if self._rows else {}
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Inverse of `state`."""
-        rows = state.get("rows", torch.empty(0, 0))
-        self._rows = dict(enumerate(rows))
-        self._kept = [(0.0, slot) for slot in self._rows]
-
-    def rows(self) -> Tensor:
-        """The rows kept, (N, F)."""
-        return torch.stack([self._rows[slot] for slot in sorted(self._rows)])
 
 
 class Neighbourhoods(Scoring):

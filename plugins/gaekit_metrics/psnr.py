@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from gaekit.api import ComponentConfig, Metric
-from gaekit_metrics._common import implementation, require_some, to_uint8
+from gaekit.api.metrics import implementation, require_some, to_uint8
 
 CAP_DB = 100.0
 """Identical images have an infinite PSNR, which no mean survives and no JSON holds."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gaekit.api import ComponentConfig, GaekitError, Metric
-from gaekit_metrics._common import implementation, require_some, to_uint8
+from gaekit.api.metrics import implementation, require_some, to_uint8
 
 WINDOW, SIGMA, K1, K2 = 11, 1.5, 0.01, 0.03
 

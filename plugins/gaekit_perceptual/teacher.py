@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from gaekit.api import ComponentConfig, Perceptual, Slot, Teacher
+from gaekit.api.nn import FrozenModule
 
 PIXELS_A_FEATURE = 8
 EPS = 1e-10
@@ -39,18 +40,12 @@ class TeacherDistance(Perceptual):
     def __init__(self, config: Any, *, image_size: int, teacher: Callable[..., Teacher]):
         super().__init__(config, image_size=image_size)
         grid = config.grid or max(1, image_size // PIXELS_A_FEATURE)
-        # not a submodule: its weights are neither ours to train nor to save
-        self._teacher = (teacher(grid=grid),)
+        self._frozen = FrozenModule(teacher(grid=grid))
 
     @property
     def teacher(self) -> Teacher:
         """The frozen network."""
-        return self._teacher[0]
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        module: Any = self.teacher
-        module._apply(fn, recurse)  # `.to(device)` reaches it all the same
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self._frozen.network
 
     def forward(self, image_B3RR: Tensor, other_B3RR: Tensor) -> Tensor:
         """-> distance_B in [0, 4], float32, differentiable in both."""
@@ -58,5 +53,5 @@ class TeacherDistance(Perceptual):
         return difference_BFHW.square().sum(1).mean((1, 2))
 
     def _direction(self, image_B3RR: Tensor) -> Tensor:
-        feature_BFHW: Tensor = self.teacher(image_B3RR).float()
+        feature_BFHW: Tensor = self._frozen(image_B3RR).float()
         return feature_BFHW * torch.rsqrt(feature_BFHW.square().sum(1, keepdim=True) + EPS)

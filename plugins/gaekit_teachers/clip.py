@@ -101,7 +101,7 @@ def _cut_resnet(tower: Any, layer: int) -> None:
 
 
 def _open_clip() -> Any:
-    return require("open_clip", extra="all", wanted_by="teacher 'clip'")
+    return require("open_clip", wanted_by="teacher 'clip'")
 
 
 def _vision_config(model: str) -> dict[str, Any]:

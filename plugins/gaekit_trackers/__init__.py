@@ -1,12 +1,10 @@
 """gaekit's trackers: where scalars and images of a training go."""
 
-from collections.abc import Iterable
-
 from gaekit.api import Component, hookimpl
 from gaekit_trackers.tensorboard import TensorBoard
 
 
 @hookimpl
-def gaekit_components() -> Iterable[type[Component]]:
+def gaekit_components() -> list[type[Component]]:
     """The trackers."""
-    return (TensorBoard,)
+    return [TensorBoard]

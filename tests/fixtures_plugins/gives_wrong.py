@@ -320,6 +320,15 @@ class Hidden(Metric):
         return {"implementation": "a test"}
 
 
+class Averaged(Hidden):
+    """Takes one row of all images."""
+
+    name = "averaged"
+
+    def extract(self, image_B3RR: Tensor) -> Tensor:
+        return image_B3RR.mean(0)
+
+
 class Unwritten(Hidden):
     """Has a protocol that JSON cannot write."""
 
@@ -337,5 +346,5 @@ def gaekit_components() -> list[type[Component]]:
     return [
         FromOne, FromOneUnknown, Grey, Unread, Vacant, VacantUnknown, SmallTeacher, DoubleTeacher, Patches, GreyDecoder,
         PerImage, Bare, Narrow, Steps, OneChannel, DoubleDenoiser, BareDenoiser, FaultyDenoiser, LateDenoiser,
-        DeafDenoiser, RightDenoiser, BuiltOtherwise, Mean, PerPixel, Hidden, Unwritten,
+        DeafDenoiser, RightDenoiser, BuiltOtherwise, Mean, PerPixel, Hidden, Averaged, Unwritten,
     ]  # fmt: skip

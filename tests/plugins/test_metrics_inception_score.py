@@ -12,8 +12,8 @@ from inception_helpers import Tiny, crops, fidelity, make, measure
 from torch import Tensor
 
 from gaekit.api import GaekitError
+from gaekit.api.metrics import Features
 from gaekit.testing import check_component
-from gaekit_metrics.inception import Features
 from gaekit_metrics.inception_score import InceptionScore, inception_scores
 
 FAKE = torch.cat([crops("flower"), crops("china")])[:117]

@@ -13,10 +13,10 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from gaekit.api import GaekitError
+from gaekit.api.metrics import Features, Subset
 from gaekit.testing import check_component
 from gaekit_metrics.adm import Adm
-from gaekit_metrics.inception import Features
-from gaekit_metrics.precision_recall import Precision, Recall, Subset, share_inside, squared_radii
+from gaekit_metrics.precision_recall import Precision, Recall, share_inside, squared_radii
 
 REAL, FAKE = crops("china"), torch.cat([crops("china")[::4] // 2 * 2, crops("flower")[:30]])
 
@@ -143,7 +143,7 @@ def test_no_more_images_than_neighbours_are_refused(fake: int, real: int, what: 
 def test_statistics_alone_are_no_reference_for_manifolds(tmp_path: Path) -> None:
     np.savez(tmp_path / "statistics.npz", mu=np.zeros(12), sigma=np.eye(12))
     for name in ("precision", "recall", "adm"):
-        with pytest.raises(GaekitError, match="holds statistics alone; precision and recall need images"):
+        with pytest.raises(GaekitError, match="holds statistics alone; these scores need images"):
             make(name, reference=str(tmp_path / "statistics.npz"))
 
 

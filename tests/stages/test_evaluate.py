@@ -16,12 +16,12 @@ from inception_helpers import Tiny, to_float
 from rich.console import Console
 from torch import Tensor
 
+from gaekit.api.metrics import Features
 from gaekit.pipeline.run import run_recipe
 from gaekit.plugins import Plugin, load_plugins
 from gaekit.recipe import load_recipe_data
 from gaekit.train.progress import Reporter
 from gaekit_metrics.fid import Fid
-from gaekit_metrics.inception import Features
 
 SMALL = {"use": "vit", "depth": 1, "width": 16, "heads": 2}
 REAL, SAMPLES = 7, 5

@@ -1,4 +1,4 @@
-"""What the metrics share: images on uint8's grid, labelled rows for a classifier, the head of a protocol."""
+"""Images on uint8's grid, labelled rows for a classifier, the head of a protocol."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gaekit.api import GaekitError, Metric
+from gaekit.api.kinds import Metric
+from gaekit.errors import GaekitError
+from gaekit.values import to_pixels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +30,7 @@ def to_uint8(image_B3RR: Tensor, metric: Metric) -> Tensor:
         raise GaekitError(
             f"metric '{metric.name}': an image holds pixels that are not finite; images must be in [-1, 1]"
         )
-    return (image_B3RR.detach().float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+    return to_pixels(image_B3RR.detach())
 
 
 def require_some(count: int, metric: Metric, what: str) -> None:

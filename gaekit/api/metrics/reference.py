@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gaekit.api import GaekitError, decode_image
 from gaekit.api.assets import sha256_of
+from gaekit.api.decode import decode_image
 from gaekit.api.npy import UNREADABLE_ZIP, read_npy_head
+from gaekit.errors import GaekitError
 
 IMAGES, MEAN, COVARIANCE = "arr_0", "mu", "sigma"
 REFERENCE_HINT = (
