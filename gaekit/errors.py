@@ -18,12 +18,14 @@ class Problem:
     """One thing wrong in a recipe: `path` are the keys that lead to it.
 
     The loader fills in where it was written: `line` (from 1) of the file, or `origin`, the option that set it.
+    `related` are other keys of which it speaks: where an option set one of them, that option is to blame.
     """
 
     path: tuple[str | int, ...]
     text: str
     line: int | None = None
     origin: str | None = None
+    related: tuple[tuple[str | int, ...], ...] = ()
 
     @property
     def dotted(self) -> str:

@@ -11,8 +11,8 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
@@ -244,13 +244,31 @@ def construct(base: type[C], config: ComponentConfig, registry: Registry, **size
     """As `build`, without looking at what it answers."""
     cls, factories = registry.find(base.kind, config.use), _factories(config, registry)
     try:
-        return cls(config, **sizes, **factories)  # type: ignore[return-value,call-arg]
+        with _naming(config):
+            return cls(config, **sizes, **factories)  # type: ignore[return-value,call-arg]
     except TypeError as error:
         if error.__traceback__ is None or error.__traceback__.tb_next is not None:  # raised inside of it
             raise
         given = ", ".join([*sizes, *factories])
         owner = registry.owner(base.kind, config.use)
         raise PluginError(f"{owner}: its constructor must take (config, *, {given}): {error}") from error
+
+
+@contextmanager
+def _naming(config: ComponentConfig) -> Iterator[None]:
+    """Note on an error which component was being built: the innermost."""
+    try:
+        yield
+    except Exception as error:
+        if config_of(error) is None:
+            error._gaekit_config = config  # type: ignore[attr-defined]
+        raise
+
+
+def config_of(error: BaseException) -> ComponentConfig | None:
+    """The config of the component whose constructor raised an error, if one did."""
+    found = getattr(error, "_gaekit_config", None)
+    return found if isinstance(found, ComponentConfig) else None
 
 
 def _factories(config: ComponentConfig, registry: Registry) -> dict[str, Any]:

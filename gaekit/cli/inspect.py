@@ -19,8 +19,11 @@ def check(recipe: RecipeArgument, changes: SetOption = None) -> None:
     from gaekit.cli.output import print_warnings, say
     from gaekit.plugins import load_plugins
     from gaekit.recipe.load import check_recipe
+    from gaekit.sizing.build import build_problems
 
-    checked = check_recipe(recipe, load_plugins(), overrides=changes or ())
+    registry = load_plugins()
+    checked = check_recipe(recipe, registry, overrides=changes or ())
+    checked.refuse(build_problems(checked.recipe, registry))
     print_warnings(checked.source, checked.warnings)
     say(f"ok: {checked.source}: {summary(checked.recipe)}")
 

@@ -44,15 +44,19 @@ def run(
     What another run is making of the same settings is waited for, and then found as cached.
     """
     from gaekit.plugins import load_plugins
-    from gaekit.recipe import load_recipe
+    from gaekit.recipe.load import check_recipe
+    from gaekit.sizing.build import build_problems
 
     registry = load_plugins()
-    loaded = load_recipe(recipe, registry, overrides=set_ or (), name=name)
+    checked = check_recipe(recipe, registry, overrides=set_ or (), name=name)
+    checked.refuse(build_problems(checked.recipe, registry))
     if nproc is not None:
         _launch(nproc)  # the recipe's faults have been told by now, once
     from gaekit.pipeline.run import run_recipe
 
-    run_recipe(loaded, registry, out=out, until=until, redo=redo, fresh=fresh, offline=offline, wait=not no_wait)
+    run_recipe(
+        checked.recipe, registry, out=out, until=until, redo=redo, fresh=fresh, offline=offline, wait=not no_wait
+    )
 
 
 def _launch(nproc: int) -> None:
@@ -93,8 +97,10 @@ def plan(
     """Show what `run` would do: stages, cached or not, networks, memory, disk. Works without the data."""
     from gaekit.cli.planning import show_plan
     from gaekit.plugins import load_plugins
-    from gaekit.recipe import load_recipe
+    from gaekit.recipe.load import check_recipe
+    from gaekit.sizing.build import build_problems
 
     registry = load_plugins()
-    loaded = load_recipe(recipe, registry, overrides=set_ or (), name=name)
-    show_plan(loaded, registry, out, until, facts, nproc=nproc, measure=measure)
+    checked = check_recipe(recipe, registry, overrides=set_ or (), name=name)
+    checked.refuse(build_problems(checked.recipe, registry))
+    show_plan(checked.recipe, registry, out, until, facts, nproc=nproc, measure=measure)

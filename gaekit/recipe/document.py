@@ -81,6 +81,9 @@ class Document:
         """`problem` with the line or the option where its path, or the nearest key above it, was written."""
         if problem.line is not None or problem.origin is not None:
             return problem
+        for key in (problem.path, *problem.related):
+            if key in self.origins:
+                return Problem(problem.path, problem.text, origin=self.origins[key])
         for length in range(len(problem.path), -1, -1):
             key = problem.path[:length]
             if key in self.origins:

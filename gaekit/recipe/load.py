@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from gaekit.recipe.shipped import find_recipe
 
 M = TypeVar("M", bound=BaseModel)
 RECIPE_VERSION = 1
+LARGEST_NUMBER = 10**15
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,12 @@ class CheckedRecipe:
     recipe: Recipe
     source: str
     warnings: list[Problem]
+    document: Document
+
+    def refuse(self, problems: Sequence[Problem]) -> None:
+        """Raise a RecipeError, with the lines of the problems, if there are some."""
+        if problems:
+            raise RecipeError(self.source, [self.document.locate(problem) for problem in problems])
 
 
 def load_recipe(
@@ -64,7 +71,7 @@ def check_recipe(
     if name is not None:
         set_value(document, ("name",), name, f"--name {name}")
     recipe = _validate_recipe(document, registry)
-    return CheckedRecipe(recipe, str(path), [document.locate(p) for p in doubts(recipe, registry)])
+    return CheckedRecipe(recipe, str(path), [document.locate(p) for p in doubts(recipe, registry)], document)
 
 
 def load_recipe_data(data: Mapping[str, Any], registry: Registry, *, source: str = "recipe") -> Recipe:
@@ -106,6 +113,8 @@ def _validate(model: type[M], data: Any, fitting: Fitting) -> tuple[M | None, li
 
     By way of JSON, because pydantic's strict mode takes a list for a tuple and text for a path there, and yet neither a
     quoted number for a number nor `true` for 1."""
+    if giants := list(_giants(data, ())):
+        return None, giants
     fitted, filled = fitting.section(model, data)
     problems = list(fitting.problems)
     try:
@@ -114,6 +123,15 @@ def _validate(model: type[M], data: Any, fitting: Fitting) -> tuple[M | None, li
         problems += _outside(problems, explain(error.errors(include_url=False), filled, fitting.models))
         return None, problems
     return (fitting.declared(value), problems) if not problems else (None, problems)
+
+
+def _giants(data: Any, at: tuple[str | int, ...]) -> Iterator[Problem]:
+    """Whole numbers that no setting can mean, and that neither a tensor's size nor JSON can hold."""
+    if isinstance(data, dict | list):
+        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from _giants(value, (*at, key))
+    elif isinstance(data, int) and abs(data) > LARGEST_NUMBER:
+        yield Problem(at, "is larger than any number that a setting can be, 2^63 - 1")
 
 
 def _outside(known: list[Problem], problems: list[Problem]) -> list[Problem]:

@@ -41,6 +41,12 @@ def _run(rules: Iterable[Rule], recipe: Recipe, registry: Registry) -> Iterator[
             continue
 
 
+def name_is_free(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """The run has a folder of its own beside that of all rooms, on disks without capitals too."""
+    if recipe.name.casefold() == "store":
+        yield Problem(("name",), f"'{recipe.name}' is the folder in which all runs keep their results; choose another")
+
+
 def stride_divides_size(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
     """The latent grid is whole."""
     size, stride = recipe.image.size, recipe.image.stride
@@ -48,7 +54,7 @@ def stride_divides_size(recipe: Recipe, registry: Registry) -> Iterator[Problem]
         divisors = [s for s in range(1, size + 1) if size % s == 0]
         fits = [*[s for s in divisors if s < stride][-1:], *[s for s in divisors if s > stride][:1]]
         text = f"{stride} does not divide the image size {size}; {' or '.join(map(str, fits))} would"
-        yield Problem(("image", "stride"), text)
+        yield Problem(("image", "stride"), text, related=(("image", "size"),))
 
 
 def _moment(path: tuple[str, ...], value: float, steps: int, what: str) -> Iterator[Problem]:
@@ -247,6 +253,7 @@ def initial_weights_exist(recipe: Recipe, registry: Registry) -> Iterator[Proble
 
 
 RULES: tuple[Rule, ...] = (
+    name_is_free,
     stride_divides_size,
     adversary_starts_before_the_end,
     something_is_reconstructed,

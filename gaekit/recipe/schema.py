@@ -24,6 +24,9 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 """How much of an average stays at each step; at 1 it would never move."""
 Precision = Literal["float32", "tf32", "bf16", "auto"]
 PRECISIONS = "tf32: float32 with shorter products on CUDA; auto: bf16 where a CUDA card has it, else float32"
+Side = Annotated[int, Field(gt=0, le=1 << 16)]
+"""Pixels or channels: beyond 65,536 nothing could be trained, and looking at it alone would take for ever."""
+Count = Annotated[int, Field(gt=0, le=10**9)]
 StepsOrFraction = Annotated[int | float, Field(ge=0)]
 """An int counts steps; a float is a fraction of the training."""
 
@@ -79,8 +82,8 @@ class From(StageSection):
 class Image(Section):
     """What the autoencoder sees."""
 
-    size: PositiveInt = Field(description="side of the square images, pixels")
-    stride: PositiveInt = Field(description="pixels of a side for each latent position")
+    size: Side = Field(description="side of the square images, pixels")
+    stride: Side = Field(description="pixels of a side for each latent position")
 
     @property
     def grid(self) -> int:
@@ -91,8 +94,8 @@ class Image(Section):
 class Train(Section):
     """Settings of one training. `batch` is the global batch: images a step over all ranks and micro-batches."""
 
-    steps: PositiveInt = Field(description="optimizer steps in all")
-    batch: PositiveInt = Field(description="images a step, over all ranks and micro-batches")
+    steps: Count = Field(description="optimizer steps in all")
+    batch: Count = Field(description="images a step, over all ranks and micro-batches")
     lr: PositiveFloat = Field(default=1e-4, description="peak learning rate of AdamW")
     betas: tuple[Decay, Decay] = Field(default=(0.9, 0.95), description="of AdamW")
     eps: PositiveFloat = neutral(1e-8, description="of AdamW")
@@ -212,7 +215,7 @@ class Latents(StageSection):
     )
     scale: PositiveFloat | None = neutral(None, description="the fixed factor of `normalize: scalar` (SD: 0.18215)")
     dtype: Literal["float32", "bf16"] = Field(default="float32", description="of the stored latents")
-    batch: PositiveInt = Field(default=64, description="images encoded at once")
+    batch: Count = Field(default=64, description="images encoded at once")
     precision: Precision = Field(default="float32", description=f"of the encoder; {PRECISIONS}")
 
 
@@ -267,9 +270,9 @@ class Sample(StageSection):
 
     sampler: Annotated[ComponentConfig, Slot("sampler")] = Field(description="the solver from noise to data")
     guidance: Guidance = Field(default=Guidance(), description="classifier-free, or by a weaker denoiser")
-    count: PositiveInt = Field(description="how many images")
+    count: Count = Field(description="how many images")
     labels: Literal["balanced", "random"] = Field(default="balanced", description="balanced: each class as often")
-    batch: PositiveInt = Field(default=64, description="images a chunk; decides the last bit of the result")
+    batch: Count = Field(default=64, description="images a chunk; decides the last bit of the result")
     ema: bool = Field(default=True, description="use the averaged weights where there are some")
     precision: Precision = Field(default="float32", description=f"of the denoiser and the decoder; {PRECISIONS}")
     also_unguided: bool = Field(default=False, description="also sample without guidance, from the same noise")
@@ -279,7 +282,7 @@ class Evaluate(StageSection):
     """Numbers about the result."""
 
     metrics: Annotated[tuple[ComponentConfig, ...], Slot("metric")] = Field(description="which numbers")
-    batch: PositiveInt = Field(default=64, description="images at once")
+    batch: Count = Field(default=64, description="images at once")
 
 
 class Runtime(Section):
@@ -335,12 +338,12 @@ class Recipe(Section):
     """A whole experiment: what `gaekit run` runs. Sections that are absent are stages that do not run."""
 
     recipe: Literal[1] = Field(description="the version of the recipe format; write `recipe: 1`")
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] = Field(
         description="the run's folder in runs/"
     )
     seed: NonNegativeInt = Field(default=0, description="what all randomness follows from")
     image: Image = Field(description="what the autoencoder sees")
-    latent_dim: PositiveInt = Field(description="D, channels of the latent")
+    latent_dim: Side = Field(description="D, channels of the latent")
     dataset: Annotated[ComponentConfig, Slot("dataset")] = Field(description="the images")
     teacher: Annotated[ComponentConfig | None, Slot("teacher")] = Field(
         default=None, description="the frozen vision model whose features shape the latent space"
