@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from gaekit.api import Losses, Quantity, TimeSampler
+from gaekit.api import ComponentConfig, Losses, Quantity, TimeSampler
 from gaekit.data.latents import TrainingLatents
 from gaekit.flow.ddpm import Ddpm, ddpm_losses
 from gaekit.flow.guidance import DenoiserCall
@@ -27,6 +28,7 @@ from gaekit.store.models import DenoiserSpec, LoadedDenoiser, Statistics, load_a
 from gaekit.train.track import grid_of
 from gaekit.train.training import Training
 
+PREVIEW_STEPS = 25
 Objective = Callable[[DenoiserCall, Tensor, Tensor, Tensor, Tensor], Losses]
 """(denoiser, t_B, latent_BDHW, label_B, noise_BDHW) -> losses."""
 
@@ -92,25 +94,41 @@ def objective(section: Diffusion, predicts: Quantity) -> Objective:
 
 
 def _preview_maker(job: Job, spec: DenoiserSpec, cache: TrainingLatents) -> Callable[[Mapping[str, Tensor]], Tensor]:
-    """A function from weights to a grid of samples by class, from noise that is the same at every look."""
-    section = job.recipe.sample
+    """A function from weights to a grid of samples by class, from noise that is the same at every look.
+
+    It is for looking: a few steps, in the training's precision. Every rank calls it and draws some of the images; the
+    networks for it are there only meanwhile.
+    """
+    section, train = job.recipe.sample, job.recipe.diffusion
     assert section is not None
-    network = spec.build(job.registry).eval().requires_grad_(False)
-    denoiser = LoadedDenoiser(network, spec, cache.statistics)
-    autoencoder = load_autoencoder(job.inputs["autoencoder"], job.registry)
+    assert isinstance(train, Diffusion)
     guidance = section.guidance
     if guidance.weak is not None:  # made for sampling: a preview shows the denoiser alone
         guidance = Guidance()
-    generator = ImageGenerator(
-        job.machine, job.registry, section, job.recipe.seed, autoencoder, denoiser, guidance, compiled=False
-    )
-    labels = preview_labels(len(spec.classes))
+    quick = section.model_copy(update={"sampler": _few_steps(section.sampler), "precision": train.train.precision})
+    labels, world = preview_labels(len(spec.classes)), job.world
 
     def preview(weights: Mapping[str, Tensor]) -> Tensor:
+        network = spec.build(job.registry).eval().requires_grad_(False)
         network.load_state_dict(weights)
-        return grid_of(generator.images("preview", range(len(labels)), labels), columns=max(1, len(labels) // 2))
+        denoiser = LoadedDenoiser(network, spec, cache.statistics)
+        autoencoder = load_autoencoder(job.inputs["autoencoder"], job.registry)
+        generator = ImageGenerator(
+            job.machine, job.registry, quick, job.recipe.seed, autoencoder, denoiser, guidance, compiled=False
+        )
+        own = range(len(labels))[world.rank :: world.size]
+        images = generator.images("preview", own, [labels[i] for i in own]).cpu() if own else torch.empty(0)
+        by_rank = world.all_gather(images)
+        every = [by_rank[i % world.size][i // world.size] for i in range(len(labels))]
+        return grid_of(every, columns=max(1, len(labels) // 2))
 
     return preview
+
+
+def _few_steps(sampler: ComponentConfig) -> ComponentConfig:
+    """The sampler with at most PREVIEW_STEPS steps, where it has that setting."""
+    steps = getattr(sampler, "steps", None)
+    return sampler.model_copy(update={"steps": PREVIEW_STEPS}) if steps and steps > PREVIEW_STEPS else sampler
 
 
 def networks(recipe: Recipe, registry: Registry, classes: int | None) -> Iterator[Network]:
