@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from gaekit.api import ComponentConfig, Teacher
-from gaekit.errors import GaekitError, Problem
+from gaekit.errors import GaekitError, PluginError, Problem
 from gaekit.plugins import Registry, config_of
 from gaekit.recipe.schema import Recipe
 from gaekit.sizing.describe import trained_networks
@@ -26,7 +26,8 @@ WITHOUT_MEMORY = ("meta tensor", "meta device")
 
 def build_problems(recipe: Recipe, registry: Registry) -> list[Problem]:
     """What is found only when the recipe's networks are built, and the teacher's layer looked up, at the component's
-    key: heads that do not divide a width, sizes that no tensor can have, layers that there are not."""
+    key: heads that do not divide a width, sizes that no tensor can have, layers that there are not. Raises PluginError
+    where a plugin breaks its contract."""
     teacher = registry.find("teacher", recipe.teacher.use) if recipe.teacher else None
     try:
         if recipe.teacher and teacher is not None and issubclass(teacher, Teacher):
@@ -36,6 +37,8 @@ def build_problems(recipe: Recipe, registry: Registry) -> list[Problem]:
     try:
         with _few_tensors():
             _ = trained_networks(recipe, registry, None)
+    except PluginError:  # no fault of the recipe
+        raise
     except Exception as error:
         if any(sign in str(error) for sign in WITHOUT_MEMORY):
             return []
