@@ -77,7 +77,8 @@ class Encoder(ModuleComponent):
 
     @abstractmethod
     def forward(self, image_B3RR: Tensor) -> tuple[Tensor, Tensor]:
-        """-> (hidden_BEHW: the features before the last projection, moments_BMHW: what the regularizer reads)."""
+        """Images in [-1, 1] -> (hidden_BEHW: the features before the last projection, moments_BMHW: what the
+        regularizer reads)."""
 
     @property
     @abstractmethod
@@ -140,7 +141,12 @@ class Aligner(ModuleComponent):
 
 
 class Regularizer(ModuleComponent):
-    """Bounds the latent: normalisation, or a penalty."""
+    """Bounds the latent: normalisation, or a penalty.
+
+    It is a function of the moments alone, since caches, reconstructions and evaluation are made by it too: it has no
+    `draws`. What is random while the autoencoder trains is the noise's business (`NoiseSampler`), to which it tells the
+    scale by `Latent.std_BDHW`.
+    """
 
     kind = "regularizer"
 
@@ -201,7 +207,13 @@ class Denoiser(ModuleComponent):
 
 
 class Sampler(Component, ABC):
-    """Integrates a field from noise to data. `needs` says which of the field's quantities it evaluates."""
+    """Integrates a field from noise to data.
+
+    `needs` names what it evaluates: "velocity", "noise", "score" or "data", quantities of `gaekit.api.flow.Field` at
+    (x, t); "steps" where it walks a chain's own integer steps (`gaekit.api.flow.Ddpm`), "variance" where it reads a
+    learned variance. A recipe whose path or denoiser does not offer them is refused before anything is run.
+    `field.process` has the path's `alpha(t)` and `sigma(t)`: x_t = alpha * data + sigma * noise.
+    """
 
     kind = "sampler"
     needs: ClassVar[frozenset[str]] = frozenset({"velocity"})
@@ -213,7 +225,8 @@ class Sampler(Component, ABC):
     def sample(
         self, field: Field, noise_BDHW: Tensor, *, draws: Draws, on_step: Callable[[int, int], None] | None = None
     ) -> Tensor:
-        """-> latent_BDHW at t = 1. `on_step(done, total)` after each step. Memory does not grow with the steps."""
+        """noise_BDHW at t = 0 -> latent_BDHW at t = 1, float32. `on_step(done, total)` after each step. Memory does not
+        grow with the steps."""
 
 
 class ImageSource(Protocol):
@@ -263,7 +276,10 @@ class Dataset(Component, ABC):
 
 
 class Perceptual(ModuleComponent):
-    """A distance between images that stands in for a person's."""
+    """A distance between images that stands in for a person's.
+
+    One is real, in [-1, 1], the other a decoder's, around [-1, 1] and not clamped.
+    """
 
     kind = "perceptual"
 

@@ -2,7 +2,7 @@
 vision transformers, of diffusion transformers and of convolutional autoencoders, and what `runtime` asks of blocks."""
 
 from gaekit.nn.attention import Attention
-from gaekit.nn.conv import Downsample, Level, Upsample, group_norm, middle
+from gaekit.nn.conv import Downsample, ResidualBlock, ResNetLevel, SpatialAttention, Upsample, group_norm, middle_blocks
 from gaekit.nn.dit import FinalLayer, ModulatedBlock, Modulation
 from gaekit.nn.embed import (
     FourierEmbedder,
@@ -20,31 +20,33 @@ from gaekit.nn.mlp import MLP, SwiGLU, gated_width
 from gaekit.nn.norm import RMSNorm, rms_normalize
 from gaekit.nn.ranks import pooled_over_ranks
 from gaekit.nn.regions import run_block
-from gaekit.nn.vit import Factory, Rope, TransformerBlock, xavier_linears
+from gaekit.nn.vit import LayerFactory, Rope, TransformerBlock, xavier_linears
 
 __all__ = [
     "MLP",
     "Attention",
     "Downsample",
-    "Factory",
     "FinalLayer",
     "FourierEmbedder",
     "FrozenModule",
     "LabelEmbedder",
-    "Level",
+    "LayerFactory",
     "ModulatedBlock",
     "Modulation",
     "PatchEmbed",
     "RMSNorm",
+    "ResNetLevel",
+    "ResidualBlock",
     "Rope",
     "RotaryPositions",
+    "SpatialAttention",
     "SwiGLU",
     "TimestepEmbedder",
     "TransformerBlock",
     "Upsample",
     "gated_width",
     "group_norm",
-    "middle",
+    "middle_blocks",
     "pooled_over_ranks",
     "rms_normalize",
     "run_block",

@@ -89,7 +89,7 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x_BCHW, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
 
 
-class Level(nn.Module):
+class ResNetLevel(nn.Module):
     """The blocks at one resolution, each followed by attention where there is some, then a change of resolution.
 
     `widths` are the channels before the first block and after each. `tokens` are the positions of this level that
@@ -111,7 +111,7 @@ class Level(nn.Module):
         return self.resample(x_BCHW)  # type: ignore[no-any-return]
 
 
-def middle(width: int, *, tokens: int, dropout: float) -> nn.Sequential:
+def middle_blocks(width: int, *, tokens: int, dropout: float) -> nn.Sequential:
     """The blocks at the lowest resolution: residual, attention, residual."""
     return nn.Sequential(
         ResidualBlock(width, width, dropout=dropout),

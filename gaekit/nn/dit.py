@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from gaekit.nn.attention import Attention
-from gaekit.nn.vit import Factory, Rope
+from gaekit.nn.vit import LayerFactory, Rope
 
 
 class Modulation(nn.Sequential):
@@ -47,9 +47,9 @@ class ModulatedBlock(nn.Module):
         heads: int,
         *,
         tokens: int,
-        norm: Factory,
-        mlp: Factory,
-        qk_norm: Factory | None = None,
+        norm: LayerFactory,
+        mlp: LayerFactory,
+        qk_norm: LayerFactory | None = None,
         shift: bool = True,
     ):
         super().__init__()
@@ -77,7 +77,7 @@ def _modulated(x_BNW: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
 class FinalLayer(nn.Module):
     """Modulated norm and the projection to a patch's values; zero at first, so that a fresh denoiser answers zero."""
 
-    def __init__(self, width: int, out: int, *, norm: Factory):
+    def __init__(self, width: int, out: int, *, norm: LayerFactory):
         super().__init__()
         self.norm_final = norm(width)
         self.linear = nn.Linear(width, out)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gaekit.nn.attention import Attention
 
-Factory = Callable[[int], nn.Module]
+LayerFactory = Callable[[int], nn.Module]
 """Makes a norm or an MLP for a width: `RMSNorm`, `partial(RMSNorm, affine=False)`, `partial(SwiGLU, hidden=256)`."""
 Rope = Callable[[Tensor], Tensor]
 """Turns queries or keys, (B, tokens, heads, head_dim)."""
@@ -23,9 +23,9 @@ class TransformerBlock(nn.Module):
         heads: int,
         *,
         tokens: int,
-        norm: Factory,
-        mlp: Factory,
-        qk_norm: Factory | None = None,
+        norm: LayerFactory,
+        mlp: LayerFactory,
+        qk_norm: LayerFactory | None = None,
         bias: bool = True,
     ):
         super().__init__()

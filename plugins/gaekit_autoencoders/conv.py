@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gaekit.api import ComponentConfig, Decoder, Encoder, GaekitError
-from gaekit.api.nn import Downsample, Level, Upsample, group_norm, middle, run_block
+from gaekit.api.nn import Downsample, ResNetLevel, Upsample, group_norm, middle_blocks, run_block
 
 
 class ConvConfig(ComponentConfig):
@@ -75,7 +75,7 @@ class ConvEncoder(Encoder):
         between = _between(config.conv_out_channels, channels, config, "autoencoder.encoder.conv_out_channels")
         self.conv_in = nn.Conv2d(3, config.ch, 3, padding=1)
         self.levels = nn.ModuleList(
-            Level(
+            ResNetLevel(
                 [before, *[width] * config.num_res_blocks],
                 tokens=tokens[level],
                 dropout=config.dropout,
@@ -83,7 +83,7 @@ class ConvEncoder(Encoder):
             )
             for level, (before, width) in enumerate(zip([config.ch, *widths[:-1]], widths, strict=True))
         )
-        self.mid = middle(widths[-1], tokens=(image_size // stride) ** 2, dropout=config.dropout)
+        self.mid = middle_blocks(widths[-1], tokens=(image_size // stride) ** 2, dropout=config.dropout)
         self.norm_out = group_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], between, 3, padding=1)
         self.quant_conv = nn.Conv2d(between, channels, 1) if config.quant_conv else nn.Identity()
@@ -119,10 +119,10 @@ class ConvDecoder(Decoder):
         between = _between(config.conv_in_channels, latent_dim, config, "autoencoder.decoder.conv_in_channels")
         self.post_quant_conv = nn.Conv2d(latent_dim, between, 1) if config.quant_conv else nn.Identity()
         self.conv_in = nn.Conv2d(between, widths[-1], 3, padding=1)
-        self.mid = middle(widths[-1], tokens=grid**2, dropout=config.dropout)
+        self.mid = middle_blocks(widths[-1], tokens=grid**2, dropout=config.dropout)
         # Listed from the image's resolution down, as the encoder's are and as published weights count them.
         self.levels = nn.ModuleList(
-            Level(
+            ResNetLevel(
                 [before, *[width] * (config.num_res_blocks + 1)],
                 tokens=tokens[level],
                 dropout=config.dropout,

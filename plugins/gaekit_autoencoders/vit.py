@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gaekit.api import ComponentConfig, Decoder, Encoder, GaekitError
 from gaekit.api.nn import (
     MLP,
-    Factory,
+    LayerFactory,
     PatchEmbed,
     RMSNorm,
     RotaryPositions,
@@ -84,11 +84,11 @@ class ViTDecoderConfig(ViTConfig):
     )
 
 
-def _norm(config: ViTConfig) -> Factory:
+def _norm(config: ViTConfig) -> LayerFactory:
     return partial(RMSNorm, affine=False) if config.norm == "rms" else partial(nn.LayerNorm, elementwise_affine=False)
 
 
-def _mlp(config: ViTConfig, width: int) -> Factory:
+def _mlp(config: ViTConfig, width: int) -> LayerFactory:
     if config.mlp == "gelu":
         return partial(MLP, hidden=int(width * config.mlp_ratio), bias=config.bias)
     hidden = gated_width(width, config.mlp_ratio, multiple=config.mlp_multiple)

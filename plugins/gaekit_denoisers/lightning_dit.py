@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
 
 from gaekit.api import ComponentConfig
-from gaekit.api.nn import MLP, Factory, RMSNorm, SwiGLU
+from gaekit.api.nn import MLP, LayerFactory, RMSNorm, SwiGLU
 from gaekit_denoisers.transformer import SIZES, Blueprint, TransformerDenoiser
 
 
@@ -73,7 +73,7 @@ def lightning_blueprint(config: LightningDiTConfig, channels: int) -> Blueprint:
     )
 
 
-def lightning_mlp(config: LightningDiTConfig, width: int) -> Factory:
+def lightning_mlp(config: LightningDiTConfig, width: int) -> LayerFactory:
     """The MLP of a block of this width."""
     hidden = int(width * config.mlp_ratio)
     if config.mlp == "mlp":
@@ -81,5 +81,5 @@ def lightning_mlp(config: LightningDiTConfig, width: int) -> Factory:
     return partial(SwiGLU, hidden=int(2 / 3 * hidden))
 
 
-def _qk_norm(config: LightningDiTConfig) -> Factory:
+def _qk_norm(config: LightningDiTConfig) -> LayerFactory:
     return RMSNorm if config.norm == "rms" else nn.LayerNorm

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from gaekit.api import Denoiser, GaekitError, Prediction
 from gaekit.api.nn import (
-    Factory,
     FinalLayer,
     FourierEmbedder,
     LabelEmbedder,
+    LayerFactory,
     ModulatedBlock,
     Modulation,
     PatchEmbed,
@@ -49,9 +49,9 @@ class Blueprint:
     heads: int
     patch: int
     out_channels: int
-    norm: Factory
-    mlp: Factory
-    qk_norm: Factory | None = None
+    norm: LayerFactory
+    mlp: LayerFactory
+    qk_norm: LayerFactory | None = None
     rope: bool = False
     shift: bool = True
     absolute_positions: bool = True
