@@ -34,6 +34,7 @@ from gaekit.api import (
     TimeSampler,
     Tracker,
 )
+from gaekit.api.nn import run_block
 from gaekit.testing import check_component
 
 
@@ -607,6 +608,24 @@ def test_what_keeps_its_promises_passes() -> None:
 def test_a_broken_promise_is_named(cls: type[Component], promise: str) -> None:
     with pytest.raises(AssertionError, match=promise):
         check_component(cls)
+
+
+class Layered(Regularizer):
+    """Drops out by a layer that shows."""
+
+    name = "layered"
+    checkpointing = False
+
+    def __init__(self, config: Any, **sizes: int):
+        super().__init__(config, **sizes)
+        self.block = nn.Sequential(nn.Conv2d(self.latent_dim, self.latent_dim, 1), nn.Dropout(0.5))
+
+    def forward(self, moments_BMHW: Tensor) -> Latent:
+        return Latent(run_block(self.block, moments_BMHW, checkpointing=self.checkpointing))
+
+
+def test_layers_of_dropout_are_allowed_also_in_blocks_that_are_recomputed() -> None:
+    check_component(Layered)
 
 
 def test_settings_that_do_not_fit_are_told() -> None:

@@ -113,11 +113,10 @@ def check_aligner(make: Make, sizes: Mapping[str, Any]) -> None:
 
 def _check_training(aligner: Aligner, feature: Tensor, hidden: Tensor, latent: Latent, target: Tensor) -> None:
     """While it trains, and under autocast: no global randomness, finite terms."""
+    check_training_mode(aligner, lambda module: module.losses(hidden, latent, target))
+    if aligner.fit == "train":
+        check_training_mode(aligner, lambda module: module.fit_losses(feature))
     aligner.train()
-    with own_randomness(" in training mode"):
-        aligner.losses(hidden, latent, target)
-        if aligner.fit == "train":
-            aligner.fit_losses(feature)
     with torch.autocast("cpu", torch.bfloat16):
         for name, loss in aligner.losses(hidden, latent, target).items():
             finite = bool(torch.isfinite(loss.value).all())

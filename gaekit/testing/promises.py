@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from gaekit.api import GeneratorDraws, Losses
 from gaekit.guard import BrokenPromise, check_tensor, expect
@@ -94,9 +95,13 @@ def check_autocast(module: Any, run: Run, plain: Tensor, types: tuple[torch.dtyp
     expect(bool(torch.isfinite(cast).all()), "finite numbers under autocast to bfloat16", "some that are not")
 
 
-def check_training_mode(module: Any, run: Run) -> None:
-    """While it trains, too, a module draws from no global generator."""
+def check_training_mode(module: Any, run: Callable[[Any], object]) -> None:
+    """While it trains, too, a module draws from no global generator, but by its layers of `nn.Dropout`: these show, and
+    trainings seed torch's generator at every step."""
     module.train()
+    for part in module.modules():
+        if isinstance(part, _DropoutNd):
+            part.eval()
     with own_randomness(" in training mode"):
         run(module)
     module.eval()
@@ -135,10 +140,12 @@ def _work(module: nn.Module, run: Run, trained: list[nn.Parameter]) -> tuple[int
         calls += 1
 
     hooks = [part.register_forward_pre_hook(count) for part in module.modules() if part is not module]
-    out = run(module)
     grads: list[Tensor | None] = []
-    if trained and out.requires_grad:
-        grads = list(torch.autograd.grad(out.float().square().mean(), trained, allow_unused=True))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # for dropout
+        out = run(module)
+        if trained and out.requires_grad:
+            grads = list(torch.autograd.grad(out.float().square().mean(), trained, allow_unused=True))
     for hook in hooks:
         hook.remove()
     return calls, grads
