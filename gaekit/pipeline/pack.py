@@ -70,7 +70,7 @@ class _Files:
         self._take(RECIPE, self._file(path / RECIPE))
         for stage, entry in record["stages"].items():
             name = self._take_artifact(stage, self.view.artifact(stage), stage_named(stage))
-            for extra in (path / stage / "stage.json", Room(path / stage, entry["subfolder"]).tensorboard):
+            for extra in (path / stage / "stage.json", Room(path / stage, entry["subfolder"]).trackers):
                 if os.path.lexists(extra):
                     self._take(f"{stage}/{extra.name}", self._inside(extra))
             for key, external in self.view.external(stage).items():

@@ -112,10 +112,14 @@ class Job:
         )
 
     def _trackers(self, purge_step: int) -> Trackers:
-        folder = self.room.tensorboard
         configs = self.recipe.runtime.trackers if self.world.is_rank0 else ()
-        make = partial(build, Tracker, registry=self.registry, folder=folder, purge_step=purge_step)
-        return Trackers([(config.use, partial(make, config)) for config in configs], self.reporter.say)
+        make = partial(build, Tracker, registry=self.registry, purge_step=purge_step)
+        makers: dict[str, Callable[[], Tracker]] = {}
+        for config in configs:
+            before = sum(other.use == config.use for other in configs[: len(makers)])
+            name = f"{config.use}_{before + 1}" if before else config.use  # a folder each, of two alike too
+            makers[name] = partial(make, config, folder=self.room.trackers / name)
+        return Trackers(list(makers.items()), self.reporter.say)
 
     def show(self, scalars: dict[str, float], images: dict[str, Tensor]) -> None:
         """Log what a stage without a training found, at step 0; images are grids (3, height, width) in [0, 1]."""

@@ -1,6 +1,6 @@
 """A room: the folder of one stage under one fingerprint, `runs/store/<stage>/<fingerprint>/`.
 
-It holds `stage.json` (what decides the result), `checkpoints/`, `tensorboard/`, `profile/`, the stage's outputs, `DONE`
+It holds `stage.json` (what decides the result), `checkpoints/`, `trackers/`, `profile/`, the stage's outputs, `DONE`
 and a lock.
 A training without a horizon can be prolonged: its outputs stand in a folder named after their step, and where it is
 shorter than one before it, its checkpoints and curves too.
@@ -58,9 +58,9 @@ class Room:
         return (self.out if self.is_apart else self.path) / "checkpoints"
 
     @property
-    def tensorboard(self) -> Path:
-        """Where the trackers write."""
-        return (self.out if self.is_apart else self.path) / "tensorboard"
+    def trackers(self) -> Path:
+        """Where trackers write, each into a folder of its name."""
+        return (self.out if self.is_apart else self.path) / "trackers"
 
     @property
     def profile(self) -> Path:

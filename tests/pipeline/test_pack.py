@@ -31,8 +31,8 @@ def run(tmp_path: Path) -> Path:
     stages = {}
     for stage, name in (("autoencoder", "autoencoder.safetensors"), ("sample", "samples.npz")):
         room = runs / "store" / stage / "abc"
-        (room / "tensorboard").mkdir(parents=True)
-        for file in (name, "stage.json", "tensorboard/events.1"):
+        (room / "trackers" / "tensorboard").mkdir(parents=True)
+        for file in (name, "stage.json", "trackers/tensorboard/events.1"):
             (room / file).write_text(f"{stage} {file}")
         stages[stage] = entry(f"../store/{stage}/abc/{name}", f"store/{stage}/abc")
     view = View(runs / "mine")
@@ -61,7 +61,7 @@ def test_what_is_packed_is_what_the_run_shows(run: Path, tmp_path: Path) -> None
     copy = pack(View(run), tmp_path / "copy")
     found = everything(copy)
     assert {name for name in found if name.startswith("autoencoder/")} == {
-        "autoencoder/autoencoder.safetensors", "autoencoder/stage.json", "autoencoder/tensorboard/events.1",
+        "autoencoder/autoencoder.safetensors", "autoencoder/stage.json", "autoencoder/trackers/tensorboard/events.1",
     }  # fmt: skip
     assert found["samples.npz"] == found["sample/samples.npz"] == "sample samples.npz"
     assert View(copy).artifact("autoencoder") == copy / "autoencoder/autoencoder.safetensors"
@@ -102,12 +102,12 @@ def test_no_link_out_of_the_run_is_copied(run: Path, tmp_path: Path) -> None:
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "id_rsa").write_text("secret")
     room = run.parent / "store/sample/abc"
-    events = room / "tensorboard" / "events.2"
+    events = room / "trackers" / "tensorboard" / "events.2"
     for link, target in (
         (run / "notes.json", "../../secrets/id_rsa"),
         (room / "stage.json", tmp_path / "secrets" / "id_rsa"),
         (events, "/dev/zero"),
-        (room / "tensorboard", tmp_path / "secrets"),
+        (room / "trackers" / "tensorboard", tmp_path / "secrets"),
         (run / "recipe.yaml", tmp_path / "secrets" / "id_rsa"),
     ):
         kept = None if not link.exists() else link.rename(tmp_path / "kept")

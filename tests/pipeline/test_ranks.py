@@ -35,7 +35,7 @@ def gaekit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def losses(folder: Path, run: str, stage: str) -> dict[str, list[float]]:
-    events = EventAccumulator(str(folder / "runs" / run / stage / "tensorboard"))
+    events = EventAccumulator(str(folder / "runs" / run / stage / "trackers/tensorboard"))
     events.Reload()
     tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("loss/")]
     return {tag: [point.value for point in events.Scalars(tag)] for tag in tags}

@@ -80,7 +80,7 @@ def test_the_view_holds_what_a_person_wants(done: View) -> None:
     assert metrics["samples/class_accuracy"]["protocol"]["sampling"]["guidance"]["scale"] == 2.0
     assert metrics["samples_unguided/class_accuracy"]["protocol"]["sampling"]["guidance"]["scale"] == 1.0
     assert (done.path / "samples.png").read_bytes().startswith(b"\x89PNG")
-    assert list((done.path / "diffusion" / "tensorboard").glob("events*"))
+    assert list((done.path / "diffusion" / "trackers" / "tensorboard").glob("events*"))
     assert not (done.path / "samples.npz").readlink().is_absolute()
 
 

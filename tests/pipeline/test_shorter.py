@@ -37,7 +37,7 @@ def room(name: str, out: str = "runs") -> Room:
 
 
 def curve(of: Room) -> list[int]:
-    events = EventAccumulator(str(of.tensorboard))
+    events = EventAccumulator(str(of.trackers / "tensorboard"))
     events.Reload()
     return [point.step for point in events.Scalars("train/lr/denoiser")]
 
@@ -51,7 +51,7 @@ def test_after_pruning_it_starts_at_0_says_so_and_writes_over_nothing(
 ) -> None:
     assert run("long", 12) == 0
     long = room("long")
-    before = contents(long.path / "checkpoints") | contents(long.path / "tensorboard")
+    before = contents(long.path / "checkpoints") | contents(long.path / "trackers")
     capsys.readouterr()
     main(["plan", "tiny.yaml", "--name", "short", "--set", "diffusion.train.steps=6"])
     line = "no checkpoint at or before step 6 is left, starts at 0; the longer training in "
@@ -59,7 +59,7 @@ def test_after_pruning_it_starts_at_0_says_so_and_writes_over_nothing(
     assert f"diffusion: {line}" in capsys.readouterr().out
     assert run("short", 6) == 0
     assert line in capsys.readouterr().err
-    assert contents(long.path / "checkpoints") | contents(long.path / "tensorboard") == before
+    assert contents(long.path / "checkpoints") | contents(long.path / "trackers") == before
     assert curve(long) == list(range(1, 13))
     short = room("short")
     assert short.path == long.path
@@ -87,7 +87,7 @@ def test_it_goes_on_from_the_checkpoint_that_is_left_and_by_itself_after_a_stop(
 
     assert run("long", 20, "runtime.keep_every=8") == 0
     long = room("long")
-    before = contents(long.path / "checkpoints") | contents(long.path / "tensorboard")
+    before = contents(long.path / "checkpoints") | contents(long.path / "trackers")
     monkeypatch.setattr(Training, "update", stopping)
     assert run("short", 14) == 130
     assert "diffusion: starts at step 8; the longer training" in capsys.readouterr().err
@@ -95,7 +95,7 @@ def test_it_goes_on_from_the_checkpoint_that_is_left_and_by_itself_after_a_stop(
     assert run("short", 14) == 0
     assert "the longer training" not in capsys.readouterr().err
     assert seen[4:] == [10, 11, 12, 13]
-    assert contents(long.path / "checkpoints") | contents(long.path / "tensorboard") == before
+    assert contents(long.path / "checkpoints") | contents(long.path / "trackers") == before
     assert room("short").checkpoints == long.path / "step-14/checkpoints"
     assert (min(curve(room("short"))), max(curve(room("short")))) == (9, 14)
     assert run("longest", 22) == 0  # goes on where the longest has come to

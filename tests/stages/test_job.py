@@ -12,10 +12,11 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from gaekit.api import Tracker
 from gaekit.nn import regions
 from gaekit.parallel import World
 from gaekit.pipeline.run import run_recipe
-from gaekit.plugins import Registry, load_plugins
+from gaekit.plugins import Plugin, Registry, load_plugins
 from gaekit.recipe import load_recipe_data
 from gaekit.stages import machine as machine_module
 from gaekit.stages.data import Data
@@ -137,3 +138,29 @@ def test_a_record_names_the_images_that_any_rank_skipped(registry: Registry, ima
     split = job.images("train")
     split.skipped["b.png"] = "is no image"
     assert job.skipped(split) == {"a.png": "is empty", "b.png": "is no image"}
+
+
+class Noted(Tracker):
+    """Writes one file."""
+
+    name = "noted"
+
+    def log(self, step: int, scalars: Any, images: Any) -> None:
+        self.folder.mkdir(parents=True)
+        (self.folder / "log.txt").write_text(str(scalars))
+
+    def close(self) -> None:
+        pass
+
+
+def test_each_tracker_has_a_folder_of_its_own_also_where_two_are_alike(images: Path, tmp_path: Path) -> None:
+    registry = load_plugins()
+    registry.add(Noted, Plugin("noted", "noted", "1", __name__))
+    uses = ("tensorboard", "noted", "tensorboard", "noted")
+    loaded = load_recipe_data(recipe(images, trackers=[{"use": use} for use in uses]), registry)
+    machine = Machine(torch.device("cpu"), loaded.runtime, Reporter(Console(quiet=True)), World())
+    Job("autoencoder", loaded, registry, machine, Data(loaded, registry), Room(tmp_path), {}, tmp_path).show(
+        {"a": 1}, {}
+    )
+    folders = {path.name: len(list(path.iterdir())) for path in (tmp_path / "trackers").iterdir()}
+    assert folders == {"tensorboard": 1, "tensorboard_2": 1, "noted": 1, "noted_2": 1}
