@@ -95,7 +95,7 @@ class Rows:
 def test_features_are_read_with_the_images_each_view_once(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = Rows()
     monkeypatch.setattr(ShardReader, "__init__", lambda *_: None)
-    features = Features(None, reader)  # type: ignore[arg-type]
+    features = Features(None, "float32", reader)  # type: ignore[arg-type]
     with closing(Images(Pictures(20), 8).training(0, 10, flip=True, features=features.reading)) as stream:  # type: ignore[type-var]
         batch: ImageBatch = next(stream)
     assert batch.feature_BFHW is not None
