@@ -111,7 +111,7 @@ def test_every_tensor_stays_on_the_device_of_the_noise(cls: Any) -> None:
             return Prediction(out, variance)
 
         label = torch.zeros(2, dtype=torch.long, device="cuda")
-        field = Field(denoiser, PROCESS, Guidance(2.0), label, 10, "noise")
+        field = Field(denoiser, Ddpm(), Guidance(2.0), label, 10, "noise")  # its tables are made in here
         start = torch.randn(2, 4, 8, 8, device="cuda")
         x = make(cls, steps=4).sample(field, start, draws=GeneratorDraws(2, device="cuda"))
         assert (x.device, x.dtype, x.shape) == (start.device, torch.float32, start.shape)

@@ -62,8 +62,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         ("diffusion", 7, "SIGKILL", -9),
         pytest.param("diffusion", 2, "SIGINT", 130, marks=pytest.mark.slow),
         pytest.param("diffusion", 6, "SIGTERM", 85, marks=pytest.mark.slow),
-        ("latents", 3, "SIGKILL", -9),
-        pytest.param("sample", 3, "SIGKILL", -9, marks=pytest.mark.slow),
+        ("latents", 4, "SIGKILL", -9),
+        pytest.param("sample", 4, "SIGKILL", -9, marks=pytest.mark.slow),
         ("sample", 4, "SIGTERM", 85),
     ],
 )
