@@ -96,7 +96,7 @@ def test_the_tensors_of_a_large_network_are_averaged_five_times_as_fast_as_one_b
             action()
         return time.process_time() - start
 
-    steps = iter(range(1000))
-    pairs = [(seconds(lambda: ema.update(next(steps))), seconds(separately)) for _ in range(20)]
+    steps = iter(range(10_000))
+    pairs = [(seconds(lambda: ema.update(next(steps))), seconds(separately)) for _ in range(200)]
     assert min(slow for _, slow in pairs) >= 5 * min(fast for fast, _ in pairs)
     assert all(torch.equal(value, averages[name]) for name, value in ema.tensors.items())
