@@ -7,9 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
-from gaekit.train.strategy import distribute_like, local_tensor
+from gaekit.train.strategy import distribute_like, is_sharded, local_tensor
 
 
 class EMA:
@@ -26,7 +25,7 @@ class EMA:
         averages = {p: _widened(p.detach(), offload) for p in trained.values()}
         self._named = {name: averages[p] for name, p in trained.items()}
         self._parameters: list[Tensor] = list(averages)
-        self._sharded = any(isinstance(p, DTensor) for p in averages)
+        self._sharded = any(is_sharded(p) for p in averages)
         self._averages = [local_tensor(average) for average in averages.values()]
         self._offloaded = _Offloaded() if offload else None
 

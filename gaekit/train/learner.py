@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from gaekit.errors import GaekitError
 from gaekit.parallel import World
 from gaekit.recipe.schema import Train
 from gaekit.train.ema import EMA
 from gaekit.train.optim import learning_rate
-from gaekit.train.strategy import gradient_norm, gradient_sync
+from gaekit.train.strategy import gradient_norm, gradient_sync, is_sharded
 
 CLIP_EPS = 1e-6
 """Added to the norm that is clipped, as torch does."""
@@ -34,7 +33,7 @@ class Learner:
     def __post_init__(self) -> None:
         self.parameters: list[nn.Parameter] = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.average_gradients = gradient_sync(self.net)
-        self._inputs = None if any(isinstance(p, DTensor) for p in self.parameters) else self.parameters
+        self._inputs = None if any(is_sharded(p) for p in self.parameters) else self.parameters
 
     @property
     def rate(self) -> float:

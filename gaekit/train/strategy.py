@@ -5,15 +5,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from gaekit.errors import ArtifactError
 from gaekit.parallel import World
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 Strategy = Literal["ddp", "fsdp"]
 
@@ -64,7 +66,7 @@ def gradient_sync(net: nn.Module) -> Callable[[bool], None]:
     (True), or only gathers them up."""
     if isinstance(net, nn.parallel.DistributedDataParallel):
         return partial(setattr, net, "require_backward_grad_sync")
-    if not any(isinstance(p, DTensor) for p in net.parameters()):
+    if not any(is_sharded(p) for p in net.parameters()):
         return lambda final: None
     from torch.distributed.fsdp import FSDPModule
 
@@ -77,14 +79,21 @@ def gradient_sync(net: nn.Module) -> Callable[[bool], None]:
     return switch
 
 
+def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether a rank holds a shard of it alone, by FSDP2."""
+    from torch.distributed.tensor import DTensor  # half a second, which `gaekit check` need not wait for
+
+    return isinstance(tensor, DTensor)
+
+
 def local_tensor(tensor: Tensor) -> Tensor:
     """What this rank holds of a tensor, sharded or not, without history."""
-    return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor.detach()
+    return tensor.to_local().detach() if is_sharded(tensor) else tensor.detach()
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor as one process would hold it. For a sharded one every rank must call it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def full_tensors(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
@@ -94,14 +103,18 @@ def full_tensors(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, 
     for name, tensor in tensors.items():
         value = full_tensor(tensor)
         if keep:
-            found[name] = value.cpu() if isinstance(tensor, DTensor) else value
+            found[name] = value.cpu() if is_sharded(tensor) else value
     return found
 
 
 def distribute_like(value: Tensor, own: Tensor) -> Tensor:
     """A whole tensor on the device of `own`, sharded as `own` is."""
     value = value.to(own.device)
-    return distribute_tensor(value, own.device_mesh, own.placements) if isinstance(own, DTensor) else value
+    if not is_sharded(own):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value, own.device_mesh, own.placements)
 
 
 @torch.no_grad()
@@ -121,4 +134,4 @@ def gradient_norm(parameters: list[nn.Parameter], world: World) -> Tensor:
     if not gradients:
         return torch.zeros((), device=parameters[0].device)
     norm = nn.utils.get_total_norm([local_tensor(gradient) for gradient in gradients])
-    return world.sum(norm.square()).sqrt() if isinstance(gradients[0], DTensor) else norm
+    return world.sum(norm.square()).sqrt() if is_sharded(gradients[0]) else norm

@@ -64,7 +64,11 @@ def test_recipes_are_listed_and_copied_without_torch(tmp_path: Path) -> None:
     assert (tmp_path / "smoke.yaml").exists()
 
 
-def test_check_takes_less_than_five_seconds(tmp_path: Path) -> None:
+def test_check_takes_little_more_than_torch_itself(tmp_path: Path) -> None:
+    """Importing torch and its compiler, which its shapes without memory need, is most of it on any machine."""
+    begin = busy()
+    subprocess.run([sys.executable, "-c", "import torch, torch._dynamo"], check=True)
+    torch_alone = busy() - begin
     line, seconds = gaekit("check", "quickstart", path=tmp_path, heavy=())
     assert line == "[] 0"
-    assert seconds < 5
+    assert seconds < 3 * torch_alone, f"{seconds:.1f} s, {torch_alone:.1f} of them for torch"
