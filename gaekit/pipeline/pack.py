@@ -70,7 +70,8 @@ class _Files:
         self._take(RECIPE, self._file(path / RECIPE))
         for stage, entry in record["stages"].items():
             name = self._take_artifact(stage, self.view.artifact(stage), stage_named(stage))
-            for extra in (path / stage / "stage.json", Room(path / stage, entry["subfolder"]).trackers):
+            room = Room(path / stage, entry["subfolder"])
+            for extra in (path / stage / "stage.json", room.curves, room.trackers):
                 if os.path.lexists(extra):
                     self._take(f"{stage}/{extra.name}", self._inside(extra))
             for key, external in self.view.external(stage).items():

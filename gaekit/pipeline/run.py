@@ -33,6 +33,7 @@ from gaekit.stages.job import Job
 from gaekit.stages.machine import Machine, choose_device, open_machine
 from gaekit.store.artifact import resolve
 from gaekit.store.checkpoints import CheckpointFolder
+from gaekit.store.curves import CURVES, cut_curves
 from gaekit.train.progress import Reporter
 from gaekit.train.signals import preemptible
 
@@ -139,6 +140,7 @@ def _set_apart(stage: StagePlan, job: Job) -> None:
     if stage.step is None or start is None:
         return
     job.reporter.say(f"  {stage.name}: {line_of_shorter(room, stage.step, start)}")
+    cut_curves(room.curves, start, into=room.out / CURVES)
     CheckpointFolder(room.checkpoints).branch(room.out / "checkpoints", start)
 
 

@@ -1,7 +1,7 @@
 """A room: the folder of one stage under one fingerprint, `runs/store/<stage>/<fingerprint>/`.
 
-It holds `stage.json` (what decides the result), `checkpoints/`, `trackers/`, `profile/`, the stage's outputs, `DONE`
-and a lock.
+It holds `stage.json` (what decides the result), `checkpoints/`, `curves.jsonl`, `trackers/`, `profile/`, the stage's
+outputs, `DONE` and a lock.
 A training without a horizon can be prolonged: its outputs stand in a folder named after their step, and where it is
 shorter than one before it, its checkpoints and curves too.
 
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gaekit.errors import GaekitError
+from gaekit.store.curves import CURVES
 from gaekit.store.files import disk_full_is_named, file_system, human_duration, read_json, write_json
 
 LOCK, FACTS, DONE = "lock", "stage.json", "DONE"
@@ -56,6 +57,11 @@ class Room:
     def checkpoints(self) -> Path:
         """Where a training saves itself: the room's folder, which lengths share, or that of this length alone."""
         return (self.out if self.is_apart else self.path) / "checkpoints"
+
+    @property
+    def curves(self) -> Path:
+        """The file of every scalar that a training logged (`gaekit.store.curves`)."""
+        return (self.out if self.is_apart else self.path) / CURVES
 
     @property
     def trackers(self) -> Path:

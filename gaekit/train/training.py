@@ -23,6 +23,7 @@ from gaekit.recipe.schema import Runtime, Train
 from gaekit.seeds import seed_for
 from gaekit.store.room import Room
 from gaekit.train.checkpoint import Checkpoints
+from gaekit.train.curves import CurveWriter
 from gaekit.train.draws import BatchDraws
 from gaekit.train.ema import EMA
 from gaekit.train.guards import Divergence, StepGuard, Terms, mean_of_scalars
@@ -132,6 +133,7 @@ class Training:
         self._shown: dict[str, float] = {}
         self._vote = StopVote(self.host.world)
         self._step: Step | None = None
+        self._curves: CurveWriter | None = None
         self._loops = ExitStack()
         self._resume()
 
@@ -151,12 +153,16 @@ class Training:
         self._arithmetic = float32_products(self.precision)  # for backward passes too
         self._arithmetic.__enter__()
         self._trackers = self.host.trackers(self.at)
+        if self.host.world.is_rank0 and self.host.times is None:
+            self._curves = CurveWriter(self.host.room.curves, self.at, self.host.reporter.say)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._loops.close()  # here and now: a traceback would keep streams, and the processes behind them, to the end
         self._arithmetic.__exit__(None, None, None)
         self._trackers.close()
+        if self._curves:
+            self._curves.close()
         self.checkpoints.close()
         if isinstance(error, RunFailed | Interrupted | Preempted) and not self.host.world.is_rank0:
             raise ReportedByRank0(str(error), error.exit_code) from error  # every rank raises these at the same step
@@ -272,6 +278,8 @@ class Training:
             for group, tensors in parts.items():
                 own = full_tensors(tensors, keep=self.host.world.is_rank0)
                 groups[group].update({f"{name}/{key}": value for key, value in own.items()})
+        if self._curves:
+            self._curves.sync()
         state = {"precision": self.precision, "seconds": self.seconds, "skipped": self.skipped}
         state |= {"divergence": self.divergence.state}
         # All wait for rank 0 here: at the gradients of the next step their patience with a slow disk would be NCCL's.
@@ -355,11 +363,17 @@ class Training:
             scalars = mean_of_scalars(means | times.take(self.host.world), self.host.world)
             self.divergence.look(scalars, f"{self.host.stage}: step {self.at}", self._kept)
             self._shown = {"loss": sum(v for k, v in scalars.items() if k.startswith("weighted/"))}
-            self._trackers.log(self.at, scalars, self._images)
-            self._images = {}
+            self._show(scalars)
         streak = any(guard.bad for guard in self._guards.values())
         if saving and (last or not streak):
             self.save(required=last)
+
+    def _show(self, scalars: dict[str, float]) -> None:
+        """Hand the numbers of the present step, and what pictures there are, to the curves and the trackers."""
+        if self._curves:
+            self._curves.log(self.at, self.seconds, scalars)
+        self._trackers.log(self.at, scalars, self._images)
+        self._images = {}
 
     def _leave_if(self, stop: StopRequest) -> None:
         if self.at >= self.settings.steps:

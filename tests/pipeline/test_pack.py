@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> Path:
     for stage, name in (("autoencoder", "autoencoder.safetensors"), ("sample", "samples.npz")):
         room = runs / "store" / stage / "abc"
         (room / "trackers" / "tensorboard").mkdir(parents=True)
-        for file in (name, "stage.json", "trackers/tensorboard/events.1"):
+        for file in (name, "stage.json", "curves.jsonl", "trackers/tensorboard/events.1"):
             (room / file).write_text(f"{stage} {file}")
         stages[stage] = entry(f"../store/{stage}/abc/{name}", f"store/{stage}/abc")
     view = View(runs / "mine")
@@ -61,7 +61,8 @@ def test_what_is_packed_is_what_the_run_shows(run: Path, tmp_path: Path) -> None
     copy = pack(View(run), tmp_path / "copy")
     found = everything(copy)
     assert {name for name in found if name.startswith("autoencoder/")} == {
-        "autoencoder/autoencoder.safetensors", "autoencoder/stage.json", "autoencoder/trackers/tensorboard/events.1",
+        "autoencoder/autoencoder.safetensors", "autoencoder/stage.json", "autoencoder/curves.jsonl",
+        "autoencoder/trackers/tensorboard/events.1",
     }  # fmt: skip
     assert found["samples.npz"] == found["sample/samples.npz"] == "sample samples.npz"
     assert View(copy).artifact("autoencoder") == copy / "autoencoder/autoencoder.safetensors"

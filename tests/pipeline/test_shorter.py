@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from gaekit.cli import main
 from gaekit.pipeline.view import View
+from gaekit.store.curves import read_curves
 from gaekit.store.room import Room
 from gaekit.train.training import Training
 
@@ -42,6 +43,10 @@ def curve(of: Room) -> list[int]:
     return [point.step for point in events.Scalars("train/lr/denoiser")]
 
 
+def logged(of: Room) -> list[int]:
+    return [step for step, _ in read_curves(of.curves).scalars["train/lr/denoiser"]]
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -63,7 +68,8 @@ def test_after_pruning_it_starts_at_0_says_so_and_writes_over_nothing(
     assert curve(long) == list(range(1, 13))
     short = room("short")
     assert short.path == long.path
-    assert curve(short) == list(range(1, 7))
+    assert curve(short) == logged(short) == list(range(1, 7))
+    assert logged(long) == list(range(1, 13))
     main(["checkpoints", "ls", "runs/short"])
     assert "6" in capsys.readouterr().out.split("diffusion")[-1].split()
     assert run("fresh", 6, out="elsewhere") == 0
@@ -98,5 +104,7 @@ def test_it_goes_on_from_the_checkpoint_that_is_left_and_by_itself_after_a_stop(
     assert contents(long.path / "checkpoints") | contents(long.path / "trackers") == before
     assert room("short").checkpoints == long.path / "step-14/checkpoints"
     assert (min(curve(room("short"))), max(curve(room("short")))) == (9, 14)
+    assert logged(room("short")) == list(range(1, 15))
     assert run("longest", 22) == 0  # goes on where the longest has come to
+    assert logged(room("longest")) == list(range(1, 23))
     assert seen[8:] == [20, 21]

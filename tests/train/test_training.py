@@ -60,7 +60,8 @@ def networks() -> dict[str, nn.Module]:
 def train(folder: Path, total: int = 20, stop: int | None = None, **options: object) -> Training:
     settings = Train(steps=total, batch=8, lr=1e-2, schedule="constant", warmup=3, ema=0.9)
     where = host(
-        folder, **{k: v for k, v in options.items() if k in ("micro_batch", "save_every", "keep", "ema_offload")}
+        folder,
+        **{k: v for k, v in options.items() if k in ("micro_batch", "save_every", "keep", "ema_offload", "log_every")},
     )  # type: ignore[arg-type]
     critic_alone = OptimizerOverrides(settings.model_copy(update={"lr": 5e-3, "ema": None}))
     training = Training(settings, options.get("networks") or networks(), where, {"critic": critic_alone})  # type: ignore[arg-type]
