@@ -1,0 +1,194 @@
+"""Metrics over several ranks: each extracts what a metric looks at of its own images, one makes a number of it.
+
+Batches of images are dealt out over the ranks. What a rank extracted is sent to the rank that computes the metric, in
+the order of the data, so that no number depends on how many ranks there are. What metrics took in of the real images is
+kept for later evaluations.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gaekit.api import ComponentConfig, Metric
+from gaekit.data.images import ImageBatch, Images, to_float
+from gaekit.parallel import World
+from gaekit.plugins import build, nested
+from gaekit.recipe import canonical
+from gaekit.stages.job import Job
+from gaekit.store.files import atomic, sha256_json
+from gaekit.store.room import Room
+
+Numbers = dict[str, dict[str, Any]]
+T = TypeVar("T")
+REFERENCES, STATE = "references", "reference.safetensors"
+BATCHES_AT_ONCE = 8
+"""Batches of each rank whose rows are sent to a metric's owner at once."""
+
+
+@dataclass
+class Judged:
+    """The metrics of one sort by their place among the recipe's. Each rank has all of them, for what they `extract`;
+    the number of each is computed by one rank, its owner."""
+
+    metrics: dict[int, Metric]
+    configs: dict[int, ComponentConfig]
+    world: World
+
+    @property
+    def own(self) -> dict[int, Metric]:
+        """Those whose numbers this rank computes."""
+        return {place: metric for place, metric in self.metrics.items() if self.owner(place) == self.world.rank}
+
+    def owner(self, place: int) -> int:
+        """The rank that computes the number of a metric."""
+        return place % self.world.size
+
+    def only(self, places: Iterable[int]) -> Judged:
+        """Some of them."""
+        return replace(self, metrics={place: self.metrics[place] for place in places})
+
+    def ready(self, device: torch.device) -> None:
+        """Say that every reference is in; a copy of them that is made hereafter needs it no more."""
+        for metric in self.own.values():
+            metric.ready(device)
+
+
+def judges_of(job: Job, wanted: Sequence[ComponentConfig], needs: str) -> Judged:
+    """Those of the metrics that are of one sort. Those that need classes are left out where the data has none."""
+    found = [(config, job.registry.find("metric", config.use)) for config in wanted]
+    chosen = [c for c, cls in found if issubclass(cls, Metric) and cls.needs == needs and not left_out(cls, job)]
+    sizes = {"image_size": job.recipe.image.size, "classes": job.data.dataset.classes}
+    metrics = {place: build(Metric, config, job.registry, **sizes) for place, config in enumerate(chosen)}
+    return Judged(metrics, dict(enumerate(chosen)), job.world)
+
+
+@torch.no_grad()
+def extracted(job: Job, metric: Metric, pixels_BRR3: Tensor) -> Tensor:
+    """What a metric looks at of images, to be sent to its owner: images go as uint8 (B, R, R, 3)."""
+    if type(metric).extract is Metric.extract:
+        return pixels_BRR3
+    return metric.extract(to_float(pixels_BRR3).to(job.device)).cpu()
+
+
+def received(job: Job, metric: Metric, sent: Tensor) -> Tensor:
+    """Inverse of the sending, on the device."""
+    return (to_float(sent) if type(metric).extract is Metric.extract else sent).to(job.device)
+
+
+def handed(judged: Judged, own: Iterator[dict[int, T]]) -> Iterator[tuple[Metric, T]]:
+    """(metric, what it is to take in) on its owner, in the order of the data, from what every rank has of its own
+    batches for each metric. Several batches of each rank are sent at once. Every rank must exhaust it."""
+    world = judged.world
+    while True:
+        block = list(itertools.islice(own, BATCHES_AT_ONCE))
+        if not world.all_reduce_max(len(block)):
+            return
+        for place, metric in judged.metrics.items():
+            found = world.gather([batch[place] for batch in block], to=judged.owner(place))
+            for turn in itertools.zip_longest(*found):  # a batch of each rank in turn, as they were dealt out
+                yield from ((metric, given) for given in turn if given is not None)
+
+
+def own_batches(job: Job, images: Images, size: int, title: str) -> Iterator[ImageBatch]:
+    """This rank's batches of a split: of each `ranks` in turn, one."""
+    spans = [range(first, min(first + size, len(images))) for first in range(0, len(images), size)]
+    own = spans[job.world.rank :: job.world.size]
+    with job.reporter.bar(title, sum(map(len, own)) * job.world.size) as bar:
+        for batch in images.in_order(size, spans=own):
+            yield batch
+            bar.advance(len(batch) * job.world.size)
+
+
+def left_out(metric: type[Metric], job: Job) -> bool:
+    """Whether a metric needs classes and the data has none."""
+    return metric.needs_classes and len(job.data.dataset.classes) < 2
+
+
+def results(job: Job, prefix: str, judged: Judged, facts: dict[str, Any]) -> Numbers:
+    """What every rank's metrics found, in the recipe's order, on every rank."""
+    mine = {place: (metric.compute(), metric.protocol()) for place, metric in judged.own.items()}
+    everywhere = {place: result for part in job.world.all_gather(mine) for place, result in part.items()}
+    found: Numbers = {}
+    for place in sorted(everywhere):
+        values, protocol = everywhere[place]
+        for name, value in values.items():
+            number = 1 + sum(key.rpartition("#")[0] == f"{prefix}/{name}" or key == f"{prefix}/{name}" for key in found)
+            key = f"{prefix}/{name}" if number == 1 else f"{prefix}/{name}#{number}"
+            found[key] = {"value": value, "protocol": {**facts, **protocol}}
+    return found
+
+
+def with_references(job: Job, judged: Judged, size: int) -> None:
+    """Have the metrics of samples take in the real images: what an evaluation of the same images by the same metric
+    kept, else every image once, by one rank."""
+    facts = {place: _reference_facts(job, judged, place) for place, metric in judged.metrics.items() if metric.split}
+    rooms = {place: Room(job.store / REFERENCES / sha256_json(found)[:12]) for place, found in facts.items()}
+    job.caches += [f"{job.store.name}/{REFERENCES}/{room.path.name}" for room in rooms.values()]
+    kept = job.world.on_rank0(lambda: {place for place, room in rooms.items() if room.done() is not None})
+    for place in kept & judged.own.keys():
+        judged.metrics[place].load_reference(load_file(rooms[place].path / STATE))
+    wanting = judged.only(place for place, metric in judged.metrics.items() if metric.split and place not in kept)
+    for split in sorted({str(metric.split) for metric in wanting.metrics.values()}):
+        of_split = wanting.only(place for place, metric in wanting.metrics.items() if metric.split == split)
+        batches = (
+            {place: (extracted(job, metric, b.pixels_BRR3), b.label_B) for place, metric in of_split.metrics.items()}
+            for b in own_batches(job, job.images(split), size, f"{split} images")
+        )
+        for metric, (sent, label) in handed(of_split, batches):
+            metric.reference(received(job, metric, sent), label)
+    for place, metric in wanting.own.items():
+        if (state := metric.reference_state()) is not None:
+            _keep(rooms[place], facts[place], state)
+    job.world.barrier()
+
+
+def _reference_facts(job: Job, judged: Judged, place: int) -> dict[str, Any]:
+    """What decides what a metric takes in of the real images."""
+    metric, config = judged.metrics[place], judged.configs[place]
+    inner = [(job.registry.find(kind, part.use), part) for kind, part in nested(config)]
+    return {
+        "metric": canonical(config),
+        "components": [
+            {"name": f"{cls.kind}:{cls.name}", "revision": cls.revision, "external": cls.external(part)}
+            for cls, part in ((type(metric), config), *inner)
+        ],
+        "split": metric.split,
+        "dataset": job.data.dataset.digest(),
+        "on_bad_image": job.data.dataset.on_bad_image,
+        "image_size": job.recipe.image.size,
+    }
+
+
+def _keep(room: Room, facts: dict[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Write what a metric took in. Two runs at once write the same, and either appears whole."""
+    with atomic(room.path / STATE) as part:
+        save_file({name: value.contiguous() for name, value in state.items()}, part)
+    room.describe(facts)
+    room.finish({"holds": "what a metric took in of the real images"})
+
+
+def judge_pairs(job: Job, judged: Judged, pairs: Iterator[tuple[Tensor, Tensor]]) -> None:
+    """Have metrics of pairs take in this rank's (images, their reconstructions), uint8 (B, R, R, 3) on the CPU."""
+    batches = (
+        {n: (extracted(job, metric, real), extracted(job, metric, fake)) for n, metric in judged.metrics.items()}
+        for real, fake in pairs
+    )
+    for metric, (real, fake) in handed(judged, batches):
+        metric.update(received(job, metric, real), received(job, metric, fake))
+
+
+def judge_samples(job: Job, judged: Judged, samples: Iterator[tuple[Tensor, Tensor]]) -> None:
+    """Have metrics of samples take in this rank's (images, their labels), uint8 (B, R, R, 3) on the CPU."""
+    batches = (
+        {place: (extracted(job, metric, pixels), label) for place, metric in judged.metrics.items()}
+        for pixels, label in samples
+    )
+    for metric, (sent, label_B) in handed(judged, batches):
+        metric.update(received(job, metric, sent), label_B)
