@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import typer
 
 
+# The panels of `gaekit --help`, in this order. A command stands in the panel under which `_fill` adds it:
+#   make        write and run recipes          look        see what a run made and what it cost
+#   use         put a finished run to work     extend      what plugins offer
+#   look after  data, disk, machine
+# What the list says of a command is the first sentence of its docstring, or the help of its group; at most 64
+# characters, so that it is one line of 80 columns.
+MAKE, LOOK, USE, EXTEND, LOOK_AFTER = "Make", "Look", "Use", "Extend", "Look after"
+
+
 def make_app() -> typer.Typer:
     """All commands. To add one: a function with typer's annotations in a module beside this one, its heavy imports
-    inside the function, and a line here."""
+    inside the function, and a line in `_fill`."""
     import typer
 
+    from gaekit.cli import options
+
+    app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+    app.callback()(options.gaekit)
+    _fill(app)
+    return app
+
+
+def _fill(app: typer.Typer) -> None:
+    """Add every command to its panel; within one they are listed in this order, groups after the others."""
     from gaekit.cli import (
         assets,
         checkpoints,
@@ -27,36 +47,32 @@ def make_app() -> typer.Typer:
         interop,
         latents,
         likelihood,
-        options,
         recipes,
         run,
         view,
     )
 
-    app = typer.Typer(
-        no_args_is_help=True, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
-    )
-    app.callback()(options.gaekit)
-    app.command()(run.run)
-    app.command()(inspect.check)
-    app.command()(run.plan)
-    app.command()(assets.assets)
-    app.command()(doctor.doctor)
-    app.command()(images.sample)
-    app.command()(images.reconstruct)
-    app.command()(likelihood.likelihood)
-    app.command("import")(interop.import_)
-    app.command()(interop.export)
-    app.command()(inspect.plugins)
-    app.command()(inspect.components)
-    app.command()(inspect.schema)
-    app.add_typer(data.make_app(), name="data")
-    app.add_typer(recipes.make_app(), name="recipes")
-    app.add_typer(view.make_store(), name="store")
-    app.add_typer(checkpoints.make_app(), name="checkpoints")
-    app.add_typer(latents.make_app(), name="latents")
-    app.command()(view.pack)
-    return app
+    _add(app, MAKE, run.run, inspect.check, run.plan)
+    _add(app, LOOK, likelihood.likelihood)
+    _add(app, USE, images.sample, images.reconstruct, view.pack, interop.export)
+    _add(app, USE, interop.import_, name="import")
+    _add(app, EXTEND, inspect.plugins, inspect.components, inspect.schema)
+    _add(app, LOOK_AFTER, doctor.doctor, assets.assets)
+    app.add_typer(recipes.make_app(), name="recipes", rich_help_panel=MAKE)
+    app.add_typer(data.make_app(), name="data", rich_help_panel=LOOK_AFTER)
+    app.add_typer(latents.make_app(), name="latents", rich_help_panel=LOOK_AFTER)
+    app.add_typer(checkpoints.make_app(), name="checkpoints", rich_help_panel=LOOK_AFTER)
+    app.add_typer(view.make_store(), name="store", rich_help_panel=LOOK_AFTER)
+
+
+def _add(app: typer.Typer, panel: str, *commands: Callable[..., None], name: str | None = None) -> None:
+    for command in commands:
+        app.command(name, short_help=first_sentence(command.__doc__ or ""), rich_help_panel=panel)(command)
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a docstring, on one line."""
+    return re.split(r"(?<=[^.]\.)\s", " ".join(text.split()), maxsplit=1)[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

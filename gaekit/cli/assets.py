@@ -20,9 +20,10 @@ def assets(
     fetch: Annotated[bool, typer.Option("--fetch", help="Download what is absent or damaged.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the files that a recipe needs from outside: weights and files that it names, each present, absent or
-    damaged. Ends with 2 unless all are there."""
+    """List the weights and files that a recipe needs from outside.
 
+    Each is present, absent or damaged. Ends with 2 unless all are there.
+    """
     from gaekit.cli.output import print_json, print_table, say
     from gaekit.pipeline.assets import absent_error, discard_damaged, fetch_all, find_needs, states_of
     from gaekit.plugins import load_plugins

@@ -18,7 +18,7 @@ UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 def make_app() -> typer.Typer:
     """The commands under `gaekit checkpoints`."""
-    app = typer.Typer(help="What the trainings of a run have saved.", no_args_is_help=True)
+    app = typer.Typer(help="List or verify what the trainings of a run have saved.", no_args_is_help=True)
     app.command("ls")(ls)
     app.command("verify")(verify)
     return app

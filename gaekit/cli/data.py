@@ -29,7 +29,7 @@ class Split(StrEnum):
 
 def make_app() -> typer.Typer:
     """The commands under `gaekit data`."""
-    app = typer.Typer(help="The images of a recipe.", no_args_is_help=True)
+    app = typer.Typer(help="Look at the images of a recipe.", no_args_is_help=True)
     app.callback()(_data)  # with one command alone, typer would leave its name out
     app.command("check")(check)
     return app

@@ -19,8 +19,10 @@ def doctor(
     out: Annotated[Path, typer.Option("--out", help="Folder of all runs.")] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check the installation and the machine: a line OK or PROBLEM ... FIX ... each. Ends with 1 for a problem."""
+    """Check installation, machine and recipe, and say what to mend.
 
+    A line OK or PROBLEM ... FIX ... for each. Ends with 1 for a problem.
+    """
     from gaekit.cli.output import print_json, say
     from gaekit.doctor.report import examine
 

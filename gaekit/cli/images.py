@@ -45,7 +45,7 @@ def reconstruct(
     folder: Annotated[Path, typer.Argument(help="A folder of images, sub-folders included.")],
     out: Annotated[Path, typer.Option(help="Folder for the reconstructions: PNGs under the same relative names.")],
 ) -> None:
-    """Encode and decode a folder of images with a finished run's autoencoder, and say how near they come."""
+    """Send a folder of images through a run's autoencoder and back. Says how near they come."""
     from gaekit.cli.output import say
     from gaekit.plugins import load_plugins
     from gaekit.runs.opened import open_run

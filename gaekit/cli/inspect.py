@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def check(recipe: RecipeArgument, changes: SetOption = None) -> None:
-    """Say whether a recipe is right, or everything that is wrong with it."""
+    """Say whether a recipe is right, or all that is wrong with it."""
     from gaekit.cli.output import print_warnings, say
     from gaekit.plugins import load_plugins
     from gaekit.recipe.load import check_recipe
@@ -55,7 +55,10 @@ def _steps(section: Any) -> str:
 
 
 def plugins(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List the plugins, what each provides, why a broken one is, and names that several provide."""
+    """List the plugins, and what is wrong with those that are broken.
+
+    Also what each provides, and the names that several provide.
+    """
     import json
 
     from gaekit.cli.output import print_table, say
@@ -150,7 +153,7 @@ def _print_component(registry: Registry, kind: str, name: str) -> None:
 def schema(
     out: Annotated[Path | None, typer.Option(help="Write it to this file instead.")] = None,
 ) -> None:
-    """Print the JSON Schema of recipes with the installed components, for editors."""
+    """Print the JSON Schema of recipes, for editors. It knows the installed components."""
     import json
 
     from gaekit.cli.output import say

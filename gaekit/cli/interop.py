@@ -67,7 +67,7 @@ def import_(
     scale: Annotated[float | None, typer.Option(help="Factor of the latents; 0.18215 for SD's.")] = None,
     classes: Annotated[Path | None, typer.Option(help="Text file with a class name a line, in label order.")] = None,
 ) -> None:
-    """Make a published checkpoint or latent cache an artifact that recipes take by {from: DIR}."""
+    """Make a published checkpoint or latent cache an artifact. Recipes take it by {from: DIR}."""
     from gaekit.cli.output import say
     from gaekit.interop.importing import import_file
     from gaekit.plugins import load_plugins

@@ -12,7 +12,7 @@ PATH = Annotated[Path, typer.Argument(help="A run, or the folder of a cache (wit
 
 def make_app() -> typer.Typer:
     """The commands under `gaekit latents`."""
-    app = typer.Typer(help="The cache of latents that a denoiser trains on.", no_args_is_help=True)
+    app = typer.Typer(help="Verify or mend the latents that a denoiser trains on.", no_args_is_help=True)
     app.command("verify")(verify)
     app.command("mend")(mend)
     return app

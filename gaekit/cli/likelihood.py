@@ -27,7 +27,10 @@ def likelihood(
     tolerance: Annotated[float, typer.Option(min=1e-10, help="rtol and atol of the solver, dopri5.")] = 1e-5,
     json_: Annotated[bool, typer.Option("--json", help="Everything that decides the number, as JSON.")] = False,
 ) -> None:
-    """Negative log-likelihood of latents under the denoiser's probability flow, in nats and bits a dimension."""
+    """Measure how likely a run's denoiser finds held-out images.
+
+    It is the negative log-likelihood of their latents under its probability flow, in nats and bits a dimension.
+    """
     import json
 
     from gaekit.cli.output import say

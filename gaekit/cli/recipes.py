@@ -17,7 +17,7 @@ def make_app() -> typer.Typer:
 
 
 def show(context: typer.Context) -> None:
-    """List the recipes that come with gaekit."""
+    """List the recipes that come with gaekit, or copy one."""
     if context.invoked_subcommand is not None:
         return
     from gaekit.cli.output import print_table

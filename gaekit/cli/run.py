@@ -94,7 +94,7 @@ def plan(
         bool, typer.Option("--measure", help="Run a few steps of each training here, and tell their time and memory.")
     ] = False,
 ) -> None:
-    """Show what `run` would do: stages, cached or not, networks, memory, disk. Works without the data."""
+    """Show what `run` would do: stages, networks, memory, disk. Works without the data."""
     from gaekit.cli.planning import show_plan
     from gaekit.plugins import load_plugins
     from gaekit.recipe.load import check_recipe

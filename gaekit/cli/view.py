@@ -12,7 +12,7 @@ OUT = Annotated[Path, typer.Option("--out", help="Folder of all runs.")]
 
 def make_store() -> typer.Typer:
     """The commands under `gaekit store`."""
-    app = typer.Typer(help="The rooms in which stages keep their results.", no_args_is_help=True)
+    app = typer.Typer(help="List the rooms of all stages' results, or remove unused ones.", no_args_is_help=True)
     app.command("ls")(ls)
     app.command("gc")(gc)
     return app
@@ -63,7 +63,10 @@ def pack(
         typer.Option(help="A folder outside of the run and its store whose artifacts may be copied; repeatable."),
     ] = None,
 ) -> None:
-    """Copy a finished run into a folder that stands alone: recipe, artifacts, samples, numbers, curves."""
+    """Copy a finished run into a folder that stands alone.
+
+    It holds the recipe, artifacts, samples, numbers and curves.
+    """
     from gaekit.cli.output import say
     from gaekit.pipeline.pack import pack as copy
     from gaekit.pipeline.view import View
