@@ -8,7 +8,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,15 +92,16 @@ def arguments(text: str | None) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def report(title: str, rows: Sequence[Row], device: torch.device, path: Path | None) -> None:
-    """Print a table; write the same as JSON, with machine, versions and date, to `path`."""
-    print(f"{title}: {machine(device)}, torch {torch.__version__}")
+def report(title: str, rows: Iterable[Row], device: torch.device, path: Path | None) -> None:
+    """Print each row as it comes; write the same as JSON, with machine, versions and date, to `path`."""
+    print(f"{title}: {machine(device)}, torch {torch.__version__}", flush=True)
+    found: dict[str, Any] = {
+        "benchmark": title, "machine": machine(device), "torch": torch.__version__,
+        "date": datetime.now(UTC).date().isoformat(), "rows": [],
+    }  # fmt: skip
     for row in rows:
         other = "" if row.other is None else f"{row.other * 1e3:12.3f} ms   ratio {row.ratio:6.3f}"
-        print(f"  {row.name:<58} {row.seconds * 1e3:12.3f} ms  {other}  {row.note}".rstrip())
-    if path is not None:
-        found = {
-            "benchmark": title, "machine": machine(device), "torch": torch.__version__,
-            "date": datetime.now(UTC).date().isoformat(), "rows": [asdict(row) for row in rows],
-        }  # fmt: skip
-        path.write_text(json.dumps(found, indent=2) + "\n")
+        print(f"  {row.name:<58} {row.seconds * 1e3:12.3f} ms  {other}  {row.note}".rstrip(), flush=True)
+        found["rows"].append(asdict(row))
+        if path is not None:
+            path.write_text(json.dumps(found, indent=2) + "\n")

@@ -145,7 +145,7 @@ RECIPE = {
     "autoencoder": {
         "encoder": {"use": "vit", "depth": 3, "width": 192, "heads": 3},
         "decoder": {"use": "vit", "depth": 3, "width": 192, "heads": 3},
-        "regularizer": {"use": "kl", "weight": 1e-6}, "noise": {"use": "posterior"},
+        "regularizer": {"use": "kl", "weight": 1e-6}, "noise": {"use": "constant", "level": 1.0},
         "adversary": {"channels": 32, "layers": 2, "start": 0, "norm": "group"},
         "train": {"steps": 10000000, "batch": 16},
     },
@@ -282,15 +282,17 @@ def main() -> None:
     given = arguments(__doc__)
     device, registry = torch.device(given.device), load_plugins()
     with tempfile.TemporaryDirectory() as folder:
-        rows = [
-            *limits(device),
-            *denoisers(device, registry, given.rounds, folder),
-            autoencoder(device, registry, given.rounds, folder),
-            host(device, given.rounds, folder),
-            noise(device, given.rounds),
-            average(device, given.rounds),
-        ]
-    report("training_step", rows, device, given.json)
+        report("training_step", measured(device, registry, given.rounds, folder), device, given.json)
+
+
+def measured(device: torch.device, registry: Registry, rounds: int, folder: str) -> Iterator[Row]:
+    """Every comparison, as it is made."""
+    yield from limits(device)
+    yield average(device, rounds)
+    yield noise(device, rounds)
+    yield host(device, rounds, folder)
+    yield autoencoder(device, registry, rounds, folder)
+    yield from denoisers(device, registry, rounds, folder)
 
 
 if __name__ == "__main__":
