@@ -355,8 +355,9 @@ class Metric(Component, ABC):
 
 
 class Tracker(Component, ABC):
-    """Where scalars and images of a training go; `folder` belongs to it, `purge_step` is where a resumed run goes
-    on. One that raises is told of once and left out from then on: it ends no training."""
+    """Where scalars and images of a training go; `folder` belongs to it, `purge_step` is the first step that a resumed
+    run may log again, 0 for one that begins. One that raises is told of once and left out from then on: it ends no
+    training."""
 
     kind = "tracker"
 

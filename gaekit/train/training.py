@@ -152,7 +152,7 @@ class Training:
     def __enter__(self) -> Training:
         self._arithmetic = float32_products(self.precision)  # for backward passes too
         self._arithmetic.__enter__()
-        self._trackers = self.host.trackers(self.at)
+        self._trackers = self.host.trackers(self.at + 1 if self.at else 0)  # what is logged after a checkpoint's step
         if self.host.world.is_rank0 and self.host.times is None:
             self._curves = CurveWriter(self.host.room.curves, self.at, self.host.reporter.say)
         return self

@@ -22,7 +22,7 @@ class TensorBoard(Tracker):
     """Scalars and images as TensorBoard event files: `tensorboard --logdir <folder>`.
 
     A resumed run writes a new file beside the old; values of the old one at `purge_step` and later are hidden, so that
-    the steps that are taken again show once.
+    the steps that are taken again show once, and those before it stay.
     """
 
     name = "tensorboard"

@@ -6,18 +6,28 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from sklearn.datasets import load_sample_image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as PluginEventAccumulator
+from torch import nn
+from train.test_training import points
 
 from gaekit.api import ComponentConfig, Tracker
 from gaekit.plugins import Plugin, Registry, build
+from gaekit.recipe.schema import Runtime, Train
+from gaekit.store.room import Room
+from gaekit.train.progress import Reporter
+from gaekit.train.track import Trackers
+from gaekit.train.training import Host, Training
+from gaekit.values import Loss
 from gaekit_trackers import gaekit_components
 
 
@@ -27,6 +37,10 @@ def tracker(folder: Path, purge_step: int = 0) -> Tracker:
         registry.add(cls, Plugin("trackers", "gaekit", "0", "gaekit_trackers"))
     config: ComponentConfig = registry.find("tracker", "tensorboard").Config(use="tensorboard")
     return build(Tracker, config, registry, folder=folder, purge_step=purge_step)
+
+
+def tracker_of(folder: Path) -> Callable[[int], Tracker]:
+    return lambda purge_step: tracker(folder, purge_step)
 
 
 def log(folder: Path, steps: range, scale: float, purge_step: int = 0, image: torch.Tensor | None = None) -> None:
@@ -66,6 +80,29 @@ def test_a_resumed_run_shows_no_step_twice(tmp_path: Path) -> None:
     expected = [(s, s * 1.0) for s in range(6)] + [(s, s * 0.5) for s in range(6, 12)]
     assert [(e.step, e.value) for e in events.Scalars("loss/l1")] == expected
     assert [e.step for e in events.Images("reconstructions")] == list(range(12))
+
+
+@pytest.mark.parametrize("stop", [1, 5, 7])
+def test_a_training_that_goes_on_shows_every_step_that_it_logged_once(tmp_path: Path, stop: int) -> None:
+    """Killed after step `stop`, where the checkpoint of step 5 is the last, if there is one."""
+
+    def train(stop: int | None) -> None:
+        board = tracker_of(tmp_path / "board")
+        host = Host(
+            "test", 7, Room(tmp_path / "room"), Runtime(log_every=1, save_every=5), torch.device("cpu"),
+            Reporter(Console(quiet=True)), lambda step: Trackers([("tensorboard", lambda: board(step))]),
+        )  # fmt: skip
+        with Training(Train(steps=10, batch=8), {"net": nn.Linear(4, 1)}, host) as training:
+            for step, batch in training.steps(points):
+                training.update("net", {"size": Loss(training["net"](batch.x).square().mean())})
+                if step.index == stop:
+                    break
+
+    train(stop)
+    (earlier,) = (tmp_path / "board").iterdir()  # files are read in the order of their names, which tell seconds
+    earlier.rename(earlier.with_name("events.out.tfevents.0000000000"))
+    train(None)
+    assert [event.step for event in read(tmp_path / "board").Scalars("loss/size")] == list(range(1, 11))
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_over(tmp_path: Path) -> None:
