@@ -61,6 +61,7 @@ def run_recipe(
     with join_world(choose_device(recipe.runtime.device)) as world:
         reporter = (reporter or Reporter()) if world.is_rank0 else Reporter(Console(quiet=True))
         machine = open_machine(recipe.runtime, reporter, world)
+        machine.count_flops()
         if world.size > 1:
             reporter.say(f"{world.size} processes, {recipe.runtime.strategy}, {machine.device.type}")
         again = Again(redo or fresh or "", discard=bool(fresh)) if redo or fresh else None

@@ -214,6 +214,7 @@ def _networks(job: Job) -> tuple[Autoencoder, Objective, nn.Module | None]:
     job.machine.prepare(model.decoder, section.train.precision)
     model.to(job.device)
     objective.to(job.device)
+    job.machine.watch(aligner)
     return model, objective, _critic(job)
 
 

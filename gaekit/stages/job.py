@@ -43,7 +43,8 @@ class Job:
     """One stage's work; `machine` and `data` are the run's. `inputs` maps the stages it needs to their artifacts;
     `store` is the folder of all rooms; `caches` are the rooms beside the stage's own that it read, relative to the
     folder of all runs; `times` ends a training that is only measured; `wait`: a room that another process uses is
-    waited for; `on_cache` is called on rank 0 when `caches` has grown."""
+    waited for; `on_cache` is called on rank 0 when `caches` has grown, `on_step` after every step of a training, with
+    its number and its batch."""
 
     stage: str
     recipe: Recipe
@@ -57,6 +58,7 @@ class Job:
     times: StepTimes | None = None
     wait: bool = True
     on_cache: Callable[[], None] = lambda: None
+    on_step: Callable[[int, int], None] = lambda step, batch: None
 
     def use_cache(self, room: Room) -> None:
         """Count a room beside the stage's own among those that the run needs, from now on, before it is made."""
@@ -108,8 +110,9 @@ class Job:
         """Where a training of this stage lives."""
         runtime, seed = self.recipe.runtime, self.recipe.seed
         return Host(
-            self.stage, seed, self.room, runtime, self.device, self.reporter, self._trackers, self.world, self.times
-        )
+            self.stage, seed, self.room, runtime, self.device, self.reporter, self._trackers, self.world, self.times,
+            self.machine.flops, self.on_step,
+        )  # fmt: skip
 
     def _trackers(self, purge_step: int) -> Trackers:
         configs = self.recipe.runtime.trackers if self.world.is_rank0 else ()

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from gaekit.api import ComponentConfig, Metric
 from gaekit.data.images import ImageBatch, Images, to_float
@@ -66,7 +66,19 @@ def judges_of(job: Job, wanted: Sequence[ComponentConfig], needs: str) -> Judged
     chosen = [c for c, cls in found if issubclass(cls, Metric) and cls.needs == needs and not left_out(cls, job)]
     sizes = {"image_size": job.recipe.image.size, "classes": job.data.dataset.classes}
     metrics = {place: build(Metric, config, job.registry, **sizes) for place, config in enumerate(chosen)}
+    for metric in metrics.values():
+        for network in _networks_of(metric):
+            job.machine.watch(network, f"metric {metric.name}")
     return Judged(metrics, dict(enumerate(chosen)), job.world)
+
+
+def _networks_of(held: object, depth: int = 2) -> Iterator[nn.Module]:
+    """The networks that a metric, or what extracts its features, holds."""
+    for value in vars(held).values():
+        if isinstance(value, nn.Module):
+            yield value
+        elif depth and hasattr(value, "__dict__") and not isinstance(value, type):
+            yield from _networks_of(value, depth - 1)
 
 
 @torch.no_grad()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -14,6 +16,7 @@ from gaekit.nn.attention import AttentionProbe, set_attention
 from gaekit.nn.regions import compile_regions, set_checkpointing
 from gaekit.parallel import World
 from gaekit.recipe.schema import Runtime
+from gaekit.train.flops import FlopMeter
 from gaekit.train.precision import resolve_precision
 from gaekit.train.progress import Reporter
 
@@ -29,9 +32,20 @@ class Machine:
 
     def __post_init__(self) -> None:
         self._said: set[str] = set()
+        self.flops: FlopMeter | None = None
+
+    def count_flops(self) -> None:
+        """Have `flops` count what the networks do that are prepared or watched from now on."""
+        self.flops = FlopMeter(self._say_once)
+
+    def watch(self, module: nn.Module, name: str = "") -> None:
+        """Count the FLOP of a network that needs no preparing, where FLOP are counted."""
+        if self.flops is not None:
+            self.flops.watch(module, name)
 
     def prepare(self, module: nn.Module, precision: str = "float32", *, compiled: bool = True) -> None:
-        """Move a network to the device, choose its attention, recompute and compile its blocks if the recipe says so.
+        """Move a network to the device, choose its attention, recompute and compile its blocks if the recipe says so;
+        what it computes from now on is counted where FLOP are.
 
         `precision` is the section's: the attention is probed in the type that it will run in. `compiled=False` compiles
         nothing. What trains and has no blocks to recompute is named.
@@ -47,6 +61,7 @@ class Machine:
             self._say_once(f"runtime.checkpointing: {name} has no blocks to recompute, it keeps its activations")
         if compiled:
             self._compile(module)
+        self.watch(module)
 
     def _compile(self, module: nn.Module) -> None:
         if self.runtime.compile is True:
@@ -61,6 +76,11 @@ class Machine:
         if line not in self._said:
             self._said.add(line)
             self.reporter.say(f"  {line}")
+
+    @cached_property
+    def name(self) -> str:
+        """What the device is called: the card, or the CPU's model where Linux tells it."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else cpu_name()
 
     @cached_property
     def _probe(self) -> AttentionProbe:
@@ -107,3 +127,13 @@ def device_of_rank(wanted: str, world: World) -> torch.device:
         )
     torch.cuda.set_device(world.local_rank)
     return torch.device("cuda", world.local_rank)
+
+
+def cpu_name() -> str:
+    """The model of this machine's CPU, or else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, models), platform.machine())

@@ -11,20 +11,26 @@ from dataclasses import dataclass
 import torch
 
 from gaekit.parallel import World
+from gaekit.rates import Peak, peak_of
+from gaekit.train.flops import FlopMeter
 
 
 @dataclass
 class IntervalTimes:
     """Times of the steps since the last `take`, and on CUDA the most memory that tensors took at once since then.
 
-    `batch`: images a step of all ranks. `clock` tells seconds.
+    `batch`: images a step of all ranks. `clock` tells seconds. `flops` counts what networks do, `peak` is the device's
+    rate, where it is known.
     """
 
     batch: int
     device: torch.device
     clock: Callable[[], float] = time.perf_counter
+    flops: FlopMeter | None = None
+    peak: Peak | None = None
 
     def __post_init__(self) -> None:
+        self._flop = self.flops.flop() if self.flops else 0
         self._begin_interval()
 
     def _begin_interval(self) -> None:
@@ -52,6 +58,8 @@ class IntervalTimes:
         `images_per_second`: of all ranks, by the time since the last `take`, whatever was done in it (saving too).
         `data_wait`: the share of that time spent waiting for batches. `host_seconds`: of a step without that wait;
         on CUDA, near the time of a step, it tells that the host holds up the device, or has its queue full.
+        `tflops`: TFLOP of all networks that ran, those that do not train too, a second and a device (`FlopMeter` says
+        what counts; nothing is counted twice for being computed twice). `mfu`: that by `peak`, where it is known.
         `peak_memory_gib`: of tensors on the CUDA device, the largest over ranks.
         """
         seconds = max(self.clock() - self._begun, 1e-9)
@@ -59,6 +67,7 @@ class IntervalTimes:
             "train/images_per_second": self.batch * self._steps / seconds,
             "train/data_wait": self._waited / seconds,
             "train/host_seconds": self._host / self._steps,
+            **self._rates(seconds),
         }
         if self.device.type == "cuda":
             peak = world.all_reduce_max(torch.cuda.max_memory_allocated(self.device))
@@ -66,3 +75,20 @@ class IntervalTimes:
             scalars["train/peak_memory_gib"] = peak / 2**30
         self._begin_interval()
         return scalars
+
+    def _rates(self, seconds: float) -> dict[str, float]:
+        if self.flops is None:
+            return {}
+        before, self._flop = self._flop, self.flops.flop()
+        tflops = (self._flop - before) / seconds / 1e12
+        return {"train/tflops": tflops} | ({"train/mfu": tflops / self.peak.tflops} if self.peak else {})
+
+
+def named_peak(device: torch.device, precision: str, say: Callable[[str], None]) -> Peak | None:
+    """The rate of a CUDA card that `train/mfu` is a share of, which is said; None where it is not known."""
+    if device.type != "cuda":
+        return None
+    peak = peak_of(torch.cuda.get_device_name(device), precision)
+    if peak:
+        say(f"  train/mfu is of {peak.of}")
+    return peak

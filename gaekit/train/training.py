@@ -26,8 +26,9 @@ from gaekit.train.checkpoint import Checkpoints
 from gaekit.train.curves import CurveWriter
 from gaekit.train.draws import BatchDraws
 from gaekit.train.ema import EMA
+from gaekit.train.flops import FlopMeter
 from gaekit.train.guards import Divergence, StepGuard, Terms, mean_of_scalars
-from gaekit.train.interval import IntervalTimes
+from gaekit.train.interval import IntervalTimes, named_peak
 from gaekit.train.learner import Learner
 from gaekit.train.optim import load_optimizer, make_optimizer, optimizer_tensors
 from gaekit.train.precision import autocast, float32_products, resolve_precision
@@ -73,6 +74,8 @@ class Host:
     world: World = field(default_factory=World)
     times: StepTimes | None = None
     """Where a training is only measured: what ends it after some steps."""
+    flops: FlopMeter | None = None
+    on_step: Callable[[int, int], None] = lambda step, batch: None
 
 
 @dataclass(frozen=True)
@@ -203,7 +206,8 @@ class Training:
         micro = self.host.world.on_rank0(lambda: self._micro_batch(end - begin))
         if self.at >= total:
             return
-        times = IntervalTimes(batch, self.host.device)
+        peak = named_peak(self.host.device, self.precision, self.host.reporter.say)
+        times = IntervalTimes(batch, self.host.device, flops=self.host.flops, peak=peak)
         with (
             closing(self._profile()) as profile,
             closing(_relay(stream(self.at, begin, end))) as batches,
@@ -353,6 +357,7 @@ class Training:
 
     def _end_step(self, times: IntervalTimes) -> None:
         self.at += 1
+        self.host.on_step(self.at, self.settings.batch)
         runtime, last = self.host.runtime, self.at == self.settings.steps
         saving = self.at % runtime.save_every == 0 or last
         logging = self.at % runtime.log_every == 0 or last or bool(self._images)

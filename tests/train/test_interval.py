@@ -14,8 +14,10 @@ from train.test_training import Points, points
 
 from gaekit.api import Tracker
 from gaekit.parallel import World
+from gaekit.rates import Peak
 from gaekit.recipe.schema import Runtime, Train
 from gaekit.store.room import Room
+from gaekit.train.flops import FlopMeter
 from gaekit.train.interval import IntervalTimes
 from gaekit.train.progress import Reporter
 from gaekit.train.track import Trackers
@@ -109,3 +111,18 @@ def test_a_training_logs_its_times(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         told = {k: v for k, v in kept.logged[step].items() if k.startswith("train/") and k.count("/") == 1}
         expected = {"images_per_second": 8 * steps / seconds, "data_wait": steps / seconds, "host_seconds": 2.0}
         assert told == pytest.approx({f"train/{name}": value for name, value in expected.items()})
+
+
+def test_a_rate_of_arithmetic_is_of_the_interval_and_its_share_of_what_the_card_can_do() -> None:
+    network, flops, clock = nn.Linear(1000, 500), FlopMeter(), Clock()
+    flops.watch(network)
+    with torch.no_grad():
+        network(torch.rand(7, 1000))  # before the training
+        times = IntervalTimes(8, torch.device("cpu"), clock, flops, Peak(4e-6, "4 MFLOP/s"))
+        for calls in (1, 3):
+            take_steps(times, clock, [(1.0, 1.0)])
+            for _ in range(calls):
+                network(torch.rand(2, 1000))
+            found = times.take(World())
+            assert found["train/tflops"] == pytest.approx(calls * 2 * 2 * 1000 * 500 / 2.0 / 1e12)
+            assert found["train/mfu"] == pytest.approx(calls * 0.25)
