@@ -71,7 +71,7 @@ class _Files:
         for stage, entry in record["stages"].items():
             name = self._take_artifact(stage, self.view.artifact(stage), stage_named(stage))
             room = Room(path / stage, entry["subfolder"])
-            for extra in (path / stage / "stage.json", room.curves, room.trackers):
+            for extra in (path / stage / "stage.json", room.attempts, room.curves, room.trackers):
                 if os.path.lexists(extra):
                     self._take(f"{stage}/{extra.name}", self._inside(extra))
             for key, external in self.view.external(stage).items():

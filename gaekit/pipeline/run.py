@@ -27,6 +27,7 @@ from gaekit.pipeline.view import STORE, View
 from gaekit.plugins import Registry
 from gaekit.recipe import to_yaml
 from gaekit.recipe.schema import Recipe
+from gaekit.stages.attempt import recorded
 from gaekit.stages.claim import claim
 from gaekit.stages.data import Data
 from gaekit.stages.job import Job
@@ -114,13 +115,14 @@ def _run_stage(stage: StagePlan, title: str, job: Job, view: View, record: dict[
             job.on_cache = partial(_note_caches, entry, job, view, record)
             world.on_rank0(lambda: _begin(stage, title, job, view, record))
             try:
-                result = {**_work(stage, job), "caches": job.caches}
+                with recorded(job, stage.step):
+                    result = {**_work(stage, job), "caches": job.caches}
+                    world.barrier()
             except RunFailed:
                 entry["status"] = FAILED
                 if world.is_rank0:
                     view.write(record)
                 raise
-            world.barrier()
             world.on_rank0(lambda: room.finish(result))
             entry.update(status="done", record=result, caches=job.caches)
             job.reporter.say(f"{title}: done in {time.monotonic() - start:.1f} s")

@@ -1,7 +1,7 @@
 """A room: the folder of one stage under one fingerprint, `runs/store/<stage>/<fingerprint>/`.
 
-It holds `stage.json` (what decides the result), `checkpoints/`, `curves.jsonl`, `trackers/`, `profile/`, the stage's
-outputs, `DONE` and a lock.
+It holds `stage.json` (what decides the result), `checkpoints/`, `curves.jsonl`, `trackers/`, `profile/`,
+`attempts.jsonl`, the stage's outputs, `DONE` and a lock.
 A training without a horizon can be prolonged: its outputs stand in a folder named after their step, and where it is
 shorter than one before it, its checkpoints and curves too.
 
@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from gaekit.errors import GaekitError
-from gaekit.store.curves import CURVES
+from gaekit.store.attempts import ATTEMPTS, Attempt, killed, read_attempts
+from gaekit.store.curves import CURVES, read_curves
 from gaekit.store.files import disk_full_is_named, file_system, human_duration, read_json, write_json
 
 LOCK, FACTS, DONE = "lock", "stage.json", "DONE"
@@ -69,6 +70,11 @@ class Room:
         return (self.out if self.is_apart else self.path) / "trackers"
 
     @property
+    def attempts(self) -> Path:
+        """The file of what each attempt at the stage took, at any length (`gaekit.store.attempts`)."""
+        return self.path / ATTEMPTS
+
+    @property
     def profile(self) -> Path:
         """Where `runtime.profile` writes traces of a training's steps."""
         return (self.out if self.is_apart else self.path) / "profile"
@@ -77,6 +83,19 @@ class Room:
     def is_apart(self) -> bool:
         """Whether this length is trained beside a longer one, whose checkpoints and curves stay as they are."""
         return bool(self.subfolder) and (self.out / "checkpoints").is_dir()
+
+    def ended_attempts(self) -> list[Attempt]:
+        """What each attempt took, for one who knows that no process works here. Raises ArtifactError where that, or the
+        curves, cannot be read."""
+        found = read_attempts(self.attempts)
+        if not any(attempt.outcome == "running" for attempt in found):
+            return found
+        curves = Room(self.path, f"step-{found[-1].length}" if found[-1].apart else "").curves
+        steps, seen = read_curves(curves).seconds, None
+        if steps:
+            seen = datetime.fromtimestamp(curves.stat().st_mtime, UTC)
+        last = steps[-1][0] if steps else None
+        return [killed(a, last, seen) if a.outcome == "running" else a for a in found]
 
     def done(self) -> dict[str, Any] | None:
         """The record that the stage left when it was complete, or None."""

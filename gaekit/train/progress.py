@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -17,14 +17,19 @@ SECONDS_BETWEEN_LINES = 30.0
 class Bar:
     """One task's progress; `unit` is what is counted a second."""
 
-    def __init__(self, console: Console, title: str, total: int, done: int, unit: str):
+    def __init__(
+        self, console: Console, title: str, total: int, done: int, unit: str, on_images: Callable[[int], None]
+    ):
         self.console, self.title, self.total, self.done, self.unit = console, title, total, done, unit
+        self._on_images = on_images
         self._start, self._first, self._said = time.monotonic(), done, time.monotonic()
         self._progress: Progress | None = None
 
     def advance(self, by: int = 1, *, per: int = 1, numbers: Mapping[str, float] | None = None) -> None:
         """Count `by` more; `per` units each; `numbers` are shown beside the bar."""
         self.done += by
+        if self.unit == "images":
+            self._on_images(by * per)
         seconds = max(time.monotonic() - self._start, 1e-9)
         rate = (self.done - self._first) * per / seconds
         text = "  ".join([*(f"{k} {v:.4g}" for k, v in (numbers or {}).items()), f"{rate:.3g} {self.unit}/s"])
@@ -37,10 +42,11 @@ class Bar:
 
 
 class Reporter:
-    """Where a run tells what it does."""
+    """Where a run tells what it does; `on_images` is called with every count of images that a bar advances by."""
 
     def __init__(self, console: Console | None = None):
         self.console = console or Terminal(stderr=True)
+        self.on_images: Callable[[int], None] = lambda count: None
 
     def say(self, text: str) -> None:
         """One line, as it is."""
@@ -49,7 +55,7 @@ class Reporter:
     @contextmanager
     def bar(self, title: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Bar]:
         """A progress bar for the length of the block."""
-        bar = Bar(self.console, title, total, done, unit)
+        bar = Bar(self.console, title, total, done, unit, self.on_images)
         if not self.console.is_terminal:
             yield bar
             return

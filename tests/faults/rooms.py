@@ -20,7 +20,7 @@ LASTING = {
 }
 """The phases in their order, and what each leaves that no kill undoes: a shard's record, a checkpoint, a chunk."""
 TRAININGS = ("semantic", "autoencoder", "diffusion")
-OF_THE_PROCESS = {"lock", "trackers", "curves.jsonl"}
+OF_THE_PROCESS = {"lock", "trackers", "curves.jsonl", "attempts.jsonl"}
 """What in a room tells of the processes that worked there."""
 OF_THE_ATTEMPT = {"seconds"}
 """Keys of a stage's record that tell of the work of the last attempt."""

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from recipe_helpers import tiny_recipe
 
+from gaekit.store.attempts import read_attempts
+
 PROGRAM = Path(__file__).parent / "stopped_run.py"
 RECIPE = tiny_recipe("""
 autoencoder:
@@ -82,3 +84,12 @@ def test_stopped_and_run_again_it_equals_the_uninterrupted_run(
     found = results(tmp_path)
     assert found.keys() == whole.keys()
     assert [name for name in whole if found[name] != whole[name]] == []
+    first, second = read_attempts(tmp_path / "runs/tiny" / stage / "attempts.jsonl")
+    assert (first.outcome, second.outcome) == ("killed" if code < 0 else "stopped", "done")
+    if stage in ("autoencoder", "diffusion"):
+        ended, saved = (moment, moment // 4 * 4) if code < 0 else (moment + 1, moment + 1)
+        assert [(a.first_step, a.last_step) for a in (first, second)] == [(0, ended), (saved, 9)]
+        assert first.steps + second.steps == 9 + ended - saved
+        assert (first.images, second.images) == (8 * first.steps, 8 * second.steps)
+        assert first.flop
+        assert second.flop
