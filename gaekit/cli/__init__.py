@@ -39,6 +39,7 @@ def _fill(app: typer.Typer) -> None:
     """Add every command to its panel; within one they are listed in this order, groups after the others."""
     from gaekit.cli import (
         assets,
+        bill,
         checkpoints,
         data,
         doctor,
@@ -53,7 +54,7 @@ def _fill(app: typer.Typer) -> None:
     )
 
     _add(app, MAKE, run.run, inspect.check, run.plan)
-    _add(app, LOOK, likelihood.likelihood)
+    _add(app, LOOK, bill.bill, likelihood.likelihood)
     _add(app, USE, images.sample, images.reconstruct, view.pack, interop.export)
     _add(app, USE, interop.import_, name="import")
     _add(app, EXTEND, inspect.plugins, inspect.components, inspect.schema)
