@@ -93,18 +93,18 @@ class Document:
         return problem
 
 
-def read_document(text: str, source: str) -> Document:
-    """Parse the text of a recipe. Raises RecipeError where the YAML itself is broken, is no mapping, or is deeper or
-    longer than any recipe."""
+def read_document(text: str, source: str, what: str = "recipe") -> Document:
+    """Parse the text of a recipe, or of `what` else it is. Raises RecipeError where the YAML itself is broken, is no
+    mapping, or is deeper or longer than any recipe."""
     try:
         root, data, reader = _read(text)
     except (yaml.YAMLError, _Refused) as error:
         raise RecipeError(source, [_syntax_problem(error)]) from None
     if root is None:
-        raise RecipeError(source, [Problem((), "the recipe is empty", 1)])
+        raise RecipeError(source, [Problem((), f"the {what} is empty", 1)])
     if not isinstance(root, MappingNode):
         kind = "a list" if isinstance(root, SequenceNode) else "a single value"
-        raise RecipeError(source, [Problem((), f"a recipe is a mapping of keys to values, this is {kind}", 1)])
+        raise RecipeError(source, [Problem((), f"a {what} is a mapping of keys to values, this is {kind}", 1)])
     return Document(source, data, reader.lines, problems=reader.problems)
 
 

@@ -55,23 +55,42 @@ def check_recipe(
     source: Path | str, registry: Registry, *, overrides: Sequence[str] = (), name: str | None = None
 ) -> CheckedRecipe:
     """As `load_recipe`, with the warnings and the place."""
-    path = find_recipe(source)
+    document = read_file(find_recipe(source))
+    apply_overrides(document, overrides)
+    if name is not None:
+        set_value(document, ("name",), name, f"--name {name}")
+    return check_document(document, registry)
+
+
+def read_file(path: Path, what: str = "recipe") -> Document:
+    """The data of a recipe's file, or of `what` else is written like one, not looked at yet. Raises RecipeError where
+    it cannot be read."""
     try:
         with path.open("rb") as file:
             content = file.read(BYTES + 1)  # a device has no end
         if len(content) > BYTES:
-            raise RecipeError(path, [Problem((), f"is longer than {BYTES:,} bytes: not a recipe")])
+            raise RecipeError(path, [Problem((), f"is longer than {BYTES:,} bytes: not a {what}")])
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RecipeError(path, [Problem((), f"is not UTF-8 text (byte {error.start})", 1)]) from None
     except OSError as error:
         raise RecipeError(path, [Problem((), f"cannot be read: {error.strerror}")]) from None
-    document = read_document(text, str(path))
-    apply_overrides(document, overrides)
-    if name is not None:
-        set_value(document, ("name",), name, f"--name {name}")
+    return read_document(text, str(path), what)
+
+
+def check_document(document: Document, registry: Registry) -> CheckedRecipe:
+    """A document as a recipe, with the warnings. Raises RecipeError with all problems."""
     recipe = _validate_recipe(document, registry)
-    return CheckedRecipe(recipe, str(path), [document.locate(p) for p in doubts(recipe, registry)], document)
+    return CheckedRecipe(recipe, document.source, [document.locate(p) for p in doubts(recipe, registry)], document)
+
+
+def check_section(model: type[M], document: Document, registry: Registry) -> M:
+    """A document as `model`. Raises RecipeError with all problems and their lines."""
+    value, problems = _validate(model, document.data, Fitting(registry))
+    problems = _outside(document.problems, problems) + document.problems
+    if value is None or problems:
+        raise RecipeError(document.source, [document.locate(problem) for problem in problems])
+    return value
 
 
 def load_recipe_data(data: Mapping[str, Any], registry: Registry, *, source: str = "recipe") -> Recipe:
@@ -143,6 +162,8 @@ def _outside(known: list[Problem], problems: list[Problem]) -> list[Problem]:
 def _version_problem(data: Mapping[str, Any]) -> Problem | None:
     """Another version is the only problem worth telling; a missing one is, unless it is just misspelt."""
     version = data.get("recipe")
+    if "sweep" in data and not isinstance(version, int):
+        return Problem(("sweep",), "this is a sweep over a recipe; `gaekit sweep FILE` runs it, `--plan` checks it")
     if isinstance(version, int) and not isinstance(version, bool) and version != RECIPE_VERSION:
         text = f"version {version} of the recipe format is not known; this gaekit reads version {RECIPE_VERSION}"
         return Problem(("recipe",), text)

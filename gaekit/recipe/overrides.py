@@ -17,17 +17,23 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
     for override in overrides:
         origin = f"--set {override}"
         key, equals, text = override.partition("=")
-        if not equals or not _KEY.match(key.strip()):
+        if not equals or not is_key(key.strip()):
             document.problems.append(Problem((), "write it as --set section.key=value", origin=origin))
             continue
         value, problems = read_value(text)
-        path = _parse_key(key.strip())
+        path = parse_key(key.strip())
         document.problems += [Problem((*path, *p.path), p.text, origin=origin) for p in problems]
         if not problems:
             set_value(document, path, value, origin)
 
 
-def _parse_key(key: str) -> Path:
+def is_key(text: str) -> bool:
+    """Whether a text is a key path as a person writes it: `a.b[0].c`."""
+    return _KEY.match(text) is not None
+
+
+def parse_key(key: str) -> Path:
+    """The path that a key names."""
     parts = re.findall(r"\[(\d+)\]|([^.\[\]]+)", key)
     return tuple(int(index) if index else int(word) if word.isdigit() else word for index, word in parts)
 
