@@ -50,10 +50,11 @@ def _fill(app: typer.Typer) -> None:
         likelihood,
         recipes,
         run,
+        sweep,
         view,
     )
 
-    _add(app, MAKE, run.run, inspect.check, run.plan)
+    _add(app, MAKE, run.run, sweep.sweep, inspect.check, run.plan)
     _add(app, LOOK, bill.bill, likelihood.likelihood)
     _add(app, USE, images.sample, images.reconstruct, view.pack, interop.export)
     _add(app, USE, interop.import_, name="import")

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from gaekit.cli.sweep import JOBS_HELP, sweep_recipe
+
 RECIPE = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe (`gaekit recipes`).")]
 SET_HELP = "Change a setting: diffusion.train.steps=2000. Repeatable."
 SET = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)]
@@ -17,6 +19,10 @@ REDO_HELP = (
 )
 FRESH_HELP = (
     "As --redo, and discard the stage's checkpoints and what it had not finished, unless another run needs them."
+)
+SWEEP_HELP = (
+    "Try values of a setting: diffusion.train.lr=1e-4,3e-4. Repeatable: every combination is run, over the seeds of "
+    "seed=0,1,2, and a table set beside each other, as by `gaekit sweep`."
 )
 NAME = Annotated[str | None, typer.Option("--name", help="Name of the run instead of the recipe's.")]
 
@@ -38,16 +44,25 @@ def run(
     offline: Annotated[
         bool, typer.Option("--offline", help="Fetch nothing: check first that all files are here (`gaekit assets`).")
     ] = False,
+    swept: Annotated[list[str] | None, typer.Option("--sweep", metavar="KEY=A,B,C", help=SWEEP_HELP)] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help=f"With --sweep: {JOBS_HELP}")] = None,
 ) -> None:
     """Run a recipe: every stage that is not done yet, in order. The same command goes on after a stop.
 
     What another run is making of the same settings is waited for, and then found as cached.
     """
+    from gaekit.errors import GaekitError
     from gaekit.plugins import load_plugins
     from gaekit.recipe.load import check_recipe
     from gaekit.sizing.build import build_problems
 
     registry = load_plugins()
+    if swept:
+        _refuse_with_sweep(until=until, redo=redo, fresh=fresh, no_wait=no_wait)
+        sweep_recipe(recipe, swept, registry, set_ or (), name, out, jobs=jobs or 1, nproc=nproc, offline=offline)
+        return
+    if jobs:
+        raise GaekitError("--jobs is for --sweep, which makes several runs; one run shares its work by --nproc")
     checked = check_recipe(recipe, registry, overrides=set_ or (), name=name)
     checked.refuse(build_problems(checked.recipe, registry))
     if nproc is not None:
@@ -57,6 +72,15 @@ def run(
     run_recipe(
         checked.recipe, registry, out=out, until=until, redo=redo, fresh=fresh, offline=offline, wait=not no_wait
     )
+
+
+def _refuse_with_sweep(**options: object) -> None:
+    """Raises GaekitError for the first option that says nothing about a sweep."""
+    from gaekit.errors import GaekitError
+
+    for name, value in options.items():
+        if value:
+            raise GaekitError(f"--{name.replace('_', '-')} is about one run, --sweep makes many; leave one of them out")
 
 
 def _launch(nproc: int) -> None:
