@@ -11,7 +11,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,6 +28,8 @@ from gaekit.guard import ImagePromise, guard
 ENTRY_POINT_GROUP = "gaekit"
 OWN = "gaekit"
 """The distribution whose plugins are gaekit's own."""
+UNKNOWN = "?"
+"""Distribution and version of a plugin whose metadata names none."""
 C = TypeVar("C", bound=Component)
 
 
@@ -53,12 +55,17 @@ class Plugin:
 @dataclass
 class Registry:
     """The components known by (kind, name), the plugins they come from, those that are broken, and the names that
-    several provide (`clashes`): of these there is none."""
+    several provide (`clashes`): of these there is none.
+
+    `recorded`: by (kind, name), the "distribution==version" that provided a component when a run was made, which is
+    named where it is absent here.
+    """
 
     plugins: list[Plugin] = field(default_factory=list)
     classes: dict[str, dict[str, type[Component]]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
     origin: dict[tuple[str, str], Plugin] = field(default_factory=dict)
     clashes: dict[tuple[str, str], list[Plugin]] = field(default_factory=dict)
+    recorded: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @property
     def broken(self) -> list[Plugin]:
@@ -90,6 +97,11 @@ class Registry:
                 raise PluginError(clash) from None
             if (now := self.renamed(kind, name)) is not None:
                 raise PluginError(f"unknown {kind} '{name}'; it is called '{now}' now") from None
+            if (home := self.recorded.get((kind, name))) is not None:
+                raise PluginError(
+                    f"{kind} '{name}' is not installed here; the run was made with that of {home.replace('==', ' ')}: "
+                    f"pip install '{home}'{self.notes}"
+                ) from None
             known = ", ".join(sorted(self.classes.get(kind, {}))) or "none"
             raise PluginError(f"unknown {kind} '{name}'; known: {known}{self.notes}") from None
 
@@ -172,8 +184,8 @@ def _chosen_entry_points() -> list[EntryPoint]:
 
 
 def _load_one(entry: EntryPoint, manager: pluggy.PluginManager, registry: Registry) -> None:
-    distribution = entry.dist.name if entry.dist else "?"
-    version = entry.dist.version if entry.dist else "?"
+    distribution = entry.dist.name if entry.dist else UNKNOWN
+    version = entry.dist.version if entry.dist else UNKNOWN
     plugin = Plugin(entry.name, distribution, version, entry.value)
     registry.plugins.append(plugin)
     start = time.perf_counter()

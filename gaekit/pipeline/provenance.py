@@ -17,7 +17,8 @@ from typing import Any
 from gaekit.api import Component
 from gaekit.errors import GaekitError
 from gaekit.pipeline.plan import Plan, StagePlan
-from gaekit.plugins import Registry
+from gaekit.plugins import UNKNOWN, Registry, nested
+from gaekit.recipe.schema import Recipe
 from gaekit.store.files import read_json, sha256_file, sha256_json
 from gaekit.store.room import FACTS
 
@@ -34,6 +35,20 @@ def package_versions(names: Sequence[str]) -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
+    return found
+
+
+def providers(recipe: Recipe, plan: Plan, registry: Registry) -> dict[str, dict[str, str]]:
+    """What run.json records of every component of a recipe, and of the artifacts that it takes from elsewhere:
+    {"kind:name": {distribution, version}}. Without one that belongs to no distribution."""
+    used = {(kind, config.use) for kind, config in nested(recipe)}
+    for stage in plan.stages:
+        used |= {(kind, name) for kind, name, _ in (key.split(":") for key in stage.facts.get("components", ()))}
+    found = {}
+    for kind, name in sorted(used):
+        plugin = registry.origin[kind, name]
+        if plugin.distribution != UNKNOWN:
+            found[f"{kind}:{name}"] = {"distribution": plugin.distribution, "version": plugin.version}
     return found
 
 

@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -22,7 +22,7 @@ from gaekit.pipeline.again import FAILED, Again, place_again, remember
 from gaekit.pipeline.assets import prepare_assets
 from gaekit.pipeline.generations import RoomChooser, earlier_record
 from gaekit.pipeline.plan import Plan, StagePlan, line_of_shorter, make_plan, start_of_shorter, status_of
-from gaekit.pipeline.provenance import PACKAGES, made_by, package_versions, what_changed
+from gaekit.pipeline.provenance import PACKAGES, made_by, package_versions, providers, what_changed
 from gaekit.pipeline.view import STORE, View
 from gaekit.plugins import Registry
 from gaekit.recipe import to_yaml
@@ -50,12 +50,14 @@ def run_recipe(
     offline: bool = False,
     wait: bool = True,
     reporter: Reporter | None = None,
+    command: Sequence[str] | None = None,
 ) -> View:
     """Run every stage that is not cached, in order, and leave a view under `out`/<name>.
 
     `until` ends after that stage. `redo` runs that stage and all that is made from it again, in new rooms; `fresh` does
     too, and discards its checkpoints and what was not finished, unless another run needs them. `offline` fetches
-    nothing. What another process is making is waited for, or refused without `wait`. Raises GaekitError and its kin.
+    nothing. What another process is making is waited for, or refused without `wait`. `command` is what run.json gives
+    as having run it, this process's own by default. Raises GaekitError and its kin.
     """
     if redo and fresh:
         raise GaekitError("--redo and --fresh: give one of the two")
@@ -78,7 +80,7 @@ def run_recipe(
         world.on_rank0(lambda: _check_batches(plan, recipe, world))
         for line in world.on_rank0(lambda: list(what_changed(plan, registry))):
             reporter.say(line)
-        record = _new_record(recipe, plan, registry, machine)
+        record = _new_record(recipe, plan, registry, machine, command or own_command())
         record["again"] = again and asdict(again)
         remember(record, earlier)
         world.on_rank0(lambda: view.open(record, to_yaml(recipe)))
@@ -190,10 +192,17 @@ def _check_stage_names(plan: Plan, **named: str | None) -> None:
             raise GaekitError(f"--{option} {name}: this recipe has no such stage; it has: {', '.join(known)}")
 
 
-def _new_record(recipe: Recipe, plan: Plan, registry: Registry, machine: Machine) -> dict[str, Any]:
+def own_command() -> list[str]:
+    """The command line of this process."""
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]
+
+
+def _new_record(
+    recipe: Recipe, plan: Plan, registry: Registry, machine: Machine, command: Sequence[str]
+) -> dict[str, Any]:
     return {
         "name": recipe.name,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": list(command),
         "started": _now(),
         "finished": None,
         "device": torch.cuda.get_device_name(machine.device) if machine.device.type == "cuda" else platform.machine(),
@@ -201,6 +210,7 @@ def _new_record(recipe: Recipe, plan: Plan, registry: Registry, machine: Machine
         "python": platform.python_version(),
         "packages": package_versions(PACKAGES),
         "plugins": sorted({f"{p.distribution} {p.version}" for p in registry.plugins if not p.error}),
+        "components": providers(recipe, plan, registry),
         "data": plan.data,
         "stages": {stage.name: _entry(stage, recipe) for stage in plan.stages},
     }

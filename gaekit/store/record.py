@@ -10,19 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gaekit.errors import ArtifactError
 from gaekit.inside import plain_name, resolve_inside
-from gaekit.recipe.fit import members
-from gaekit.recipe.schema import Recipe, StageSection
 from gaekit.store.files import read_json
 
 RECORD, STORE = "run.json", "store"
-STAGE_NAMES = frozenset(
-    name
-    for name, info in Recipe.model_fields.items()
-    if any(isinstance(kind, type) and issubclass(kind, StageSection) for kind in members(info.annotation))
-)
+STAGE_NAMES = ("semantic", "autoencoder", "latents", "diffusion", "sample", "evaluate")
+"""In the order in which they run. Written out, since the recipe's schema, which has them too, takes torch to import."""
 _PLAIN = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 RoomName = Annotated[str, Field(pattern=rf"^{STORE}/{_PLAIN}/{_PLAIN}$", max_length=300)]
 """A room relative to the folder of all runs."""
+_Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+!-]*$", max_length=200)]
 PathText = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=4096)]
 
 
@@ -45,8 +41,16 @@ class _Entry(_Checked):
     init: PathText | None = None
 
 
+class _Provider(_Checked):
+    """The distribution that provided a component, as a person may hand it to pip."""
+
+    distribution: _Word
+    version: _Word
+
+
 class _Record(_Checked):
     stages: dict[str, _Entry]
+    components: dict[str, _Provider] = {}
 
 
 def read_record(file: Path) -> dict[str, Any]:
