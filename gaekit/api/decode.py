@@ -79,8 +79,13 @@ def _decode(file: IO[bytes], path: str | Path, background: RGB) -> Image:
     if image.width * image.height > LARGEST:
         raise BadImage(f"{path}: claims {image.width} x {image.height} pixels, more than {LARGEST}; make it smaller")
     image.load()
+    return upright_rgb(image, path, background)
+
+
+def upright_rgb(image: Image, source: str | Path, background: RGB = WHITE) -> Image:
+    """A loaded image as `decode_image` gives it: RGB, upright. Raises BadImage, naming `source`."""
     orientation = _orientation(image)
-    return _turned(_to_rgb(image, path, background), orientation)
+    return _turned(_to_rgb(image, source, background), orientation)
 
 
 def _found(file: IO[bytes]) -> str:

@@ -27,16 +27,11 @@ def sample(
 ) -> None:
     """Make new images with a finished run; needs no training data."""
     from gaekit.cli.output import say
-    from gaekit.plugins import load_plugins
-    from gaekit.runs.export import check_kind, save_images
+    from gaekit.runs.export import check_kind
     from gaekit.runs.opened import open_run
 
     check_kind(out)  # before images are made that nothing can hold
-    opened = open_run(run, load_plugins())
-    wanted = [opened.label(c) for c in class_] if class_ else list(range(max(1, len(opened.classes))))
-    labels = [wanted[i % len(wanted)] for i in range(count)]
-    images = opened.sample(labels, seed=seed, guidance=opened.guidance(scale, weak))
-    save_images(out, images, labels if opened.classes else None)
+    open_run(run).sample(class_ or None, count, guidance=scale, weak=weak, seed=seed).save(out)
     say(f"{count} images: {out}")
 
 
@@ -47,12 +42,10 @@ def reconstruct(
 ) -> None:
     """Send a folder of images through a run's autoencoder and back. Says how near they come."""
     from gaekit.cli.output import say
-    from gaekit.plugins import load_plugins
     from gaekit.runs.opened import open_run
     from gaekit.runs.reconstruct import reconstruct_folder
 
-    registry = load_plugins()
-    count, skipped, decibel = reconstruct_folder(open_run(run, registry), folder, out)
+    count, skipped, decibel = reconstruct_folder(open_run(run), folder, out)
     say(f"{count} images: {out} (mean PSNR {decibel:.2f} dB)")
     for reason in skipped.values():  # each names its file
         say(f"skipped: {reason}", stderr=True)

@@ -35,12 +35,11 @@ def likelihood(
 
     from gaekit.cli.output import say
     from gaekit.flow.likelihood import Solver
-    from gaekit.plugins import load_plugins
     from gaekit.runs.likelihood import measure_likelihood
     from gaekit.runs.opened import open_run
 
     found = measure_likelihood(
-        open_run(run, load_plugins()), split=split.value, count=count, probes=None if exact else probes, seed=seed,
+        open_run(run), split=split.value, count=count, probes=None if exact else probes, seed=seed,
         batch=batch, solver=Solver(rtol=tolerance, atol=tolerance),
     )  # fmt: skip
     say(json.dumps(found, indent=2) if json_ else _in_words(found))

@@ -10,7 +10,7 @@ import types
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.fields import FieldInfo
 
 from gaekit.api import ComponentConfig
@@ -22,11 +22,21 @@ from gaekit.recipe.suggest import hint, near
 Model = type[BaseModel]
 
 
+class AbsentConfig(ComponentConfig):
+    """The settings of a component that no plugin provides here, as they stand: nothing can be built from them."""
+
+    model_config = ConfigDict(extra="allow")
+
+
 @dataclass
 class Fitting:
-    """What fitting found: problems with components, and which model stands at each mapping of the document."""
+    """What fitting found: problems with components, and which model stands at each mapping of the document.
+
+    With `keep_absent`, a component that no plugin provides is no problem but an AbsentConfig.
+    """
 
     registry: Registry
+    keep_absent: bool = False
     problems: list[Problem] = field(default_factory=list)
     models: dict[Path, Model] = field(default_factory=dict)
     fitted: dict[Model, Model] = field(default_factory=dict)
@@ -107,6 +117,8 @@ class Fitting:
             return Any, value
         name = value[key]
         cls = known.get(name) if isinstance(name, str) else None
+        if cls is None and self.keep_absent and isinstance(name, str):
+            return self.section(AbsentConfig, value, at)
         if cls is None and (now := self.registry.renamed(kind, str(name))) is not None:
             self.problems.append(Problem((*at, key), f"unknown {kind} '{name}' -- it is called '{now}' now"))
             cls = known[now]

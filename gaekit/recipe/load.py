@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError, create_model
 
 from gaekit.api import ComponentConfig
-from gaekit.errors import Problem, RecipeError
+from gaekit.errors import ArtifactError, Problem, RecipeError
 from gaekit.plugins import Registry
 from gaekit.recipe.document import BYTES, Document, read_document
 from gaekit.recipe.explain import explain, stands_for
 from gaekit.recipe.fit import Fitting
-from gaekit.recipe.overrides import apply_overrides, set_value
+from gaekit.recipe.overrides import apply_changes, apply_overrides, as_document, set_value
 from gaekit.recipe.rules import Unreadable, broken_rules, doubts
 from gaekit.recipe.schema import Recipe
 from gaekit.recipe.shipped import find_recipe
@@ -57,9 +57,29 @@ def check_recipe(
     """As `load_recipe`, with the warnings and the place."""
     document = read_file(find_recipe(source))
     apply_overrides(document, overrides)
+    return _named(document, name, registry)
+
+
+def check_recipe_data(
+    source: Path | str | Mapping[str, Any], registry: Registry, *, changes: Mapping[str, Any], name: str | None = None
+) -> CheckedRecipe:
+    """As `check_recipe` for a recipe that is a path, a name or plain data, with changes as values: {"a.b": 3}."""
+    document = _document_of(source) if isinstance(source, Mapping) else read_file(find_recipe(source))
+    apply_changes(document, changes)
+    return _named(document, name, registry)
+
+
+def _named(document: Document, name: str | None, registry: Registry) -> CheckedRecipe:
     if name is not None:
         set_value(document, ("name",), name, f"--name {name}")
     return check_document(document, registry)
+
+
+def _document_of(data: Mapping[str, Any]) -> Document:
+    try:
+        return Document("recipe", as_document(dict(data)))
+    except (TypeError, ValueError) as error:
+        raise RecipeError("recipe", [Problem((), f"is no plain data: {error}")]) from error
 
 
 def read_file(path: Path, what: str = "recipe") -> Document:
@@ -91,6 +111,23 @@ def check_section(model: type[M], document: Document, registry: Registry) -> M:
     if value is None or problems:
         raise RecipeError(document.source, [document.locate(problem) for problem in problems])
     return value
+
+
+def load_resolved(path: Path, registry: Registry) -> Recipe:
+    """The recipe that a run keeps, a component that no plugin here provides as AbsentConfig. The rules between sections
+    held when it was run, and are not asked again: what they look at may have moved since.
+
+    Raises ArtifactError where the file is absent, RecipeError where it is damaged.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"{path}: the run's recipe is missing; it stands beside run.json")
+    document = read_file(path)
+    if problem := _version_problem(document.data):
+        raise RecipeError(path, [document.locate(problem)])
+    recipe, problems = _validate(Recipe, document.data, Fitting(registry, keep_absent=True))
+    if recipe is None or problems or document.problems:
+        raise RecipeError(path, [document.locate(p) for p in (*problems, *document.problems)])
+    return recipe
 
 
 def load_recipe_data(data: Mapping[str, Any], registry: Registry, *, source: str = "recipe") -> Recipe:

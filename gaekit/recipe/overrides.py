@@ -1,9 +1,11 @@
-"""`--set a.b[0].c=value`: changes to a recipe from the command line, checked like the file itself."""
+"""`--set a.b[0].c=value`: changes to a recipe from the command line or from Python, checked like the file itself."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gaekit.errors import Problem
@@ -25,6 +27,28 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
         document.problems += [Problem((*path, *p.path), p.text, origin=origin) for p in problems]
         if not problems:
             set_value(document, path, value, origin)
+
+
+def apply_changes(document: Document, changes: Mapping[str, Any]) -> None:
+    """Write each value at its key into the data, in order, as `apply_overrides` does with text. What is no plain data
+    (text, numbers, booleans, None, lists and mappings of these, paths) is a problem."""
+    for key, value in changes.items():
+        origin = f"set {key}"
+        if not is_key(key):
+            document.problems.append(Problem((), f"{key!r} is no key; write it as section.key", origin=origin))
+            continue
+        try:
+            plain = as_document(value)
+        except (TypeError, ValueError) as error:
+            document.problems.append(Problem(parse_key(key), f"is no plain data: {error}", origin=origin))
+            continue
+        set_value(document, parse_key(key), plain, origin)
+
+
+def as_document(value: Any) -> Any:
+    """A copy of a value as the data of a YAML file: tuples as lists, paths as text. Raises TypeError and ValueError for
+    what no such file could hold."""
+    return json.loads(json.dumps(value, default=os.fspath))
 
 
 def is_key(text: str) -> bool:

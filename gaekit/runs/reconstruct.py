@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from gaekit.api import decode_image, files_below
-from gaekit.data.images import center_crop, to_float
+from gaekit.data.crop import center_crop
 from gaekit.errors import BadImage, DataError, GaekitError
 from gaekit.inside import resolve_inside
 from gaekit.runs.export import save_png
@@ -39,8 +39,8 @@ def reconstruct_folder(run: OpenRun, folder: Path, out: Path) -> tuple[int, dict
     size = run.autoencoder.spec.image_size
     with run.reporter.bar("reconstruct", len(targets)) as bar:
         for paths, pixels in _batches(list(targets), size, skipped):
-            (made,) = run.reconstruct(iter([to_float(pixels)]))
-            for path, image, original in zip(paths, made, pixels, strict=True):
+            made = run.reconstruct(pixels)
+            for path, image, original in zip(paths, made.pixels, pixels, strict=True):
                 save_png(targets[path], image, dict([MARK]))
                 error = float((image.double() - torch.from_numpy(original).double()).square().mean())
                 decibels.append(10 * float(np.log10(255**2 / max(error, 1e-10))))

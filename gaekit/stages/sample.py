@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from gaekit.store.files import atomic, read_json, sha256_file, write_json
 from gaekit.store.models import load_autoencoder, load_denoiser
 from gaekit.store.npz import NpzWriter
 from gaekit.train.track import grid_of
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 ROWS_SHOWN = 8
 
@@ -144,12 +147,16 @@ def _shown(files: list[Path], labels: list[int], classes: int) -> tuple[Tensor, 
 
 def save_grid(path: Path, images_BRR3: Tensor, columns: int) -> None:
     """Write uint8 images as one PNG, row by row."""
+    with atomic(path) as part:
+        grid_image(images_BRR3, columns).save(part, format="PNG")
+
+
+def grid_image(images_BRR3: Tensor, columns: int) -> PIL.Image.Image:
+    """uint8 images as one, row by row."""
     from PIL import Image
 
     canvas = grid_of(to_float(images_BRR3), columns)
-    pixels = (canvas * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    with atomic(path) as part:
-        Image.fromarray(pixels).save(part, format="PNG")
+    return Image.fromarray((canvas * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
 def read_protocol(samples: Path) -> dict[str, Any]:

@@ -119,8 +119,8 @@ def test_a_recipe_trains_samples_and_resumes_in_bf16(tmp_path: Path, compiled: s
     recipe = load_recipe(tmp_path / "cuda.yaml", registry, overrides=[f"runtime.compile={compiled}"])
     view = run_recipe(recipe, registry, out=tmp_path / "runs", reporter=QUIET)
     assert all(entry["status"] == "done" for entry in view.record["stages"].values())
-    images = open_run(view.path, registry, QUIET).sample([0, 1, 2])
-    assert images.shape == (3, 16, 16, 3)
+    images = open_run(view.path, registry, QUIET).sample([0, 1, 2], 3).tensors
+    assert images.shape == (3, 3, 16, 16)
     longer = load_recipe(tmp_path / "cuda.yaml", registry, overrides=["diffusion.train.steps=9"])
     again = run_recipe(longer, registry, out=tmp_path / "runs", reporter=QUIET)
     assert again.record["stages"]["diffusion"]["record"]["steps"] == 9

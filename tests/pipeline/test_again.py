@@ -84,14 +84,14 @@ def test_another_run_keeps_its_result_its_checkpoints_and_its_room(run: Run, ste
     assert run("short") == run("long", *LONG) == 0
     shared = room("long")
     before = bytes_under(Path("runs", shared))
-    samples = open_run(Path("runs/long"), load_plugins(), Reporter(Console(quiet=True))).sample([1, 2])
+    samples = open_run(Path("runs/long"), load_plugins(), Reporter(Console(quiet=True))).sample([1, 2], 2).tensors
     steps.clear()
     assert run("short", "--redo", "diffusion") == 0
     assert steps == list(range(6))
     assert bytes_under(Path("runs", shared)) == before
     assert room("short") == f"{shared}-2"
     assert {stage for stage, status in statuses("short").items() if status == "done"} == {"diffusion", "sample"}
-    reopened = open_run(Path("runs/long"), load_plugins(), Reporter(Console(quiet=True))).sample([1, 2])
+    reopened = open_run(Path("runs/long"), load_plugins(), Reporter(Console(quiet=True))).sample([1, 2], 2).tensors
     assert (reopened == samples).all()
     assert run("long", *LONG) == 0
     assert set(statuses("long").values()) == {"cached"}

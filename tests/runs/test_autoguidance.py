@@ -210,16 +210,16 @@ def test_an_opened_run_is_guided_as_it_was_and_by_whom_one_asks(
 ) -> None:
     view = run(folder, registry, *guided(folder, "weak", 3), name="opened")
     labels = [3, 4, 5]
-    asked = open_run(view.path, registry).sample(labels)
+    asked = open_run(view.path, registry).sample(labels, 3).tensors
     packed = pack(view, tmp_path / "packed")
     shutil.move(folder / "runs/weak", folder / "runs/elsewhere")
     try:
-        assert torch.equal(open_run(packed, registry).sample(labels), asked)
+        assert torch.equal(open_run(packed, registry).sample(labels, 3).tensors, asked)
     finally:
         shutil.move(folder / "runs/elsewhere", folder / "runs/weak")
     plain = open_run(folder / "runs/strong", registry)
-    assert torch.equal(plain.sample(labels, guidance=plain.guidance(3.0, folder / "runs/weak")), asked)
-    assert not torch.equal(plain.sample(labels), asked)
+    assert torch.equal(plain.sample(labels, 3, guidance=3.0, weak=folder / "runs/weak").tensors, asked)
+    assert not torch.equal(plain.sample(labels, 3).tensors, asked)
 
 
 def test_the_command_takes_a_weak_denoiser(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

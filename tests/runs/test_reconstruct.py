@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from gaekit.data.images import to_uint8
 from gaekit.errors import DataError, GaekitError
+from gaekit.runs.pictures import pictures_of, to_batches
 from gaekit.runs.reconstruct import output_names, reconstruct_folder
 from gaekit.train.progress import Reporter
 
@@ -21,7 +21,7 @@ SIDE = 8
 RUN: Any = SimpleNamespace(
     autoencoder=SimpleNamespace(spec=SimpleNamespace(image_size=SIDE)),
     reporter=Reporter(Console(quiet=True)),
-    reconstruct=lambda batches: (to_uint8(-batch) for batch in batches),
+    reconstruct=lambda images: pictures_of(-batch for batch in to_batches(images, SIDE, 16)),
 )
 """A run whose autoencoder gives the negative."""
 
