@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gaekit.api import Component, Draws, ImageSource, Latent, Loss, ModuleComponent, Prediction
+from gaekit.api import Component, Draws, ImageSource, Interval, Latent, Loss, ModuleComponent, Prediction
 from gaekit.errors import GaekitError, PluginError
 
 log = logging.getLogger(__name__)
@@ -184,6 +185,24 @@ def check_numbers(metric: Any, numbers: Any) -> None:
         expect(isinstance(value, float | int), f"{name} is a float", type(value).__name__)
 
 
+def check_intervals(metric: Any, intervals: Any) -> None:
+    """{name: Interval}, from low to high."""
+    expect(isinstance(intervals, dict), "`intervals` gives a dict by name", type(intervals).__name__)
+    for name, found in intervals.items():
+        expect(isinstance(found, Interval), f"{name} is an Interval", type(found).__name__)
+        bounds = (found.low, found.high)
+        expect(all(map(math.isfinite, bounds)) and found.low <= found.high, f"{name} goes from low to high", bounds)
+        expect(isinstance(found.method, str) and bool(found.method), f"{name} says how it was made", found.method)
+
+
+def check_per_image(metric: Any, values: Any) -> None:
+    """{name: (N,)}."""
+    expect(isinstance(values, dict), "`per_image` gives a dict by name", type(values).__name__)
+    for name, rows in values.items():
+        right = isinstance(rows, Tensor) and rows.ndim == 1
+        expect(right, f"{name} has a number for each image, (N,)", getattr(rows, "shape", type(rows).__name__))
+
+
 def check_extracted(metric: Any, rows: Any, image: Tensor) -> None:
     """A row for each image."""
     expect(isinstance(rows, Tensor), "`extract` gives a tensor", type(rows).__name__)
@@ -307,6 +326,8 @@ PROMISES: dict[str, dict[str, Check]] = {
         "extract": check_extracted,
         "reference_state": check_kept,
         "compute": check_numbers,
+        "intervals": check_intervals,
+        "per_image": check_per_image,
         "protocol": check_protocol,
     },
     "dataset": {"train": check_training_source, "validation": check_source, "digest": check_digest},

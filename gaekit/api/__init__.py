@@ -28,6 +28,7 @@ from gaekit.api.kinds import (
 from gaekit.api.walk import files_below, list_folder
 from gaekit.errors import ArtifactError, BadImage, DataAbsent, DataError, GaekitError, MachineFailed
 from gaekit.inside import open_regular
+from gaekit.intervals import Interval
 from gaekit.values import Draws, GeneratorDraws, Latent, Loss, Losses, Prediction, to_pixels
 
 hookimpl = pluggy.HookimplMarker("gaekit")
@@ -54,6 +55,7 @@ __all__ = [
     "GeneratorDraws",
     "HubFile",
     "ImageSource",
+    "Interval",
     "Latent",
     "LocalFile",
     "Loss",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gaekit.api.component import Component
+from gaekit.intervals import Interval
 from gaekit.values import Draws, Latent, Losses, Prediction
 
 if TYPE_CHECKING:
@@ -347,6 +348,19 @@ class Metric(Component, ABC):
     @abstractmethod
     def compute(self) -> dict[str, float]:
         """The numbers, by name: usually {self.name: value}. Independent of how batches were cut."""
+
+    def intervals(self) -> dict[str, Interval]:
+        """The 95 % interval around each number that has one, by its name; called after `compute`. None by default.
+
+        It covers what the number would be on average over other images of the same making, as many of them, against
+        the same real images. `gaekit.api.metrics` has what makes them: `mean_interval`, `share_interval` and others.
+        """
+        return {}
+
+    def per_image(self) -> dict[str, Tensor]:
+        """Of each number that is a mean over held-out images, every image's own value (N,), in the order of the data,
+        by its name; called after `compute`. It is kept, and two runs are compared image by image. None by default."""
+        return {}
 
     @abstractmethod
     def protocol(self) -> dict[str, Any]:

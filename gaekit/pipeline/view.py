@@ -14,7 +14,7 @@ from gaekit.store.record import RECORD, STORE, artifact_path, read_record
 
 __all__ = ["HISTORY", "RECIPE", "RECORD", "SHOWN", "STORE", "View", "views"]
 RECIPE, HISTORY = "recipe.yaml", "history"
-SHOWN = {"sample": ("samples*.png", "samples*.npz"), "evaluate": ("metrics.json",)}
+SHOWN = {"sample": ("samples*.png", "samples*.npz"), "evaluate": ("metrics.json", "per_image.npz")}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from gaekit.data.latents import LatentCache
 from gaekit.recipe.schema import Evaluate, Recipe
 from gaekit.stages.job import Job
 from gaekit.stages.judging import (
+    PER_IMAGE,
     Judged,
     Numbers,
     handed,
@@ -36,7 +38,7 @@ from gaekit.stages.sample import read_protocol
 from gaekit.stages.stage import Stage
 from gaekit.store.files import sha256_file, write_json
 from gaekit.store.models import Autoencoder, load_autoencoder
-from gaekit.store.npz import npz_length, npz_names, npz_rows
+from gaekit.store.npz import NpzWriter, npz_length, npz_names, npz_rows
 from gaekit.store.shard_reader import read_manifest
 
 T = TypeVar("T")
@@ -48,7 +50,8 @@ def parts(recipe: Recipe) -> dict[str, Any]:
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Compute every metric of the recipe into `metrics.json`: {"<what>/<metric>": {"value", "protocol"}}."""
+    """Compute every metric of the recipe into `metrics.json`: {"<what>/<metric>": {"value", "interval", "protocol"}},
+    and of means over held-out images every image's own value into `per_image.npz`, by the same names."""
     section = job.recipe.evaluate
     assert isinstance(section, Evaluate)
     numbers: Numbers = {}
@@ -56,16 +59,28 @@ def run(job: Job) -> dict[str, Any]:
     numbers |= _of_latents(job, section)
     if "sample" in job.inputs:
         numbers |= _of_samples(job, section, sorted(job.inputs["sample"].parent.glob("samples*.npz")))
+    numbers = dict(sorted(numbers.items()))
+    per_image = {name: entry.pop(PER_IMAGE) for name, entry in numbers.items() if PER_IMAGE in entry}
     if job.world.is_rank0:
-        write_json(job.room.out / STAGE.artifact, dict(sorted(numbers.items())))
-    values = {name: entry["value"] for name, entry in sorted(numbers.items())}
-    for name, value in values.items():
-        job.reporter.say(f"  {name:<44} {value:.4f}")
+        _write_per_image(job.room.out / f"{PER_IMAGE}.npz", per_image)
+        write_json(job.room.out / STAGE.artifact, numbers)
+    values = {name: entry["value"] for name, entry in numbers.items()}
+    for name, entry in numbers.items():
+        low, high = entry.get("interval", (None, None))
+        within = "" if low is None else f"  ({low:.4f} to {high:.4f})"
+        job.reporter.say(f"  {name:<44} {entry['value']:.4f}{within}")
     without = [c.use for c in section.metrics if left_out(job.registry.find("metric", c.use), job)]  # type: ignore[arg-type]
     if without:
         job.reporter.say(f"  left out, since the data has no classes: {', '.join(without)}")
     job.show(values, {})
     return {**values, "left_out": without}
+
+
+def _write_per_image(file: Path, per_image: dict[str, np.ndarray]) -> None:
+    if per_image:
+        with NpzWriter(file) as npz:
+            for name, rows in per_image.items():
+                npz.add(name, rows.dtype, rows.shape, [rows])
 
 
 def _of_pairs(job: Job, section: Evaluate) -> Numbers:
@@ -76,7 +91,7 @@ def _of_pairs(job: Job, section: Evaluate) -> Numbers:
     judged.ready(job.device)
     judge_pairs(job, judged, _reconstructed(job, model, own_batches(job, images, section.batch, "reconstructions")))
     facts = {"split": "validation", "of": "reconstruction of the latent's mean, 8 bit"}
-    return results(job, "reconstruction", judged, facts | _data_facts(job, images))
+    return results(job, "reconstruction", judged, facts | _data_facts(job, images), intervals=True)
 
 
 @torch.no_grad()
@@ -98,7 +113,7 @@ def _of_latents(job: Job, section: Evaluate) -> Numbers:
     for metric, (latent, label) in handed(judged, _for_all(judged, _encoded(job, images, section.batch, model))):
         metric.update(latent, label)
     facts = {"of": "latent means, as the regularizer gives them"} | _data_facts(job, images)
-    return results(job, "latents", judged, facts)
+    return results(job, "latents", judged, facts, intervals=True)
 
 
 def _for_all(judged: Judged, batches: Iterator[T]) -> Iterator[dict[int, T]]:
@@ -143,7 +158,7 @@ def _of_series(job: Job, section: Evaluate, file: Path, judged: Judged) -> Numbe
         "sampling": read_protocol(file),
         "dataset": job.data.digest,
     }
-    return results(job, file.stem, judged, facts)
+    return results(job, file.stem, judged, facts, intervals=True)
 
 
 def _generated(file: Path, size: int, first: int, every: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -171,7 +186,7 @@ def _autoencoder(job: Job) -> Autoencoder:
 
 STAGE = Stage(
     name="evaluate",
-    revision=2,  # extracted over ranks, moments by blocks
+    revision=3,  # intervals
     artifact="metrics.json",
     needs=("autoencoder",),
     optional=("latents", "sample"),

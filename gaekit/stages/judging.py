@@ -12,11 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gaekit.api import ComponentConfig, Metric
+from gaekit.api import ComponentConfig, Interval, Metric
 from gaekit.data.images import ImageBatch, Images, to_float
 from gaekit.parallel import World
 from gaekit.plugins import build, nested
@@ -28,6 +30,8 @@ from gaekit.store.room import Room
 Numbers = dict[str, dict[str, Any]]
 T = TypeVar("T")
 REFERENCES, STATE = "references", "reference.safetensors"
+PER_IMAGE = "per_image"
+"""The key of an entry, and the name of the file: what each held-out image contributes to a number, their mean."""
 BATCHES_AT_ONCE = 8
 """Batches of each rank whose rows are sent to a metric's owner at once."""
 
@@ -123,18 +127,49 @@ def left_out(metric: type[Metric], job: Job) -> bool:
     return metric.needs_classes and len(job.data.dataset.classes) < 2
 
 
-def results(job: Job, prefix: str, judged: Judged, facts: dict[str, Any]) -> Numbers:
-    """What every rank's metrics found, in the recipe's order, on every rank."""
-    mine = {place: (metric.compute(), metric.protocol()) for place, metric in judged.own.items()}
+def results(job: Job, prefix: str, judged: Judged, facts: dict[str, Any], *, intervals: bool = False) -> Numbers:
+    """What every rank's metrics found, in the recipe's order, on every rank. With `intervals`, which may take as long
+    as the numbers, an entry also holds its interval, and by `PER_IMAGE` what each image contributes, where it has
+    them."""
+    mine = {place: _told(metric, intervals) for place, metric in judged.own.items()}
     everywhere = {place: result for part in job.world.all_gather(mine) for place, result in part.items()}
     found: Numbers = {}
     for place in sorted(everywhere):
-        values, protocol = everywhere[place]
-        for name, value in values.items():
+        told = everywhere[place]
+        for name, value in told.numbers.items():
             number = 1 + sum(key.rpartition("#")[0] == f"{prefix}/{name}" or key == f"{prefix}/{name}" for key in found)
             key = f"{prefix}/{name}" if number == 1 else f"{prefix}/{name}#{number}"
-            found[key] = {"value": value, "protocol": {**facts, **protocol}}
+            found[key] = told.entry(name, value, facts)
     return found
+
+
+@dataclass(frozen=True)
+class Told:
+    """All that a metric tells of the images that it was given."""
+
+    numbers: dict[str, float]
+    intervals: dict[str, Interval]
+    per_image: dict[str, NDArray[np.float64]]
+    protocol: dict[str, Any]
+
+    def entry(self, name: str, value: float, facts: dict[str, Any]) -> dict[str, Any]:
+        """What is written of one of its numbers."""
+        entry: dict[str, Any] = {"value": value}
+        protocol = facts | self.protocol
+        if (interval := self.intervals.get(name)) is not None:
+            entry["interval"] = [interval.low, interval.high]
+            protocol |= {"interval": interval.method}
+        if name in self.per_image:
+            entry[PER_IMAGE] = self.per_image[name]
+        return entry | {"protocol": protocol}
+
+
+def _told(metric: Metric, intervals: bool) -> Told:
+    numbers = metric.compute()
+    if not intervals:
+        return Told(numbers, {}, {}, metric.protocol())
+    per_image = {name: rows.cpu().double().numpy() for name, rows in metric.per_image().items()}
+    return Told(numbers, metric.intervals(), per_image, metric.protocol())
 
 
 def with_references(job: Job, judged: Judged, size: int) -> None:

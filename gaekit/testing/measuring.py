@@ -5,13 +5,21 @@ from __future__ import annotations
 import pickle
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gaekit.api import Dataset, ImageSource, Metric, Tracker
-from gaekit.guard import ImagePromise, check_numbers, check_protocol, check_source
+from gaekit.api import Dataset, ImageSource, Interval, Metric, Tracker
+from gaekit.guard import (
+    ImagePromise,
+    check_intervals,
+    check_numbers,
+    check_per_image,
+    check_protocol,
+    check_source,
+)
 from gaekit.testing.promises import Make, expect, numbers, own_randomness
 
 
@@ -59,24 +67,61 @@ def check_metric(make: Make, sizes: Mapping[str, Any]) -> None:
     with own_randomness():
         whole, cut = _measured(make(), sizes, 24), _measured(make(), sizes, 10)
     for found in (whole, cut):
-        check_numbers(None, found[0])
-    expect(whole[0].keys() == cut[0].keys(), "the numbers have the same names")
-    for name, value in whole[0].items():
+        check_numbers(None, found.numbers)
+    expect(whole.numbers.keys() == cut.numbers.keys(), "the numbers have the same names")
+    for name, value in whole.numbers.items():
         expect(value == value, f"{name} is a number", value)
-        same = abs(value - cut[0][name]) <= 1e-4 * max(1.0, abs(value))
-        expect(same, f"{name} does not depend on how batches are cut", f"{value} and {cut[0][name]}")
-    check_protocol(None, whole[1])
+        other = cut.numbers[name]
+        expect(_close(value, other), f"{name} does not depend on how batches are cut", f"{value} and {other}")
+    check_protocol(None, whole.protocol)
+    _check_beside(whole, cut)
     first, second = make(), make()
     if first.needs == "samples" and first.split is not None:
         _measured(first, sizes, 24)
         if (state := first.reference_state()) is not None:
-            kept = _measured(second, sizes, 24, reference=state)[0]
-            expect(kept == whole[0], f"a kept reference gives the same numbers: {kept} and {whole[0]}")
+            kept = _measured(second, sizes, 24, reference=state).numbers
+            expect(kept == whole.numbers, f"a kept reference gives the same numbers: {kept} and {whole.numbers}")
+
+
+def _check_beside(whole: Measured, cut: Measured) -> None:
+    """What goes with the numbers does not depend on how batches are cut either: an interval has its number inside, and
+    a number of which every image's own is told is their mean."""
+    for found in (whole, cut):
+        check_intervals(None, found.intervals)
+        check_per_image(None, found.per_image)
+    for what in ("intervals", "per_image"):
+        one, other = getattr(whole, what), getattr(cut, what)
+        expect(one.keys() <= whole.numbers.keys(), f"`{what}` are of numbers of `compute`", sorted(one))
+        expect(one.keys() == other.keys(), f"`{what}` have the same names however batches are cut", sorted(other))
+    for name, interval in whole.intervals.items():
+        value, bounds, other = whole.numbers[name], (interval.low, interval.high), cut.intervals[name]
+        expect(bounds[0] <= value <= bounds[1], f"the interval of {name} holds {value}", bounds)
+        same = all(_close(a, b) for a, b in zip(bounds, (other.low, other.high), strict=True))
+        expect(same, f"the interval of {name} does not depend on how batches are cut", f"{interval} and {other}")
+    for name, rows in whole.per_image.items():
+        right = len(rows) > 0 and _close(whole.numbers[name], float(rows.double().mean()))
+        expect(right, f"{name} is the mean over images of its `per_image`", float(rows.double().mean()))
+        same = len(rows) == len(cut.per_image[name]) and bool((rows - cut.per_image[name]).abs().max() <= 1e-4)
+        expect(same, f"`per_image` of {name} does not depend on how batches are cut", "others" if not same else None)
+
+
+def _close(one: float, other: float) -> bool:
+    return abs(one - other) <= 1e-4 * max(1.0, abs(one))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a metric told of the same images."""
+
+    numbers: dict[str, float]
+    intervals: dict[str, Interval]
+    per_image: dict[str, torch.Tensor]
+    protocol: dict[str, Any]
 
 
 def _measured(
     metric: Metric, sizes: Mapping[str, Any], batch: int, reference: Mapping[str, torch.Tensor] | None = None
-) -> tuple[dict[str, float], dict[str, Any]]:
+) -> Measured:
     count, classes = 24, max(1, len(sizes["classes"]))
     label = torch.arange(count) % classes
     level = (label / classes).view(-1, 1, 1, 1) - 0.4
@@ -93,7 +138,7 @@ def _measured(
     for part in parts:
         other = seen(second[part])
         metric.update(*((seen(first[part]), other) if metric.needs == "pairs" else (other, label[part])))
-    return metric.compute(), metric.protocol()
+    return Measured(metric.compute(), metric.intervals(), metric.per_image(), metric.protocol())
 
 
 def check_tracker(make: Make, sizes: Mapping[str, Any]) -> None:

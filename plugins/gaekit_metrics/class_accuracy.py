@@ -9,8 +9,16 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
-from gaekit.api import ComponentConfig, GaekitError, Metric
-from gaekit.api.metrics import TrainingRows, check_labels, implementation, require_classes, require_some, to_uint8
+from gaekit.api import ComponentConfig, GaekitError, Interval, Metric
+from gaekit.api.metrics import (
+    TrainingRows,
+    check_labels,
+    implementation,
+    require_classes,
+    require_some,
+    share_interval,
+    to_uint8,
+)
 from gaekit_metrics._sklearn import sklearn
 
 NAME = "class_accuracy"
@@ -99,6 +107,10 @@ class ClassAccuracy(Metric):
         """{class_accuracy: share in [0, 1]}. Raises GaekitError without samples."""
         require_some(self._count, self, "samples")
         return {self.name: self._right / self._count}
+
+    def intervals(self) -> dict[str, Interval]:
+        """That of a share of the samples, by the classifier as it is fitted."""
+        return {self.name: share_interval(self._right, self._count)}
 
     def protocol(self) -> dict[str, Any]:
         """The classifier, its settings, its accuracy on real images, and the counts."""

@@ -6,29 +6,35 @@ from typing import Any
 
 from torch import Tensor
 
-from gaekit.api import GaekitError, Metric
+from gaekit.api import GaekitError, Interval, Metric
 from gaekit.api.metrics import (
     FeatureMoments,
+    GroupedFeatureMoments,
+    GroupedMoments,
     Reference,
     ReferenceSettings,
     Scoring,
     Statistics,
     frechet_distance,
+    frechet_interval,
     singular_warning,
 )
 from gaekit_metrics._sampled import InceptionMetric, InceptionSettings
 
 
 class FrechetInception(Scoring):
-    """Gathers the moments of both sides, or takes those of the real one from statistics, and compares them."""
+    """Gathers the moments of both sides, or takes those of the real one from statistics, and compares them. `paired`
+    where both sides are of the same images, so that an interval leaves out both of a pair."""
 
     real: FeatureMoments | None
-    fake: FeatureMoments
+    fake: GroupedFeatureMoments
 
-    def __init__(self, metric: Metric, width: int, file: Reference | None, name: str = "fid"):
+    def __init__(self, metric: Metric, width: int, file: Reference | None, name: str = "fid", *, paired: bool = False):
         self.metric, self.width, self.name = metric, width, name
         self.statistics: Statistics | None = None
-        self.real, self.fake = FeatureMoments(width), FeatureMoments(width)
+        self.real = GroupedFeatureMoments(width) if paired else FeatureMoments(width)
+        self.fake = GroupedFeatureMoments(width)
+        self._value = 0.0
         if file is not None and file.has_statistics:  # ADM's evaluator, too, takes these before the images of a file
             self.statistics, self.real = file.statistics(width), None
 
@@ -41,7 +47,17 @@ class FrechetInception(Scoring):
                     f"least 2, and more than {self.width} (the width of the features) to be of full rank"
                 )
         real: Any = self.statistics or self.real
-        return {self.name: frechet_distance(real.mean, real.covariance, self.fake.mean, self.fake.covariance)}
+        self._value = frechet_distance(real.mean, real.covariance, self.fake.mean, self.fake.covariance)
+        return {self.name: self._value}
+
+    def intervals(self) -> dict[str, Interval]:
+        """By the jackknife over groups of the generated images, or of pairs; none for fewer than 32."""
+        real: Any = self.statistics or self.real
+        if isinstance(real, GroupedMoments):
+            interval = frechet_interval(self._value, real, self.fake, "pairs of images")
+        else:
+            interval = frechet_interval(self._value, (real.mean, real.covariance), self.fake, "images")
+        return {} if interval is None else {self.name: interval}
 
     def protocol(self) -> dict[str, Any]:
         """Where the real statistics are from, how the trace is computed, and a warning where images are too few."""
@@ -92,7 +108,7 @@ class Rfid(InceptionMetric):
 
     def scorings(self) -> list[Scoring]:
         """The distance under its name."""
-        return [FrechetInception(self, self.extractor.width, None, self.name)]
+        return [FrechetInception(self, self.extractor.width, None, self.name, paired=True)]
 
     def update(self, real_BF: Tensor, fake_BF: Tensor) -> None:
         """Take in features of a batch of images and of their reconstructions."""

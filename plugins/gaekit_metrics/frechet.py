@@ -9,8 +9,16 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from gaekit.api import ComponentConfig, GaekitError, Metric, Slot, Teacher
-from gaekit.api.metrics import Moments, frechet_distance, implementation, singular_warning, to_uint8
+from gaekit.api import ComponentConfig, GaekitError, Interval, Metric, Slot, Teacher
+from gaekit.api.metrics import (
+    GroupedMoments,
+    Moments,
+    frechet_distance,
+    frechet_interval,
+    implementation,
+    singular_warning,
+    to_uint8,
+)
 
 
 class FrechetConfig(ComponentConfig):
@@ -44,7 +52,8 @@ class Frechet(Metric):
         super().__init__(config, image_size=image_size, classes=classes)
         self.split = config.split
         self.teacher = teacher(grid=config.grid).eval().requires_grad_(False)
-        self._real, self._fake = Moments(self.teacher.feature_dim), Moments(self.teacher.feature_dim)
+        self._real, self._fake = Moments(self.teacher.feature_dim), GroupedMoments(self.teacher.feature_dim)
+        self._value = 0.0
 
     def reference(self, feature_BF: Tensor, label_B: Tensor) -> None:
         """Take in features of real images of `split`."""
@@ -71,8 +80,14 @@ class Frechet(Metric):
                     f"and more than {self.teacher.feature_dim} (the width of the features) to be of full rank"
                 )
         real, fake = self._real, self._fake
-        distance = frechet_distance(real.mean, real.covariance, fake.mean, fake.covariance)
-        return {f"{self.name}_{self.config.teacher.use}": distance}
+        self._value = frechet_distance(real.mean, real.covariance, fake.mean, fake.covariance)
+        return {f"{self.name}_{self.config.teacher.use}": self._value}
+
+    def intervals(self) -> dict[str, Interval]:
+        """By the jackknife over groups of the generated images; none for fewer than 32."""
+        real = self._real.mean, self._real.covariance
+        interval = frechet_interval(self._value, real, self._fake, "images")
+        return {} if interval is None else {f"{self.name}_{self.config.teacher.use}": interval}
 
     def protocol(self) -> dict[str, Any]:
         """The features and their weights, the counts of both sides, and a warning where these are too few."""

@@ -11,8 +11,8 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from gaekit.api import ComponentConfig, GaekitError, Metric
-from gaekit.api.metrics import Collector, Features, Scoring
+from gaekit.api import ComponentConfig, GaekitError, Interval, Metric
+from gaekit.api.metrics import Collector, Features, Scoring, parts_interval
 from gaekit_metrics._sampled import InceptionMetric, InceptionSettings
 
 
@@ -62,7 +62,7 @@ class Inceptions(Scoring):
     def __init__(self, metric: Metric, splits: int, seed: int):
         self.metric, self.splits, self.seed = metric, splits, seed
         self.fake = Logits()
-        self._std: float | None = None
+        self._scores: list[float] = []
 
     def compute(self) -> dict[str, float]:
         """{inception_score: mean over splits}. Raises GaekitError for fewer images than splits."""
@@ -74,16 +74,20 @@ class Inceptions(Scoring):
             )
         # RandomState's stream is frozen by numpy; with this seed and call the order is also torch-fidelity's.
         order = np.random.RandomState(self.seed).permutation(len(logit_NK))
-        scores = inception_scores(logit_NK[torch.from_numpy(order)], self.splits)
-        self._std = float(np.std(scores))
-        return {"inception_score": float(np.mean(scores))}
+        self._scores = inception_scores(logit_NK[torch.from_numpy(order)], self.splits)
+        return {"inception_score": float(np.mean(self._scores))}
+
+    def intervals(self) -> dict[str, Interval]:
+        """From the spread over the splits; none of a single one."""
+        interval = parts_interval(float(np.mean(self._scores)), self._scores, "splits")
+        return {} if interval is None else {"inception_score": interval}
 
     def protocol(self) -> dict[str, Any]:
         """Splits, the shuffle's seed, and the spread over the splits (null before `compute`)."""
         return {
             "splits": self.splits,
             "shuffle_seed": self.seed,
-            "inception_score_std": self._std,
+            "inception_score_std": float(np.std(self._scores)) if self._scores else None,
             "inception_score": "mean over splits of exp(mean KL), logits without bias, float64",
         }
 

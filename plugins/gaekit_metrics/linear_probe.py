@@ -10,8 +10,15 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from gaekit.api import ComponentConfig, GaekitError, Metric
-from gaekit.api.metrics import TrainingRows, check_labels, implementation, require_classes, require_some
+from gaekit.api import ComponentConfig, GaekitError, Interval, Metric
+from gaekit.api.metrics import (
+    TrainingRows,
+    check_labels,
+    implementation,
+    require_classes,
+    require_some,
+    share_interval,
+)
 from gaekit_metrics._sklearn import sklearn
 
 NAME = "linear_probe"
@@ -50,8 +57,7 @@ class LinearProbe(Metric):
         self._train = TrainingRows(self, config.limit)
         self._shape: tuple[int, ...] = ()
         self._probes: dict[str, _Probe] = {}
-        self._right = {"flat": 0, "pool": 0}
-        self._count = 0
+        self._right: dict[str, list[bool]] = {"flat": [], "pool": []}
 
     def reference(self, latent_BDHW: Tensor, label_B: Tensor) -> None:
         """Take in latents of the training split with their labels; all before the first `update`."""
@@ -68,13 +74,20 @@ class LinearProbe(Metric):
             for feature in self._right:
                 self._probes[feature] = _Probe(self.config, self._view(train, feature), train_labels)
         for feature, probe in self._probes.items():
-            self._right[feature] += int((probe.predict(self._view(rows, feature)) == labels).sum())
-        self._count += len(labels)
+            self._right[feature] += (probe.predict(self._view(rows, feature)) == labels).tolist()
 
     def compute(self) -> dict[str, float]:
         """{linear_probe_flat, linear_probe_pool: accuracy in [0, 1]}. Raises GaekitError without held-out latents."""
         require_some(self._count, self, "held-out latents")
-        return {f"{self.name}_{feature}": right / self._count for feature, right in self._right.items()}
+        return {f"{self.name}_{feature}": sum(right) / len(right) for feature, right in self._right.items()}
+
+    def intervals(self) -> dict[str, Interval]:
+        """Those of shares of the held-out images, by the probes as they are fitted."""
+        return {f"{self.name}_{f}": share_interval(sum(right), len(right)) for f, right in self._right.items()}
+
+    def per_image(self) -> dict[str, Tensor]:
+        """1 for each image whose class is read rightly, else 0."""
+        return {f"{self.name}_{f}": torch.tensor(right, dtype=torch.float64) for f, right in self._right.items()}
 
     def protocol(self) -> dict[str, Any]:
         """The classifier, its settings, whether each fit converged, and the counts."""
@@ -94,6 +107,10 @@ class LinearProbe(Metric):
             "n_reference": len(self._train),
             "n": self._count,
         }
+
+    @property
+    def _count(self) -> int:
+        return len(self._right["flat"])
 
     def _flat(self, latent_BDHW: Tensor) -> Tensor:
         if not torch.isfinite(latent_BDHW).all():

@@ -10,9 +10,9 @@ import torch
 from pydantic import Field, NonNegativeInt
 from torch import Tensor, nn
 
-from gaekit.api import Asset, ComponentConfig, Download, GaekitError, Metric, require, weights
+from gaekit.api import Asset, ComponentConfig, Download, GaekitError, require, weights
 from gaekit.api.assets import sha256_of
-from gaekit.api.metrics import implementation, require_some, to_uint8
+from gaekit.api.metrics import MeanMetric, implementation, to_uint8
 
 Net = Literal["alex", "vgg", "squeeze"]
 VERSION = "0.1"
@@ -34,7 +34,7 @@ class LpipsConfig(ComponentConfig):
     seed: NonNegativeInt = Field(default=0, description="of `weights: random`")
 
 
-class Lpips(Metric):
+class Lpips(MeanMetric):
     """LPIPS 0.1 (arXiv 1801.03924): learned perceptual distance of reconstructions, mean over images.
 
     The lpips package's own network and calibration, on uint8 pixels scaled to [-1, 1]. Numbers of different networks
@@ -44,7 +44,6 @@ class Lpips(Metric):
 
     name = "lpips"
     Config = LpipsConfig
-    needs = "pairs"
     config: LpipsConfig
 
     def __init__(self, config: LpipsConfig, *, image_size: int, classes: tuple[str, ...]):
@@ -53,7 +52,6 @@ class Lpips(Metric):
             raise GaekitError(f"metric 'lpips': net: {config.net} needs {least} px and image.size is {image_size}")
         self._sha256: str | None = None
         self._network = self._load().eval().requires_grad_(False)
-        self._values: list[float] = []
 
     @classmethod
     def external(cls, config: LpipsConfig) -> str:
@@ -72,12 +70,7 @@ class Lpips(Metric):
         values: list[float] = self._network.to(real.device)(real, fake).double().flatten().tolist()
         if not all(map(math.isfinite, values)):
             raise GaekitError("metric 'lpips': the network gave a distance that is not finite; check its weights")
-        self._values += values
-
-    def compute(self) -> dict[str, float]:
-        """{lpips: mean over images}. Raises GaekitError without images."""
-        require_some(len(self._values), self, "pairs of images")
-        return {self.name: math.fsum(self._values) / len(self._values)}
+        self.values += values
 
     def protocol(self) -> dict[str, Any]:
         """The package's version, the network and its weights' hash, and on how many images."""
@@ -91,7 +84,7 @@ class Lpips(Metric):
             "sha256": self._sha256,
             "pixels": "uint8, floor(127.5 x + 128), scaled to [-1, 1]",
             "reduction": "mean over images",
-            "n": len(self._values),
+            "n": len(self.values),
         }
 
     def _load(self) -> nn.Module:

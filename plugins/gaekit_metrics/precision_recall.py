@@ -9,8 +9,18 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from gaekit.api import GaekitError, Metric
-from gaekit.api.metrics import ReferenceSettings, Scoring, Subset
+from gaekit.api import GaekitError, Interval, Metric
+from gaekit.api.metrics import (
+    GROUPS,
+    ReferenceSettings,
+    Scoring,
+    Subset,
+    groups_of,
+    half_splits,
+    share_interval,
+    student_t,
+    wilson,
+)
 from gaekit_metrics._sampled import InceptionMetric, InceptionSettings
 
 BLOCK = 4096
@@ -25,27 +35,72 @@ def squared_distances(row_NF: Tensor, other_MF: Tensor) -> Tensor:
     return distance.masked_fill_(distance <= size * (row_NF.shape[1] * torch.finfo(torch.float64).eps), 0.0)
 
 
-def squared_radii(row_NF: Tensor, k: int, block: int = BLOCK) -> Tensor:
-    """Squared distance (N,) of each row to its k-th nearest other one, float64."""
+def nearest(row_NF: Tensor, other_MF: Tensor, count: int, block: int = BLOCK) -> Tensor:
+    """Squared distances (N, count) of each row to the nearest of the others, from small to large, float64; infinite
+    beyond the last of them."""
     found = []
     for rows in torch.split(row_NF, block):
-        nearest = rows.new_empty(len(rows), 0, dtype=torch.float64)
-        for others in torch.split(row_NF, block):
-            distance = torch.cat([nearest, squared_distances(rows, others)], 1)
-            nearest = distance.topk(min(k + 1, distance.shape[1]), largest=False).values
-        found.append(nearest[:, -1])  # the nearest of all is the row itself
+        best = rows.new_full((len(rows), count), torch.inf, dtype=torch.float64)
+        for others in torch.split(other_MF, block):
+            best = torch.cat([best, squared_distances(rows, others)], 1).topk(count, largest=False).values
+        found.append(best)
     return torch.cat(found)
 
 
-def share_inside(row_NF: Tensor, centre_MF: Tensor, radius_M: Tensor, block: int = BLOCK) -> float:
-    """Share of rows inside at least one ball around a centre, given squared radii (eq. 1)."""
-    inside = 0
+def squared_radii(row_NF: Tensor, k: int, block: int = BLOCK) -> Tensor:
+    """Squared distance (N,) of each row to its k-th nearest other one, float64."""
+    return nearest(row_NF, row_NF, k + 1, block)[:, -1]  # the nearest of all is the row itself
+
+
+def squared_radii_of_halves(row_NF: Tensor, k: int, group_N: Tensor, block: int = BLOCK) -> Tensor:
+    """Those among all rows, (N,), and below them, for every split of the groups (`half_splits`), those of each row
+    among the rows of its own half, infinitely small for the rows of the other: (1 + 2 (GROUPS - 1), N)."""
+    near = torch.stack([nearest(row_NF, row_NF[group_N == group], k + 1, block) for group in range(GROUPS)], 1)
+    found = [near.flatten(1).kthvalue(k + 1).values]
+    for split in half_splits().to(row_NF.device):
+        own = split[group_N]
+        other_half = (split != own[:, None])[..., None]
+        radius_N = near.masked_fill(other_half, torch.inf).flatten(1).kthvalue(k + 1).values
+        found += [radius_N.where(own, -torch.inf), radius_N.where(~own, -torch.inf)]
+    return torch.stack(found)
+
+
+def inside(row_NF: Tensor, centre_MF: Tensor, radius_SM: Tensor, block: int = BLOCK) -> Tensor:
+    """Whether each row is inside at least one ball around a centre, given squared radii of S series of balls (eq. 1);
+    bool (S, N)."""
+    found = []
     for rows in torch.split(row_NF, block):
-        found = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-        for centres, radii in zip(torch.split(centre_MF, block), torch.split(radius_M, block), strict=True):
-            found |= (squared_distances(rows, centres) <= radii).any(1)
-        inside += int(found.sum())
-    return inside / len(row_NF)
+        own = torch.zeros(len(radius_SM), len(rows), dtype=torch.bool, device=rows.device)
+        for centres, radii in zip(torch.split(centre_MF, block), torch.split(radius_SM, block, 1), strict=True):
+            distance = squared_distances(rows, centres)
+            for series, radius in zip(own, radii, strict=True):
+                series |= (distance <= radius).any(1)
+        found.append(own)
+    return torch.cat(found, 1)
+
+
+def share_inside(row_NF: Tensor, centre_MF: Tensor, radius_M: Tensor, block: int = BLOCK) -> float:
+    """Share of rows inside at least one ball around a centre, given squared radii."""
+    return int(inside(row_NF, centre_MF, radius_M[None], block).sum()) / len(row_NF)
+
+
+def recall_bounds(share: float, half_SN: Tensor, other_half_SN: Tensor) -> tuple[float, float]:
+    """The interval of the share of N fixed rows that the manifold of a random set covers, from which rows are covered
+    by the manifold of either half of it, for S balanced splits.
+
+    Halves are independent sets, so their differences tell the variance of a set half as large: of each row, which has
+    as many balls around it for any size of the set, and the covariance of different rows, which halves when the set is
+    doubled. (The jackknife would not do: a row that one image alone covers counts whole.) From this variance, how
+    many independent rows the N are worth, and Wilson's bounds by t of as many degrees of freedom as there are splits.
+    """
+    splits, count = half_SN.shape
+    difference = half_SN.double() - other_half_SN.double()
+    squares = difference.square().sum(1)
+    of_rows = float(squares.mean()) / 2
+    between_rows = float((difference.sum(1).square() - squares).mean()) / 4
+    variance = (of_rows + max(0.0, between_rows)) / count**2
+    worth = share * (1 - share) / variance if variance else count
+    return wilson(share, worth or count, student_t(splits))
 
 
 class Neighbourhoods(Scoring):
@@ -57,6 +112,7 @@ class Neighbourhoods(Scoring):
     def __init__(self, metric: Metric, names: Sequence[str], *, k: int, limit: int, reference_limit: int, seed: int):
         self.metric, self.names, self.k, self.seed = metric, names, k, seed
         self.real, self.fake = Subset(reference_limit, seed), Subset(limit, seed)
+        self._intervals: dict[str, Interval] = {}
 
     def compute(self) -> dict[str, float]:
         """{precision, recall: share in [0, 1]}, those asked for. Raises GaekitError for k or fewer images on a side."""
@@ -69,10 +125,17 @@ class Neighbourhoods(Scoring):
         real, fake = self._rows()
         found = {}
         if "precision" in self.names:
-            found["precision"] = share_inside(fake, real, squared_radii(real, self.k))
+            right = int(inside(fake, real, squared_radii(real, self.k)[None]).sum())
+            found["precision"] = right / len(fake)
+            self._intervals["precision"] = share_interval(right, len(fake))
         if "recall" in self.names:
-            found["recall"] = share_inside(real, fake, squared_radii(fake, self.k))
+            found["recall"] = self._recall(real, fake)
         return found
+
+    def intervals(self) -> dict[str, Interval]:
+        """Both are about other generated images. For precision these are independent trials against one manifold;
+        recall's is that of the manifold of the generated ones, none where a half of them is too small for a ball."""
+        return self._intervals
 
     def protocol(self) -> dict[str, Any]:
         """k, how many images of each side were judged, and by which seed they were drawn."""
@@ -85,6 +148,16 @@ class Neighbourhoods(Scoring):
             "subset_seed": self.seed,
             "distances": "Euclidean, float64",
         }
+
+    def _recall(self, real: Tensor, fake: Tensor) -> float:
+        group_N = groups_of(0, len(fake)).to(fake.device)
+        if len(fake) // GROUPS * (GROUPS // 2) <= self.k:  # the fewest of a half
+            return share_inside(real, fake, squared_radii(fake, self.k))
+        covered = inside(real, fake, squared_radii_of_halves(fake, self.k, group_N))
+        share = int(covered[0].sum()) / len(real)
+        how = f"95 %, {GROUPS - 1} balanced halves of {len(fake)} images"
+        self._intervals["recall"] = Interval(*recall_bounds(share, covered[1::2], covered[2::2]), how)
+        return share
 
     def _rows(self) -> tuple[Tensor, Tensor]:
         """(real, generated), where the images were, if that is CUDA: other accelerators know no float64."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from gaekit.api import ComponentConfig, Metric
-from gaekit.api.metrics import implementation, require_some, to_uint8
+from gaekit.api import ComponentConfig
+from gaekit.api.metrics import MeanMetric, implementation, to_uint8
 
 CAP_DB = 100.0
 """Identical images have an infinite PSNR, which no mean survives and no JSON holds."""
@@ -21,7 +21,7 @@ def psnr(real_B3RR: Tensor, fake_B3RR: Tensor) -> list[float]:
     return [min(CAP_DB, 10 * math.log10(255**2 * pixels / total)) if total else CAP_DB for total in squares]
 
 
-class Psnr(Metric):
+class Psnr(MeanMetric):
     """Peak signal-to-noise ratio, dB: mean over images of each one's PSNR on uint8 pixels.
 
     Every image's value is that of scikit-image and torchmetrics with a data range of 255, except that it is capped at
@@ -30,20 +30,10 @@ class Psnr(Metric):
 
     name = "psnr"
     Config = ComponentConfig
-    needs = "pairs"
-
-    def __init__(self, config: ComponentConfig, *, image_size: int, classes: tuple[str, ...]):
-        super().__init__(config, image_size=image_size, classes=classes)
-        self._values: list[float] = []
 
     def update(self, real_B3RR: Tensor, fake_B3RR: Tensor) -> None:
         """Take in a batch of images and their reconstructions, in [-1, 1]."""
-        self._values += psnr(to_uint8(real_B3RR, self), to_uint8(fake_B3RR, self))
-
-    def compute(self) -> dict[str, float]:
-        """The mean, dB, summed exactly: no order of the images changes a bit. Raises GaekitError without images."""
-        require_some(len(self._values), self, "pairs of images")
-        return {self.name: math.fsum(self._values) / len(self._values)}
+        self.values += psnr(to_uint8(real_B3RR, self), to_uint8(fake_B3RR, self))
 
     def protocol(self) -> dict[str, Any]:
         """How it was computed, on how many images, and how many of them reached the cap."""
@@ -53,6 +43,6 @@ class Psnr(Metric):
             "reduction": "mean over images of the PSNR of each",
             "data_range": 255,
             "cap_db": CAP_DB,
-            "capped": sum(value >= CAP_DB for value in self._values),
-            "n": len(self._values),
+            "capped": sum(value >= CAP_DB for value in self.values),
+            "n": len(self.values),
         }

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gaekit.api import ComponentConfig, GaekitError, Metric
-from gaekit.api.metrics import implementation, require_some, to_uint8
+from gaekit.api import ComponentConfig, GaekitError
+from gaekit.api.metrics import MeanMetric, implementation, to_uint8
 
 WINDOW, SIGMA, K1, K2 = 11, 1.5, 0.01, 0.03
 
@@ -39,7 +38,7 @@ def _blur(maps_NCRR: Tensor) -> Tensor:
     return flat.view(*maps_NCRR.shape[:2], *flat.shape[2:])
 
 
-class Ssim(Metric):
+class Ssim(MeanMetric):
     """Structural similarity in [-1, 1] (Wang et al. 2004): Gaussian window of 11, sigma 1.5, mean over images.
 
     On uint8 pixels divided by 255, each colour channel by itself: scikit-image's `structural_similarity` with
@@ -48,7 +47,6 @@ class Ssim(Metric):
 
     name = "ssim"
     Config = ComponentConfig
-    needs = "pairs"
 
     def __init__(self, config: ComponentConfig, *, image_size: int, classes: tuple[str, ...]):
         super().__init__(config, image_size=image_size, classes=classes)
@@ -57,7 +55,6 @@ class Ssim(Metric):
                 f"metric 'ssim' compares windows of {WINDOW} x {WINDOW} pixels and image.size is {image_size}; "
                 f"use larger images or take 'ssim' out of evaluate.metrics"
             )
-        self._values: list[float] = []
 
     def update(self, real_B3RR: Tensor, fake_B3RR: Tensor) -> None:
         """Take in a batch of images and their reconstructions, in [-1, 1].
@@ -65,12 +62,7 @@ class Ssim(Metric):
         One image at a time: the float64 maps of a whole batch would take gigabytes, and the value cannot depend on it.
         """
         real_B3RR, fake_B3RR = (to_uint8(image, self).double() / 255 for image in (real_B3RR, fake_B3RR))
-        self._values += [ssim(real, fake) for real, fake in zip(real_B3RR, fake_B3RR, strict=True)]
-
-    def compute(self) -> dict[str, float]:
-        """The mean over images. Raises GaekitError without images."""
-        require_some(len(self._values), self, "pairs of images")
-        return {self.name: math.fsum(self._values) / len(self._values)}
+        self.values += [ssim(real, fake) for real, fake in zip(real_B3RR, fake_B3RR, strict=True)]
 
     def protocol(self) -> dict[str, Any]:
         """The window and constants, and on how many images."""
@@ -82,5 +74,5 @@ class Ssim(Metric):
             "k2": K2,
             "covariance": "weighted, biased",
             "reduction": "mean over channels and positions, then over images",
-            "n": len(self._values),
+            "n": len(self.values),
         }

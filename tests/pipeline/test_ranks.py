@@ -68,7 +68,8 @@ def test_latents_samples_and_numbers_of_two_processes_are_those_of_one(folder: P
     done = gaekit(folder, "run", "tiny.yaml", *taken, "--name", "together", "--out", "together", "--nproc", "2")
     assert done.returncode == 0, done.stderr
     ours, theirs = folder / "runs/tiny", folder / "together/together"
-    for file in ("latents/latents/00000.safetensors", "latents/latents/manifest.json", "samples.npz", "metrics.json"):
+    latents = "latents/latents/00000.safetensors", "latents/latents/manifest.json"
+    for file in (*latents, "samples.npz", "metrics.json", "per_image.npz"):
         assert (ours / file).read_bytes() == (theirs / file).read_bytes(), file
     assert len(json.loads((ours / "metrics.json").read_text())) == 5
     assert list(theirs.glob("sample/chunks")) == []

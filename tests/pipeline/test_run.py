@@ -79,6 +79,15 @@ def test_the_view_holds_what_a_person_wants(done: View) -> None:
     } <= set(metrics)
     assert metrics["samples/class_accuracy"]["protocol"]["sampling"]["guidance"]["scale"] == 2.0
     assert metrics["samples_unguided/class_accuracy"]["protocol"]["sampling"]["guidance"]["scale"] == 1.0
+    for name, entry in metrics.items():
+        low, high = entry["interval"]
+        assert low <= entry["value"] <= high, name
+        assert entry["protocol"]["interval"].startswith("95 %, "), name
+    with np.load(done.path / "per_image.npz") as per_image:
+        assert {"reconstruction/psnr", "latents/linear_probe_flat"} <= set(per_image.files)
+        for name in per_image.files:
+            assert per_image[name].shape == (metrics[name]["protocol"]["n"],)
+            assert per_image[name].mean() == pytest.approx(metrics[name]["value"])
     assert (done.path / "samples.png").read_bytes().startswith(b"\x89PNG")
     assert list((done.path / "diffusion" / "trackers" / "tensorboard").glob("events*"))
     assert not (done.path / "samples.npz").readlink().is_absolute()

@@ -8,11 +8,20 @@ from gaekit.api.metrics.features import (
     FeatureMoments,
     Features,
     FeatureSettings,
+    GroupedFeatureMoments,
     ReferenceSettings,
     Scoring,
     Subset,
 )
-from gaekit.api.metrics.moments import Moments, frechet_distance, singular_warning
+from gaekit.api.metrics.groups import GROUPS, groups_of, half_splits
+from gaekit.api.metrics.mean import MeanMetric
+from gaekit.api.metrics.moments import (
+    GroupedMoments,
+    Moments,
+    frechet_distance,
+    frechet_interval,
+    singular_warning,
+)
 from gaekit.api.metrics.reference import Reference, Statistics, open_reference
 from gaekit.api.metrics.rows import (
     TrainingRows,
@@ -22,14 +31,26 @@ from gaekit.api.metrics.rows import (
     require_some,
     to_uint8,
 )
+from gaekit.intervals import (
+    jackknife_interval,
+    mean_interval,
+    parts_interval,
+    share_interval,
+    student_t,
+    wilson,
+)
 
 __all__ = [
+    "GROUPS",
     "Collector",
     "Extractor",
     "FeatureMetric",
     "FeatureMoments",
     "FeatureSettings",
     "Features",
+    "GroupedFeatureMoments",
+    "GroupedMoments",
+    "MeanMetric",
     "Moments",
     "Reference",
     "ReferenceSettings",
@@ -39,10 +60,19 @@ __all__ = [
     "TrainingRows",
     "check_labels",
     "frechet_distance",
+    "frechet_interval",
+    "groups_of",
+    "half_splits",
     "implementation",
+    "jackknife_interval",
+    "mean_interval",
     "open_reference",
+    "parts_interval",
     "require_classes",
     "require_some",
+    "share_interval",
     "singular_warning",
+    "student_t",
     "to_uint8",
+    "wilson",
 ]

@@ -18,10 +18,11 @@ from torch import Tensor
 from gaekit.api.assets import Asset, LocalFile
 from gaekit.api.component import ComponentConfig
 from gaekit.api.kinds import Metric
-from gaekit.api.metrics.moments import Moments
+from gaekit.api.metrics.moments import GroupedMoments, Moments
 from gaekit.api.metrics.reference import REFERENCE_HINT, Reference, content_sha256, open_reference
 from gaekit.api.metrics.rows import implementation, to_uint8
 from gaekit.errors import GaekitError
+from gaekit.intervals import Interval
 
 
 class FeatureSettings(ComponentConfig):
@@ -114,6 +115,10 @@ class Scoring(ABC):
     def compute(self) -> dict[str, float]:
         """The numbers, by name. Raises GaekitError for too few images."""
 
+    def intervals(self) -> dict[str, Interval]:
+        """The 95 % interval of each number that has one, as of `Metric.intervals`; called after `compute`."""
+        return {}
+
     @abstractmethod
     def protocol(self) -> dict[str, Any]:
         """What one must know of this score beyond network, reference and counts."""
@@ -129,6 +134,10 @@ class FeatureMoments(Moments, Collector):
     def add(self, features: Features | Tensor) -> None:
         """Take in a batch."""
         super().add(features.feature_BF if isinstance(features, Features) else features)
+
+
+class GroupedFeatureMoments(GroupedMoments, FeatureMoments):
+    """The same of images that are judged, and without each group of them, for an interval."""
 
 
 class Subset(Collector):
@@ -274,11 +283,11 @@ class FeatureMetric(Metric):
 
     def compute(self) -> dict[str, float]:
         """{score: value}, names with `suffix`. Raises GaekitError for too few images."""
-        suffix = f"_{self.config.suffix}" if self.config.suffix else ""
-        values: dict[str, float] = {}
-        for scoring in self._scorings:
-            values |= scoring.compute()
-        return {f"{name}{suffix}": value for name, value in values.items()}
+        return {self._named(name): v for scoring in self._scorings for name, v in scoring.compute().items()}
+
+    def intervals(self) -> dict[str, Interval]:
+        """Those of the scores, by the same names."""
+        return {self._named(name): v for scoring in self._scorings for name, v in scoring.intervals().items()}
 
     def protocol(self) -> dict[str, Any]:
         """The network and its weights' hash, the reference and its hash, counts, and what each score adds."""
@@ -292,6 +301,9 @@ class FeatureMetric(Metric):
         for scoring in self._scorings:
             found |= scoring.protocol()
         return found
+
+    def _named(self, name: str) -> str:
+        return f"{name}_{self.config.suffix}" if self.config.suffix else name
 
     def _open_reference(self, config: Any, image_size: int) -> Reference | None:
         path = getattr(config, "reference", None)

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from gaekit.api.metrics.groups import GROUPS, groups_of
+from gaekit.intervals import Interval, jackknife_interval
+
 BLOCK = 1024
 """Rows that are taken in at once: a product of few rows costs as much as one of many, by the width of the features."""
 
@@ -71,12 +74,117 @@ class Moments:
         return whole
 
     def _take(self, row_BN: Tensor) -> None:
-        mean = row_BN.mean(0)
-        centred, shift = row_BN - mean, mean - self._mean
-        total = self._taken + len(row_BN)
-        self._scatter += centred.T @ centred + torch.outer(shift, shift) * (self._taken * len(row_BN) / total)
-        self._mean += shift * (len(row_BN) / total)
-        self._taken = total
+        mean, scatter = _with_rows(self._taken, self._mean, row_BN)
+        self._scatter += scatter
+        self._mean += mean
+        self._taken += len(row_BN)
+
+
+def _with_rows(count: int, mean: Tensor, row_BN: Tensor) -> tuple[Tensor, Tensor]:
+    """What rows add to the mean and to the scatter of `count` rows before them."""
+    own = row_BN.mean(0)
+    centred, shift = row_BN - own, own - mean
+    total = count + len(row_BN)
+    scatter = centred.T @ centred + torch.outer(shift, shift) * (count * len(row_BN) / total)
+    return shift * (len(row_BN) / total), scatter
+
+
+class GroupedMoments(Moments):
+    """Moments of all rows, and of the rows without some of `GROUPS` groups, for intervals.
+
+    The rows of a group are those that `groups_of` names, however batches are cut. Of each group the mean and half of
+    the symmetric scatter are kept: 16 groups of 2,048 features take 270 MB, whatever the number of images.
+    """
+
+    def __init__(self, width: int):
+        super().__init__(width)
+        self._counts = [0] * GROUPS
+        self._means = self._halves = torch.empty(0)  # made with the first block: metrics are copied before it
+
+    def without(self, *groups: int) -> tuple[Tensor, Tensor]:
+        """(mean, unbiased covariance) of the rows outside of some groups, on the CPU."""
+        whole = self._all()
+        rows = torch.cat(self._waiting) if self._waiting else self._mean[:0]
+        waiting = groups_of(self._taken, self._taken + len(rows)).to(rows.device)
+        left, mean, scatter = whole._taken, whole._mean, whole._scatter
+        for group in groups:
+            count, own, own_scatter = self._group(group, rows[waiting == group])
+            rest = left - count
+            other = mean + (mean - own) * (count / rest)
+            scatter = scatter - own_scatter - torch.outer(own - other, own - other) * (count * rest / left)
+            left, mean = rest, other
+        return mean.cpu(), (scatter / (left - 1)).cpu()
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Moments that were kept are those of a reference, whose rows are in no group."""
+        raise TypeError("moments in groups are of images that are judged, and not kept")
+
+    def _take(self, row_BN: Tensor) -> None:
+        group_B = groups_of(self._taken, self._taken + len(row_BN)).to(row_BN.device)
+        super()._take(row_BN)
+        if not len(self._means):
+            self._means = self._mean.new_zeros(GROUPS, self.width)
+            self._halves = self._mean.new_zeros(GROUPS, self.width * (self.width + 1) // 2)
+        down, across = torch.tril_indices(self.width, self.width, device=self._mean.device)
+        for group in range(GROUPS):
+            own = row_BN[group_B == group]
+            mean, scatter = _with_rows(self._counts[group], self._means[group], own)
+            self._means[group] += mean
+            self._halves[group] += scatter[down, across]
+            self._counts[group] += len(own)
+
+    def _group(self, group: int, waiting_BN: Tensor) -> tuple[int, Tensor, Tensor]:
+        """Count, mean and scatter of a group, with those of its rows that wait for a whole block."""
+        count, mean = self._counts[group], torch.zeros_like(self._mean)
+        scatter = torch.zeros_like(self._scatter)
+        if count:
+            down, across = torch.tril_indices(self.width, self.width, device=self._mean.device)
+            scatter[down, across] = scatter[across, down] = self._halves[group]
+            mean += self._means[group]
+        if len(waiting_BN):
+            more, added = _with_rows(count, mean, waiting_BN)
+            mean, scatter = mean + more, scatter + added
+        return count + len(waiting_BN), mean, scatter
+
+
+def frechet_interval(
+    value: float, real: tuple[Tensor, Tensor] | GroupedMoments, fake: GroupedMoments, what: str
+) -> Interval | None:
+    """The interval of a Fréchet distance: by the jackknife over groups of the images that are judged (`what`). `real`
+    is mean and covariance of a reference, or moments of images that go in pairs with those, which are left out with
+    them. None where a group would have fewer than two images.
+
+    With as few images as dimensions nothing is known of higher orders: it is a little wide there.
+    """
+    if fake.count < 2 * GROUPS:
+        return None
+    factors: list[tuple[Tensor, Tensor]] = []
+
+    def without(*groups: int) -> float:
+        mean, covariance = real.without(*groups) if isinstance(real, GroupedMoments) else real
+        if not factors or factors[0][0] is not covariance:
+            factors[:] = [(covariance, _factor(covariance))]
+        return _distance(mean, covariance, factors[0][1], *fake.without(*groups))
+
+    single = [without(group) for group in range(GROUPS)]
+    full_rank = fake.count * (GROUPS - 2) // GROUPS > fake.width
+    pairs = [without(group, group + 1) for group in range(0, GROUPS, 2)] if full_rank else []
+    return jackknife_interval(value, single, pairs, f"{fake.count} {what}")
+
+
+def _distance(mean: Tensor, covariance: Tensor, factor: Tensor, other_mean: Tensor, other_covariance: Tensor) -> float:
+    """As `frechet_distance`, faster and with half of its digits; `factor` is that of `covariance`."""
+    traces = covariance.trace() + other_covariance.trace() - 2 * _root_trace(factor, other_covariance)
+    return max(0.0, float((mean - other_mean).square().sum() + traces))
+
+
+def _root_trace(factor: Tensor, covariance: Tensor) -> Tensor:
+    """tr (A B)^(1/2) for A = S S^T by the eigenvalues of S^T B S: a sixth of the time of the singular values, with half
+    of their digits."""
+    value = torch.linalg.eigvalsh(factor.T @ covariance @ factor)
+    noise = value.max() * len(value) * torch.finfo(value.dtype).eps
+    root: Tensor = torch.where(value > noise, value, 0.0).sqrt().sum()
+    return root
 
 
 def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> float:

@@ -1,0 +1,185 @@
+"""On repeated draws from known distributions, the interval of each metric covers the number's mean about as often as it
+says: in 90 to 99 % of 200 trials. The mean is that over many more draws, of the same number of images against the same
+real ones; for shares of a classifier and means over images it is that of many more images.
+
+    python -m pytest tests/plugins/test_metrics_intervals.py -m "slow or not slow"
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from inception_helpers import WIDTH, Tiny, make
+from torch import Tensor
+
+from gaekit.api import Metric, Teacher
+from gaekit.plugins import Plugin, Registry, build
+from gaekit_metrics import gaekit_components
+
+TRIALS = 200
+Draw = Callable[[torch.Generator], Metric]
+"""A metric that has taken in one draw."""
+
+
+class Six(Teacher):
+    """Of six features, which are given to the metric as they are."""
+
+    name = "six"
+    feature_dim = 6
+
+    def forward(self, image_B3RR: Tensor) -> Tensor:
+        raise AssertionError("the features are given")
+
+
+def metric(use: str, classes: int = 0, side: int = 16, **settings: Any) -> Metric:
+    registry = Registry()
+    for cls in (*gaekit_components(), Six):
+        registry.add(cls, Plugin("test", "gaekit", "0", "test"))
+    settings_type: Any = registry.find("metric", use).Config
+    config = settings_type(use=use, **settings)
+    return build(Metric, config, registry, image_size=side, classes=tuple(str(k) for k in range(classes)))
+
+
+def coverage(draw: Draw, name: str, truth: float | int, share: str = "", trials: int = TRIALS) -> float:
+    """In which share of trials the interval covers the truth, or the mean over as many draws."""
+    random = torch.Generator().manual_seed(0)
+    if isinstance(truth, int):
+        truth = statistics.fmean(draw(random).compute()[name] for _ in range(truth))
+    covered = 0
+    for _ in range(trials):
+        made = draw(random)
+        value, interval = made.compute()[name], made.intervals()[name]
+        assert interval.low <= value <= interval.high
+        covered += interval.low <= truth <= interval.high
+    print(f"{share or name}: truth {truth:.4f}, covered in {100 * covered / trials:.1f} %")
+    return covered / trials
+
+
+def normal(random: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=random)
+
+
+def pairs(random: torch.Generator, count: int, side: int = 16) -> tuple[Tensor, Tensor]:
+    """Flat images with noise, more of it in some than in others."""
+    level = torch.rand(count, 1, 1, 1, generator=random) - 0.5
+    noise = 0.05 * normal(random, count, 1, 1, 1).mul(0.5).exp() * normal(random, count, 3, side, side)
+    return level.expand(-1, 3, side, side), level + noise
+
+
+def means(use: str, count: int, **settings: Any) -> Draw:
+    base = metric(use, **settings)
+    side = settings.get("side", 16)
+
+    def draw(random: torch.Generator, size: int = count) -> Metric:
+        made = copy.deepcopy(base)
+        made.update(*pairs(random, size, side))
+        return made
+
+    return draw
+
+
+@pytest.mark.parametrize("count", [12, 100])
+def test_of_a_mean_over_images(count: int) -> None:
+    truth = means("psnr", 50_000)(torch.Generator().manual_seed(1)).compute()["psnr"]
+    assert 0.9 <= coverage(means("psnr", count), "psnr", truth) <= 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("use", "settings"), [("ssim", {}), ("lpips", {"weights": "random", "net": "squeeze", "side": 32})]
+)
+def test_of_other_means_over_images(use: str, settings: dict[str, Any]) -> None:
+    truth = means(use, 5_000, **settings)(torch.Generator().manual_seed(1)).compute()[use]
+    assert 0.9 <= coverage(means(use, 25, **settings), use, truth) <= 0.99
+
+
+def blobs(random: torch.Generator, count: int, width: int, spread: float) -> tuple[Tensor, Tensor]:
+    """Three classes around corners of a cube, in [0, 1] where they overlap little."""
+    label = torch.randint(3, (count,), generator=random)
+    return 0.3 + 0.4 * torch.eye(3, width)[label] + spread * normal(random, count, width), label
+
+
+@pytest.mark.parametrize(("use", "spread"), [("class_accuracy", 0.25), ("linear_probe", 0.25), ("linear_probe", 0.12)])
+def test_of_a_share_that_a_classifier_puts_right(use: str, spread: float) -> None:
+    """The classifier is fitted once: the number is about it."""
+    shape = (4,) if use == "class_accuracy" else (4, 1, 1)
+    settings = {"cross_validate": False} if use == "class_accuracy" else {}
+    base, random = metric(use, 3, **settings), torch.Generator().manual_seed(5)
+    rows, label = blobs(random, 300, 4, spread)
+    base.reference(rows.view(-1, *shape), label)
+    rows, label = blobs(random, 30_000, 4, spread)
+    fitted = copy.deepcopy(base)
+    fitted.update(rows.view(-1, *shape), label)
+    name, truth = next(iter(fitted.compute().items()))
+
+    def draw(random: torch.Generator) -> Metric:
+        made = copy.deepcopy(base)
+        rows, label = blobs(random, 100, 4, spread)
+        made.update(rows.view(-1, *shape), label)
+        return made
+
+    assert 0.9 <= coverage(draw, name, truth) <= 0.99
+
+
+def against(base: Metric, width: int, extra: int = 0, *, spread: float, shift: float, count: int) -> Draw:
+    """Of generated features against the same 200 real ones, which stand at 0 with spread 1."""
+    real = normal(torch.Generator().manual_seed(3), 200, width + extra)
+    if base.split is not None:
+        base.reference(real, torch.zeros(200))
+    base.ready(torch.device("cpu"))
+
+    def draw(random: torch.Generator) -> Metric:
+        made = copy.deepcopy(base)
+        made.update(spread * normal(random, count, width + extra) + shift, torch.zeros(count))
+        return made
+
+    return draw
+
+
+@pytest.mark.parametrize(("spread", "shift", "count"), [(1.0, 0.0, 100), (0.7, 0.4, 40)])
+def test_of_a_frechet_distance(spread: float, shift: float, count: int) -> None:
+    draw = against(metric("frechet", teacher={"use": "six"}), 6, spread=spread, shift=shift, count=count)
+    assert 0.9 <= coverage(draw, "frechet_six", 500) <= 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("use", "spread", "shift"),
+    [
+        ("fid", 1.0, 0.0),
+        ("fid", 0.6, 0.2),
+        ("fid", 0.3, 0.3),
+        ("precision", 1.0, 0.0),
+        ("precision", 1.1, 0.5),
+        ("recall", 1.0, 0.0),
+        ("recall", 0.6, 0.2),
+    ],
+)
+@pytest.mark.parametrize("count", [64, 150])
+def test_of_numbers_against_real_images(use: str, spread: float, shift: float, count: int) -> None:
+    draw = against(make(use, Tiny()), WIDTH, 7, spread=spread, shift=shift, count=count)
+    assert 0.9 <= coverage(draw, use, 1000, f"{use} {spread} {shift} {count}") <= 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharpness", [1.0, 6.0])
+@pytest.mark.parametrize("count", [100, 500])
+def test_of_an_inception_score(sharpness: float, count: int) -> None:
+    draw = against(make("inception_score", Tiny()), WIDTH, 7, spread=sharpness, shift=0.0, count=count)
+    assert 0.9 <= coverage(draw, "inception_score", 1000) <= 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [64, 200])
+def test_of_a_distance_between_images_and_their_reconstructions(count: int) -> None:
+    def draw(random: torch.Generator) -> Metric:
+        made, real = make("rfid", Tiny()), normal(random, count, WIDTH)
+        made.update(real, 0.8 * real + 0.3 * normal(random, count, WIDTH) + 0.1)
+        return made
+
+    assert 0.9 <= coverage(draw, "rfid", 1000) <= 0.99
