@@ -138,6 +138,11 @@ def launched() -> bool:
     return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ)
 
 
+def is_first_process() -> bool:
+    """Whether this process is rank 0 of its run, also before the run's world is joined and after it is left."""
+    return not launched() or os.environ["RANK"] == "0"
+
+
 def local_ranks() -> int:
     """How many ranks of this run share this machine, by torchrun's LOCAL_WORLD_SIZE."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launched() else 1

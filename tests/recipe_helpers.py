@@ -27,6 +27,7 @@ TINY: dict[str, Any] = {
         "times": {"use": "logit_normal"},
         "train": {"steps": 4, "batch": 8},
     },
+    "runtime": {"report": False},
 }
 
 

@@ -49,13 +49,14 @@ def _fill(app: typer.Typer) -> None:
         latents,
         likelihood,
         recipes,
+        report,
         run,
         sweep,
         view,
     )
 
     _add(app, MAKE, run.run, sweep.sweep, inspect.check, run.plan)
-    _add(app, LOOK, bill.bill, likelihood.likelihood)
+    _add(app, LOOK, report.report, bill.bill, likelihood.likelihood)
     _add(app, USE, images.sample, images.reconstruct, view.pack, interop.export)
     _add(app, USE, interop.import_, name="import")
     _add(app, EXTEND, inspect.plugins, inspect.components, inspect.schema)

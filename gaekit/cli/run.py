@@ -68,10 +68,12 @@ def run(
     if nproc is not None:
         _launch(nproc)  # the recipe's faults have been told by now, once
     from gaekit.pipeline.run import run_recipe
+    from gaekit.runs.report import end_with_report
 
-    run_recipe(
+    view = run_recipe(
         checked.recipe, registry, out=out, until=until, redo=redo, fresh=fresh, offline=offline, wait=not no_wait
     )
+    end_with_report(view, checked.recipe, registry)
 
 
 def _refuse_with_sweep(**options: object) -> None:

@@ -20,7 +20,7 @@ from gaekit.store.files import disk_full_is_named, write_json
 from gaekit.store.room import Room
 from gaekit.store.shard_reader import read_manifest
 
-COPIED = (".png", ".npz", ".json")
+COPIED = (".png", ".npz", ".json", ".html")
 """How the files beside the record end that are copied."""
 
 

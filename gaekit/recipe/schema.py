@@ -321,6 +321,7 @@ class Runtime(Section):
         default=None,
         description="[first, last]: steps of each training, counted from 1, that torch's profiler watches",
     )
+    report: bool = Field(default=True, description="end a run with report.html, where the extra `report` is installed")
     save_every: PositiveInt = Field(default=1000, description="steps between checkpoints")
     keep: PositiveInt = Field(default=2, description="checkpoints kept a stage")
     keep_every: PositiveInt | None = Field(

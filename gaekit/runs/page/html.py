@@ -23,11 +23,18 @@ Text = str | Markup
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell that is more than text: `number` stands to the right, `strong` marks what matters."""
+    """A table's cell that is more than text: `number` stands to the right, `strong` marks what matters, `wide` is for
+    sentences, which need room."""
 
     text: Text
     number: bool = False
     strong: bool = False
+    wide: bool = False
+
+    @property
+    def css(self) -> str:
+        """Its classes."""
+        return " ".join(name for name in ("number", "strong", "wide") if getattr(self, name))
 
 
 def require_extra() -> None:
@@ -72,10 +79,11 @@ def legend(keys: Sequence[tuple[str, str, bool]]) -> Markup:
     return _part("legend", keys)
 
 
-def gallery(pictures: Iterable[Markup | tuple[Markup, Text]], *, css: str = "") -> Markup:
-    """Pictures, each with its caption where it has one, as many in a row as there is room for."""
+def gallery(pictures: Iterable[Markup | tuple[Markup, Text]], *, columns: int | None = None) -> Markup:
+    """Pictures, each with its caption where it has one: so many in a row, as wide as there is room, or each as wide as
+    it is and as many in a row as fit."""
     pairs = [(item, "") if isinstance(item, Markup) else item for item in pictures]
-    return _part("gallery", pairs, css)
+    return _part("gallery", pairs, columns)
 
 
 def _part(name: str, *given: Any) -> Markup:

@@ -1,0 +1,109 @@
+"""What a report measures, against closed forms and other libraries."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import mannwhitneyu
+from sklearn.neighbors import NearestNeighbors
+
+from gaekit.runs.report.measures import (
+    channel_variances,
+    effective_rank,
+    find_copies,
+    nearest,
+    radial_spectrum,
+    spread,
+    unit_vectors,
+)
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_effective_rank_counts_equal_directions_and_weighs_others_by_entropy() -> None:
+    assert effective_rank(torch.ones(8)) == pytest.approx(8)
+    assert effective_rank(torch.tensor([3.0, 0.0, 0.0])) == pytest.approx(1)
+    assert effective_rank(torch.tensor([5.0, 5.0, 0.0])) == pytest.approx(2)
+    assert effective_rank(torch.zeros(4)) == 0
+    p = 0.9
+    assert effective_rank(torch.tensor([9.0, 1.0])) == pytest.approx(
+        math.exp(-p * math.log(p) - (1 - p) * math.log(1 - p))
+    )
+
+
+def test_variances_of_channels_are_the_eigenvalues_of_their_covariance() -> None:
+    mixed = torch.einsum("ed,ndhw->nehw", noise(5, 3, seed=1), noise(40, 3, 4, 4)) + 7
+    rows = mixed.movedim(1, -1).reshape(-1, 5).numpy()
+    expected = np.sort(np.linalg.eigvalsh(np.cov(rows, rowvar=False, bias=True)))[::-1]
+    found = channel_variances(mixed)
+    assert np.allclose(found.numpy(), expected, atol=1e-9)
+    assert effective_rank(found) <= 3.0001
+
+
+def test_white_noise_has_the_same_power_everywhere() -> None:
+    cycles, power = radial_spectrum(3 * noise(200, 2, 16, 16) - 5)
+    assert cycles == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert power == pytest.approx([1.0] * 8, rel=0.05)
+
+
+def test_a_wave_has_its_power_at_its_frequency() -> None:
+    x = torch.arange(16, dtype=torch.float64)
+    wave = torch.cos(2 * math.pi * 3 * x / 16).expand(16, 16)[None, None]
+    _, power = radial_spectrum(wave)
+    # Variance 1 over 256 pixels is a power of 256 in all, at the two places (0, 3) and (0, -3) of the ring.
+    along = np.fft.fftfreq(16, 1 / 16)
+    ring = np.rint(np.hypot(along[:, None], along[None, :]))
+    assert power[2] == pytest.approx(256 / (ring == 3).sum())
+    assert sum(power) == pytest.approx(power[2])
+
+
+def test_neighbours_are_those_of_scikit_learn_however_batches_are_cut() -> None:
+    train, query = unit_vectors(noise(101, 6, 8, 8)), unit_vectors(noise(7, 6, 8, 8, seed=1))
+    assert train.shape == (101, 6 * 16)
+    index = torch.arange(101) + 1000
+    batches = [(index[i : i + 13], train[i : i + 13]) for i in range(0, 101, 13)]
+    distance, found = nearest(query, batches, 5)
+    theirs, places = NearestNeighbors(n_neighbors=5, metric="cosine").fit(train.numpy()).kneighbors(query.numpy())
+    assert np.array_equal(found.numpy(), places + 1000)
+    assert np.allclose(distance.numpy(), theirs, atol=1e-6)
+    assert nearest(query, batches[:1], 50)[1].shape == (7, 13)
+
+
+def test_vectors_of_maps_smaller_than_the_regions_keep_every_position() -> None:
+    assert unit_vectors(noise(3, 2, 3, 3)).shape == (3, 18)
+
+
+def test_samples_of_the_held_out_distribution_are_no_copies() -> None:
+    draws = noise(600, seed=3).abs() + 0.5
+    found = find_copies(draws[:300], draws[300:], torch.full((50,), 0.2))
+    assert found.copies == ()
+    assert found.ratio == pytest.approx(1, abs=0.1)
+    theirs = mannwhitneyu(draws[300:].numpy(), draws[:300].numpy()).statistic / (300 * 300)
+    assert found.nearer == pytest.approx(theirs)
+
+
+def test_copies_are_named() -> None:
+    held_out = noise(100, seed=4).abs() + 0.5
+    samples = torch.tensor([0.9, 0.01, 0.6, 0.04, 0.3])
+    reconstructed = torch.linspace(0, 0.1, 101)
+    found = find_copies(samples, held_out, reconstructed)
+    assert found.bound == pytest.approx(0.095)
+    assert found.copies == (1, 3)
+    assert find_copies(samples, held_out[:19], reconstructed).bound is None
+
+
+def test_where_reconstructions_are_poor_a_copy_must_still_be_nearer_than_every_held_out_image() -> None:
+    held_out = torch.linspace(0.5, 1, 50)
+    found = find_copies(torch.tensor([0.5, 0.49, 0.7]), held_out, torch.full((50,), 2.0))
+    assert found.copies == (1,)
+
+
+def test_places_are_spread_evenly() -> None:
+    assert spread(10, 3) == [0, 3, 6]
+    assert spread(2, 5) == [0, 1]
+    assert spread(0, 5) == []
