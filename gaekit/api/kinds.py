@@ -309,12 +309,14 @@ class Metric(Component, ABC):
     series: a copy of the metric judges each, so what is done in `ready` is done once for all of them, and what `update`
     does first, once for each. What it took in of the real images is kept for later runs if `reference_state` tells it.
 
-    Where `needs_classes` and the data has fewer than two, the metric is left out, and the run says so.
+    Where `needs_classes` and the data has fewer than two, the metric is left out, and the run says so. Its numbers are
+    better the lower they are, but for those whose names begin as one of `higher` does: they are better the higher.
     """
 
     kind = "metric"
     needs: ClassVar[Literal["pairs", "samples", "latents"]]
     needs_classes: ClassVar[bool] = False
+    higher: ClassVar[tuple[str, ...]] = ()
     split: Literal["train", "validation"] | None = "train"
 
     def __init__(self, config: Any, *, image_size: int, classes: tuple[str, ...]):

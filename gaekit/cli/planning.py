@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from gaekit.parallel import World
 from gaekit.pipeline.plan import Plan, line_of_shorter, make_plan, start_of_shorter
 from gaekit.pipeline.view import STORE
 from gaekit.plugins import Registry
-from gaekit.recipe.schema import Recipe
+from gaekit.recipe.probe import DiffusionProbe, HeldOutLoss
+from gaekit.recipe.schema import Autoencoder, Diffusion, Recipe
 from gaekit.sizing.budget import disk_of_stages, memory_of_stages
 from gaekit.sizing.describe import data_facts, sizes_of, trained_networks
 from gaekit.stages import stage_named
@@ -24,7 +26,8 @@ from gaekit.terminal import Terminal, to_json
 NOT_COUNTED = "activations (`--measure` tells), and the weights of teachers and perceptual networks"
 MADE_UP = (
     "Measured with images and latents made up, on one process with the rows of the first: neither decoding nor what "
-    "the processes tell each other is in it. An adversary takes part from the first step. Previews are not drawn."
+    "the processes tell each other is in it. An adversary takes part from the first step. Previews are not drawn, and "
+    "no probe is made."
 )
 
 
@@ -58,6 +61,8 @@ def show_plan(
     for stage in plan.stages:
         if stage.room and stage.step is not None and (start := start_of_shorter(stage.room, stage.step)) is not None:
             console.print(f"{stage.name}: {line_of_shorter(stage.room, stage.step, start)}")
+    for line in _lines_of_probes(recipe):
+        console.print(line)
     networks = _networks(recipe, registry, data)
     console.print(_size_table(networks))
     _show_memory(console, recipe, networks, nproc)
@@ -99,6 +104,22 @@ def _stage_table(recipe: Recipe, plan: Plan) -> Table:
         where = f"{STORE}/{stage.name}/{stage.room.path.name}" if stage.room else str(stage.artifact)
         table.add_row(stage.name, stage.status, *steps, decided, where)
     return table
+
+
+def _lines_of_probes(recipe: Recipe) -> Iterator[str]:
+    """What each training is looked at by, and how often."""
+    for stage, section in recipe.sections():
+        if not isinstance(section, Autoencoder | Diffusion) or section.probe is None:
+            continue
+        probe, parts = section.probe, []
+        if probe.loss is not None:
+            times = f" at {probe.loss.times} times" if isinstance(probe.loss, HeldOutLoss) else ""
+            parts.append(f"the loss of {probe.loss.images} held-out images{times}")
+        if probe.metrics:
+            judged = "samples" if isinstance(probe, DiffusionProbe) else "held-out images"
+            parts.append(f"{', '.join(metric.use for metric in probe.metrics)} of {probe.count} {judged}")
+        count = -(-section.train.steps // probe.every)
+        yield f"{stage}: {count} probes, every {probe.every} steps: {'; '.join(parts)}"
 
 
 def _networks(recipe: Recipe, registry: Registry, data: Known) -> list[Network]:

@@ -13,7 +13,7 @@ from gaekit.errors import ArtifactError
 from gaekit.pipeline.components import Found, in_artifact, in_parts, within
 from gaekit.pipeline.plan import Plan, make_plan, needed_stages
 from gaekit.plugins import Registry
-from gaekit.recipe.schema import Autoencoder, From, Recipe
+from gaekit.recipe.schema import Autoencoder, Diffusion, From, Recipe
 from gaekit.stages import autoencoder
 from gaekit.stages.data import Data
 from gaekit.stages.stage import Stage
@@ -68,6 +68,8 @@ def _components(stage: Stage, recipe: Recipe, registry: Registry) -> Iterator[Fo
     aligner: Any = registry.find("aligner", recipe.aligner.use)
     parts = stage.parts(recipe)
     yield from in_parts({k: value for k, value in parts.items() if k != "teacher" or aligner.needs_teacher})
+    if isinstance(section := stage.section(recipe), Autoencoder | Diffusion):
+        yield from within("", section.probe)
     if stage.reads_data:
         yield from within("dataset", recipe.dataset)
     if autoencoder.STAGE.name in stage.needs:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from gaekit.api import Aligner, Denoiser, Metric, Sampler
+from gaekit.api import Aligner, ComponentConfig, Denoiser, Metric, Sampler
 from gaekit.errors import Problem
 from gaekit.flow.processes import get_process
 from gaekit.plugins import Registry
@@ -162,24 +162,30 @@ def sample_has_a_denoiser(recipe: Recipe, registry: Registry) -> Iterator[Proble
 
 
 def sampler_goes_with_the_denoiser(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
-    """The field of this path and denoiser offers what the sampler evaluates."""
-    if recipe.sample is None or not isinstance(recipe.diffusion, Diffusion):
+    """The field of this path and denoiser offers what the samplers evaluate."""
+    section = recipe.diffusion
+    if not isinstance(section, Diffusion):
         return
-    sampler, section = registry.find("sampler", recipe.sample.sampler.use), recipe.diffusion
-    denoiser = registry.find("denoiser", section.denoiser.use)
-    assert issubclass(sampler, Sampler)
+    found: dict[tuple[str, ...], ComponentConfig] = {}
+    if recipe.sample is not None:
+        found["sample", "sampler", "use"] = recipe.sample.sampler
+    if section.probe is not None and section.probe.sampler is not None:
+        found["diffusion", "probe", "sampler", "use"] = section.probe.sampler
+    denoiser, offers = registry.find("denoiser", section.denoiser.use), get_process(section.path).offers
     assert issubclass(denoiser, Denoiser)
-    at, offers = ("sample", "sampler", "use"), get_process(section.path).offers
-    for quantity in sorted(sampler.needs - offers - {"variance"}):
-        offered = f"path '{section.path}' offers {', '.join(sorted(offers))}"
-        yield Problem(at, f"sampler '{sampler.name}' needs the field's {quantity}; {offered}")
+    for at, config in found.items():
+        sampler = registry.find("sampler", config.use)
+        assert issubclass(sampler, Sampler)
+        for quantity in sorted(sampler.needs - offers - {"variance"}):
+            offered = f"path '{section.path}' offers {', '.join(sorted(offers))}"
+            yield Problem(at, f"sampler '{sampler.name}' needs the field's {quantity}; {offered}")
+        if "variance" in sampler.needs and denoiser.learned_variance is False:  # a property is decided when it is built
+            text = f"sampler '{sampler.name}' needs a denoiser with a learned variance; '{denoiser.name}' has none"
+            yield Problem(at, text)
     predicts = denoiser.predicts  # where it is a property, what is predicted is known once it is built
-    if isinstance(predicts, str) and predicts not in offers:
+    if found and isinstance(predicts, str) and predicts not in offers:
         text = f"denoiser '{denoiser.name}' predicts {predicts}, which path '{section.path}' does not have; "
         yield Problem(("diffusion", "denoiser", "use"), text + f"it offers {', '.join(sorted(offers - {'steps'}))}")
-    if "variance" in sampler.needs and denoiser.learned_variance is False:  # a property is decided when it is built
-        text = f"sampler '{sampler.name}' needs a denoiser with a learned variance; '{denoiser.name}' has none"
-        yield Problem(at, text)
 
 
 def ddpm_has_its_own_losses(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
@@ -243,6 +249,23 @@ def metrics_have_samples(recipe: Recipe, registry: Registry) -> Iterator[Problem
             yield Problem(("evaluate", "metrics", index, "use"), text)
 
 
+def probe_asks_for_something(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """A probe has numbers to tell, and its metrics judge what there is to be judged."""
+    kinds = {"autoencoder": ("pairs", "reconstructions"), "diffusion": ("samples", "samples")}
+    for stage, (needs, judged) in kinds.items():
+        section = recipe.autoencoder if stage == "autoencoder" else recipe.diffusion
+        if not isinstance(section, Autoencoder | Diffusion) or section.probe is None:
+            continue
+        at, probe = (stage, "probe"), section.probe
+        if probe.loss is None and not probe.metrics:
+            yield Problem(at, "asks for nothing: give it a `loss` or `metrics`, or leave it out")
+        for index, config in enumerate(probe.metrics):
+            metric = registry.find("metric", config.use)
+            if (own := getattr(metric, "needs", None)) != needs:
+                text = f"metric '{config.use}' judges {own}, and here metrics judge {judged}; give it to `evaluate`"
+                yield Problem((*at, "metrics", index, "use"), text)
+
+
 def initial_weights_exist(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
     """What a training starts from is there; what it holds is for the run to see."""
     for stage, train in recipe.trainings():
@@ -272,6 +295,7 @@ RULES: tuple[Rule, ...] = (
     micro_batch_divides_batches,
     batch_norm_divides_a_pass,
     metrics_have_samples,
+    probe_asks_for_something,
     initial_weights_exist,
 )
 
@@ -341,6 +365,13 @@ def checkpoints_for_good_are_saved(recipe: Recipe, registry: Registry) -> Iterat
         yield Problem(("runtime", "keep_every"), text)
 
 
+def sampler_of_a_probe_is_used(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
+    """It draws samples for metrics."""
+    probe = recipe.diffusion.probe if isinstance(recipe.diffusion, Diffusion) else None
+    if probe is not None and probe.sampler is not None and not probe.metrics:
+        yield Problem(("diffusion", "probe", "sampler"), "is not used: no metric of the probe judges samples")
+
+
 DOUBTS: tuple[Rule, ...] = (
     bf16_on_a_cpu,
     gpu_is_used_well,
@@ -348,6 +379,7 @@ DOUBTS: tuple[Rule, ...] = (
     imported_artifacts_exist,
     weak_denoiser_exists_and_acts,
     checkpoints_for_good_are_saved,
+    sampler_of_a_probe_is_used,
 )
 
 

@@ -4,20 +4,15 @@ this schema to the document at hand (`load.py`)."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-)
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from gaekit.api import ComponentConfig, Slot
+from gaekit.recipe.probe import AutoencoderProbe, DiffusionProbe
+from gaekit.recipe.section import Count as Count
+from gaekit.recipe.section import Section as Section
+from gaekit.recipe.section import neutral as neutral
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -26,7 +21,6 @@ Precision = Literal["float32", "tf32", "bf16", "auto"]
 PRECISIONS = "tf32: float32 with shorter products on CUDA; auto: bf16 where a CUDA card has it, else float32"
 Side = Annotated[int, Field(gt=0, le=1 << 16)]
 """Pixels or channels: beyond 65,536 nothing could be trained, and looking at it alone would take for ever."""
-Count = Annotated[int, Field(gt=0, le=10**9)]
 StepsOrFraction = Annotated[int | float, Field(ge=0)]
 """An int counts steps; a float is a fraction of the training."""
 
@@ -36,22 +30,10 @@ def steps_of(value: int | float, total: int) -> int:
     return value if isinstance(value, int) else round(value * total)
 
 
-def neutral(value: Any, **keywords: Any) -> Any:
-    """A field whose default does nothing: at that value it is left out of fingerprints, so that adding the field to
-    the schema orphans no room of before."""
-    return Field(default=value, json_schema_extra={"neutral": value}, **keywords)
-
-
 def _ascending(steps: tuple[int, int]) -> tuple[int, int]:
     if steps[0] >= steps[1]:
         raise ValueError(f"[{steps[0]}, {steps[1]}]: the first step must come before the last")
     return steps
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class StageSection(Section):
@@ -71,6 +53,11 @@ class StageSection(Section):
     def depends_on_batch(self) -> bool:
         """Whether the loss of an image depends on the other images of a forward pass; components tell their own."""
         return False
+
+    @property
+    def deciding(self) -> Self:
+        """The section without what decides nothing of the stage's result."""
+        return self
 
 
 class From(StageSection):
@@ -184,6 +171,9 @@ class Autoencoder(StageSection):
     weights: Weights = Field(default=Weights(), description="of the reconstruction terms")
     flip: bool = Field(default=True, description="mirror images at random while training")
     train: Train = Field(description="how it is trained")
+    probe: AutoencoderProbe | None = neutral(
+        None, description="how it is looked at while it trains, which changes nothing; null: not at all"
+    )
 
     @property
     def training(self) -> Train:
@@ -199,6 +189,11 @@ class Autoencoder(StageSection):
     def depends_on_batch(self) -> bool:
         """With an adaptive weight: gradients are compared in each pass."""
         return self.adversary is not None and self.adversary.adaptive
+
+    @property
+    def deciding(self) -> Self:
+        """Without the probe."""
+        return self.model_copy(update={"probe": None})
 
 
 class Latents(StageSection):
@@ -237,11 +232,19 @@ class Diffusion(StageSection):
     cosine: NonNegativeFloat = Field(default=0.0, description="weight of 1 - cosine over channels")
     label_dropout: Fraction = Field(default=0.1, description="how often a label becomes the null class")
     train: Train = Field(description="how it is trained")
+    probe: DiffusionProbe | None = neutral(
+        None, description="how it is looked at while it trains, which changes nothing; null: not at all"
+    )
 
     @property
     def training(self) -> Train:
         """How the denoiser is trained."""
         return self.train
+
+    @property
+    def deciding(self) -> Self:
+        """Without the probe."""
+        return self.model_copy(update={"probe": None})
 
 
 class Weak(Section):

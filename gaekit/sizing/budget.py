@@ -10,7 +10,8 @@ from torch import Tensor
 from gaekit.api import Teacher
 from gaekit.pipeline.plan import Plan
 from gaekit.plugins import Registry
-from gaekit.recipe.schema import Autoencoder, From, Latents, Recipe, Runtime, Train
+from gaekit.recipe.probe import DiffusionProbe
+from gaekit.recipe.schema import Autoencoder, Diffusion, From, Latents, Recipe, Runtime, Train
 from gaekit.stages import STAGES
 from gaekit.stages.latents import DTYPES
 from gaekit.stages.network import Network, averaged_width, size_of
@@ -22,9 +23,9 @@ class Memory:
     """Bytes that one process of a training holds on its device, activations excepted; with FSDP rank 0's, whose shards
     are the largest.
 
-    `previews` are the networks that a denoiser's training samples pictures with. In the CPU's memory, where that is
-    another: `offloaded` averages with the copies of weights that they take in, and on rank 0 the copy that a checkpoint
-    is written from, `copied`.
+    `previews` are the networks that a training looks at itself with: those that samples are drawn with, and those of a
+    probe. In the CPU's memory, where that is another: `offloaded` averages with the copies of weights that they take
+    in, and on rank 0 the copy that a checkpoint is written from, `copied`.
     """
 
     stage: str
@@ -90,8 +91,15 @@ def _averages(network: Network, shards: int) -> int:
 
 
 def _previews(stage: Stage, recipe: Recipe, networks: Sequence[Network]) -> int:
-    """Those that a stage draws samples with, where the recipe trains them: each once more."""
-    return sum(_weights(n, 1) for n in networks if n.name in stage.previews) if recipe.sample else 0
+    """Those that a stage draws samples with, where the recipe trains them, and of a probe those that it looks at: each
+    once more."""
+    section = stage.section(recipe)
+    probe = section.probe if isinstance(section, Autoencoder | Diffusion) else None
+    draws = recipe.sample or (isinstance(probe, DiffusionProbe) and probe.metrics)
+    names = set(stage.previews) if draws else set()
+    if probe is not None:
+        names |= {n.name for n in networks if n.stage == stage.name and n.name != "adversary"}
+    return sum(_weights(n, 1) for n in {n.name: n for n in networks if n.name in names}.values())
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch.func import functional_call
 from gaekit.errors import GaekitError
 from gaekit.nn.adversary import Reduce, adaptive_weight, augment, critic_loss, generator_loss
 from gaekit.recipe.schema import Adversary, Train, steps_of
-from gaekit.train.training import Step
+from gaekit.train.step import Step
 from gaekit.values import Loss, Losses
 
 RECONSTRUCTION = ("l1", "l2", "perceptual")

@@ -19,14 +19,16 @@ from gaekit.plugins import Registry, build
 from gaekit.recipe.schema import Adversary, Recipe
 from gaekit.recipe.schema import Autoencoder as Section
 from gaekit.stages.adversary import AdversarialLoss, reconstruction
+from gaekit.stages.autoencoder_probe import probe_of
 from gaekit.stages.features import features_for
 from gaekit.stages.job import Job
 from gaekit.stages.network import Network, untrained_aligner
 from gaekit.stages.stage import Stage
 from gaekit.store.artifact import open_artifact, resolve
 from gaekit.store.models import Autoencoder, AutoencoderSpec, load_aligner, save_autoencoder
+from gaekit.train.step import Step
 from gaekit.train.track import grid_of
-from gaekit.train.training import OptimizerOverrides, Step, Training
+from gaekit.train.training import OptimizerOverrides, Training
 from gaekit.values import Loss, Losses
 
 SHOWN = 8
@@ -42,7 +44,7 @@ def parts(recipe: Recipe) -> dict[str, Any]:
         "latent_dim": recipe.latent_dim,
         "teacher": recipe.teacher,
         "aligner": recipe.aligner,
-        "autoencoder": recipe.autoencoder,
+        "autoencoder": recipe.autoencoder.deciding,
     }
 
 
@@ -66,18 +68,21 @@ class Objective(nn.Module):
         reduce: Reduce | None = None,
     ):
         super().__init__()
-        self.aligner = aligner
+        self.section, self.aligner = section, aligner
         self._frozen = (perceptual,)  # in a tuple: not a submodule, not trained, not saved
         self.noise, self.weights, self.reduce = noise, section.weights, reduce
         start = section.weights.log_variance
         self.log_variance = None if start is None else nn.Parameter(torch.tensor(start))
 
+    def copy(self, aligner: Aligner) -> Objective:
+        """Another with the same settings and the same perceptual network, and weights of its own."""
+        return Objective(self.section, aligner, *self._frozen, self.noise, self.reduce)
+
     def forward(self, model: Autoencoder, image: Tensor, feature: Tensor | None, step: Step) -> tuple[Tensor, Losses]:
         """-> (the reconstruction under noise, the terms without the adversary's)."""
         hidden, latent = model.encode(image)
         fake = model.decode(self.noise.perturb(latent, step.draws("noise"))).float()
-        terms = self.reconstruction(fake, image) | self._penalty(latent, image)
-        terms |= self._alignment(hidden, latent, feature)
+        terms = self.reconstruction(fake, image) | self.latent_terms(hidden, latent, image, feature)
         return fake, self._balanced(terms, model)
 
     def reconstruction(self, fake: Tensor, image: Tensor) -> Losses:
@@ -94,6 +99,10 @@ class Objective(nn.Module):
         if self.log_variance is not None:
             terms["log_variance"] = Loss(self.log_variance)
         return terms
+
+    def latent_terms(self, hidden: Tensor, latent: Latent, image: Tensor, feature: Tensor | None) -> Losses:
+        """`penalty` and the alignment's terms, where there are some, with the weights that they state."""
+        return self._penalty(latent, image) | self._alignment(hidden, latent, feature)
 
     def _balanced(self, terms: Losses, model: Autoencoder) -> Losses:
         """Adaptive terms times the factor that they share (`Loss.adaptive`; VA-VAE, arXiv 2501.01423)."""
@@ -165,7 +174,8 @@ def train(job: Job) -> tuple[Training, AutoencoderSpec, Images]:
     if section.adversary:
         overrides["adversary"] = OptimizerOverrides(section.adversary.beside(settings), sharded=False)
 
-    with Training(settings, modules, job.host, overrides) as training:
+    probe = probe_of(job, lambda: _copy(job, objective))
+    with Training(settings, modules, job.host, overrides, probe) as training:
         for step, batch in training.steps(
             lambda k, first, last: images.training(
                 job.recipe.seed, settings.batch, start=k, flip=section.flip, first=first, last=last, features=reading
@@ -216,6 +226,17 @@ def _networks(job: Job) -> tuple[Autoencoder, Objective, nn.Module | None]:
     objective.to(job.device)
     job.machine.watch(aligner)
     return model, objective, _critic(job)
+
+
+def _copy(job: Job, objective: Objective) -> Autoencoding:
+    """What trains, once more, as a probe looks at it: with other weights, the same frozen networks, nothing
+    compiled."""
+    model, aligner = Autoencoder(job.autoencoder_spec, job.registry), job.build_aligner()
+    copy = Autoencoding(model, objective.copy(aligner)).requires_grad_(False)
+    job.machine.watch(aligner)
+    for part in (model.encoder, model.decoder):
+        job.machine.prepare(part, job.autoencoder_section.train.precision, compiled=False)
+    return copy.to(job.device)
 
 
 def _critic(job: Job) -> nn.Module | None:

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaekit.api import ComponentConfig, Losses, Quantity, TimeSampler
+from gaekit.api import ComponentConfig, Quantity, TimeSampler
 from gaekit.data.latents import TrainingLatents
 from gaekit.flow.ddpm import Ddpm, ddpm_losses
-from gaekit.flow.guidance import DenoiserCall
 from gaekit.flow.objective import drop_labels, flow_matching
 from gaekit.flow.path import Path as FlowPath
 from gaekit.flow.processes import get_process
 from gaekit.plugins import Registry, build
 from gaekit.recipe.schema import Diffusion, Guidance, Recipe
+from gaekit.stages.denoiser_probe import LossesOf, probe_of
 from gaekit.stages.generate import ImageGenerator, preview_labels
 from gaekit.stages.job import Job
 from gaekit.stages.network import UNKNOWN_CLASSES, Network
@@ -29,13 +29,12 @@ from gaekit.train.track import grid_of
 from gaekit.train.training import Training
 
 PREVIEW_STEPS = 25
-Objective = Callable[[DenoiserCall, Tensor, Tensor, Tensor, Tensor], Losses]
-"""(denoiser, t_B, latent_BDHW, label_B, noise_BDHW) -> losses."""
 
 
 def parts(recipe: Recipe) -> dict[str, Any]:
     """The fields of the recipe that decide the result."""
-    return {"seed": recipe.seed, "diffusion": recipe.diffusion}
+    assert recipe.diffusion is not None
+    return {"seed": recipe.seed, "diffusion": recipe.diffusion.deciding}
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -64,7 +63,8 @@ def train(job: Job) -> tuple[Training, DenoiserSpec, Statistics]:
     preview = _preview_maker(job, spec, cache) if job.recipe.sample is not None else None
     times = build(TimeSampler, section.times, job.registry, dimension=spec.channels * spec.grid**2)
 
-    with Training(section.train, {"denoiser": denoiser}, job.host) as training:
+    probe = probe_of(job, cache, spec, losses_of)
+    with Training(section.train, {"denoiser": denoiser}, job.host, probe=probe) as training:
         for step, batch in training.steps(
             lambda k, first, last: cache.training(seed, section.train.batch, k, first=first, last=last)
         ):
@@ -79,7 +79,7 @@ def train(job: Job) -> tuple[Training, DenoiserSpec, Statistics]:
     return training, spec, cache.statistics
 
 
-def objective(section: Diffusion, predicts: Quantity) -> Objective:
+def objective(section: Diffusion, predicts: Quantity) -> LossesOf:
     """The losses for the recipe's path: flow matching (`flow.objective`), or those of DDPM's chain (`flow.ddpm`)."""
     process = get_process(section.path, section.betas)
     if isinstance(process, Ddpm):

@@ -6,10 +6,8 @@ extracts what each metric looks at (`judging`).
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -144,8 +142,7 @@ def _of_samples(job: Job, section: Evaluate, files: list[Path]) -> Numbers:
     judged.ready(job.device)
     numbers: Numbers = {}
     for file in files if judged.metrics else ():
-        copies = {place: copy.deepcopy(metric) for place, metric in judged.own.items()}
-        numbers |= _of_series(job, section, file, replace(judged, metrics=judged.metrics | copies))
+        numbers |= _of_series(job, section, file, judged.copies())
     return numbers
 
 

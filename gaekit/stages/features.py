@@ -44,7 +44,7 @@ class Features:
     def of(self, batch: ImageBatch) -> Tensor:
         """Features of a batch, as it is cropped and flipped, on its device; float32."""
         if self.reader is None:
-            return _features(self.teacher, self.precision, batch)
+            return teacher_features(self.teacher, self.precision, batch)
         feature = batch.feature_BFHW
         return self._rows(batch).to(batch.pixels_BRR3.device) if feature is None else feature
 
@@ -70,7 +70,7 @@ class Features:
 
 
 @torch.no_grad()
-def _features(teacher: Teacher, precision: str, batch: ImageBatch) -> Tensor:
+def teacher_features(teacher: Teacher, precision: str, batch: ImageBatch) -> Tensor:
     """A teacher's features in float32, computed in a resolved precision."""
     with computing(precision, batch.pixels_BRR3.device):
         feature: Tensor = teacher(batch.image_B3RR)
@@ -125,9 +125,9 @@ def _build(job: Job, room: Room, teacher: Teacher, images: Images, flip: bool, s
     with writer, job.reporter.bar("teacher features", sum(map(len, writer.missing)) * ranks) as bar:
         for batch in images.in_order(CHUNK, spans=writer.missing):
             on_device = batch.to(job.device)
-            rows = {NAMES[False]: _features(teacher, job.precision, on_device), INDEX: batch.index_B}
+            rows = {NAMES[False]: teacher_features(teacher, job.precision, on_device), INDEX: batch.index_B}
             if flip:
-                rows[NAMES[True]] = _features(teacher, job.precision, on_device.mirrored())
+                rows[NAMES[True]] = teacher_features(teacher, job.precision, on_device.mirrored())
             writer.add(rows)
             bar.advance(len(batch) * ranks)
     job.world.barrier()

@@ -28,9 +28,9 @@ from gaekit.store.models import AutoencoderSpec
 from gaekit.store.room import Room
 from gaekit.train.precision import resolve_precision
 from gaekit.train.progress import Reporter
+from gaekit.train.step import Host
 from gaekit.train.step_times import StepTimes
 from gaekit.train.track import Trackers
-from gaekit.train.training import Host
 
 PRECISION = "precision.json"
 """Beside a stage's outputs: the precision in which they are made."""

@@ -7,6 +7,7 @@ kept for later evaluations.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -62,6 +63,10 @@ class Judged:
         """Say that every reference is in; a copy of them that is made hereafter needs it no more."""
         for metric in self.own.values():
             metric.ready(device)
+
+    def copies(self) -> Judged:
+        """The same with copies of this rank's own, for one of several series of what is judged."""
+        return replace(self, metrics=self.metrics | {place: copy.deepcopy(m) for place, m in self.own.items()})
 
 
 def judges_of(job: Job, wanted: Sequence[ComponentConfig], needs: str) -> Judged:
@@ -172,12 +177,19 @@ def _told(metric: Metric, intervals: bool) -> Told:
     return Told(numbers, metric.intervals(), per_image, metric.protocol())
 
 
+def is_higher_better(judged: Judged, name: str) -> bool:
+    """Whether more of a number is better, by its name among `results`."""
+    own = name.partition("/")[2]
+    return any(own.startswith(start) for metric in judged.metrics.values() for start in metric.higher)
+
+
 def with_references(job: Job, judged: Judged, size: int) -> None:
     """Have the metrics of samples take in the real images: what an evaluation of the same images by the same metric
     kept, else every image once, by one rank."""
     facts = {place: _reference_facts(job, judged, place) for place, metric in judged.metrics.items() if metric.split}
     rooms = {place: Room(job.store / REFERENCES / sha256_json(found)[:12]) for place, found in facts.items()}
-    job.caches += [f"{job.store.name}/{REFERENCES}/{room.path.name}" for room in rooms.values()]
+    for room in rooms.values():
+        job.use_cache(room)
     kept = job.world.on_rank0(lambda: {place for place, room in rooms.items() if room.done() is not None})
     for place in kept & judged.own.keys():
         judged.metrics[place].load_reference(load_file(rooms[place].path / STATE))

@@ -44,6 +44,14 @@ class IntervalTimes:
         self._waited += self.clock() - start
 
     @contextmanager
+    def left_out(self) -> Iterator[None]:
+        """For what counts in none of the scalars but memory's."""
+        start, flop = self.clock(), self.flops.flop() if self.flops else 0
+        yield
+        self._flop += (self.flops.flop() if self.flops else 0) - flop
+        self._begun += self.clock() - start
+
+    @contextmanager
     def step(self) -> Iterator[None]:
         """For the time that a step, its `waiting` included, keeps the host."""
         start, waited = self.clock(), self._waited

@@ -40,6 +40,16 @@ class Bar:
             left = (self.total - self.done) * seconds / max(1, self.done - self._first)
             self.console.print(f"  {self.title} {self.done}/{self.total}  {text}  {left:.0f} s left", highlight=False)
 
+    @contextmanager
+    def left_out(self, text: str) -> Iterator[None]:
+        """For what is no part of what is counted, and takes time: `text` is shown meanwhile, and the rate is without
+        it."""
+        start = time.monotonic()
+        if self._progress:
+            self._progress.update(self._progress.task_ids[0], text=text)
+        yield
+        self._start += time.monotonic() - start
+
 
 class Reporter:
     """Where a run tells what it does; `on_images` is called with every count of images that a bar advances by."""

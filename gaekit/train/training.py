@@ -12,91 +12,33 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from gaekit.errors import GaekitError, Interrupted, Preempted, ReportedByRank0, RunFailed
-from gaekit.parallel import World
-from gaekit.recipe.schema import Runtime, Train
+from gaekit.recipe.schema import Train
 from gaekit.seeds import seed_for
-from gaekit.store.room import Room
 from gaekit.train.checkpoint import Checkpoints
 from gaekit.train.curves import CurveWriter
-from gaekit.train.draws import BatchDraws
 from gaekit.train.ema import EMA
-from gaekit.train.flops import FlopMeter
 from gaekit.train.guards import Divergence, StepGuard, Terms, mean_of_scalars
 from gaekit.train.interval import IntervalTimes, named_peak
 from gaekit.train.learner import Learner
 from gaekit.train.optim import load_optimizer, make_optimizer, optimizer_tensors
 from gaekit.train.precision import autocast, float32_products, resolve_precision
+from gaekit.train.probing import Probe, Probes
 from gaekit.train.profiling import StepProfile
-from gaekit.train.progress import Reporter
 from gaekit.train.resume import SharedCheckpoint
 from gaekit.train.signals import StopRequest, stop_request
-from gaekit.train.step_times import StepTimes
+from gaekit.train.step import Batch, Host, Step
 from gaekit.train.strategy import full_tensors, load_full_state_dict, parallelize
-from gaekit.train.track import Meter, Trackers
+from gaekit.train.track import Meter
 from gaekit.train.vote import StopVote
-from gaekit.values import Draws, Losses
-
-
-class Batch(Protocol):
-    """What a stream yields: a batch that can be cut into micro-batches and moved to a device."""
-
-    def part(self, first: int, last: int) -> Self:
-        """Rows first to last."""
-        ...
-
-    def to(self, device: torch.device) -> Self:
-        """The same on a device."""
-        ...
-
-    def __len__(self) -> int: ...
-
+from gaekit.values import Losses
 
 B = TypeVar("B", bound=Batch)
-
-
-@dataclass(frozen=True)
-class Host:
-    """Where a training lives: the room, the machine's settings, and where it reports."""
-
-    stage: str
-    seed: int
-    room: Room
-    runtime: Runtime
-    device: torch.device
-    reporter: Reporter
-    trackers: Callable[[int], Trackers]
-    world: World = field(default_factory=World)
-    times: StepTimes | None = None
-    """Where a training is only measured: what ends it after some steps."""
-    flops: FlopMeter | None = None
-    on_step: Callable[[int, int], None] = lambda step, batch: None
-
-
-@dataclass(frozen=True)
-class Step:
-    """One micro-batch of step `index` (from 0): rows `first` to `last` of the global batch.
-
-    `final`: whether it is this rank's last of the step, at which optimizers step.
-    """
-
-    index: int
-    first: int
-    last: int
-    batch: int
-    final: bool
-    pictures: bool
-    host: Host
-
-    def draws(self, name: str) -> Draws:
-        """Randomness for this step under a name: a row's numbers are f(seed, stage, step, name, row)."""
-        purpose = (self.host.seed, self.host.stage, self.index, name)
-        return BatchDraws(purpose, self.first, self.last, self.host.device)
 
 
 @dataclass(frozen=True)
@@ -116,6 +58,7 @@ class Training:
     modules: Mapping[str, nn.Module]
     host: Host
     overrides: Mapping[str, OptimizerOverrides] = field(default_factory=dict)
+    probe: Probe | None = None
 
     def __post_init__(self) -> None:
         self.at = 0
@@ -137,6 +80,9 @@ class Training:
         self._vote = StopVote(self.host.world)
         self._step: Step | None = None
         self._curves: CurveWriter | None = None
+        self._probes: Probes | None = None
+        if self.probe is not None and self.host.times is None:
+            self._probes = Probes(self.probe, self.host, self.settings.steps)
         self._loops = ExitStack()
         self._resume()
 
@@ -173,9 +119,10 @@ class Training:
     @property
     def record(self) -> dict[str, Any]:
         """What is worth knowing of the training once it is over."""
-        return {
+        record = {
             "steps": self.at, "seconds": self.seconds, "skipped_steps": self.skipped, "precision": self.precision
         }  # fmt: skip
+        return record | ({"probe": self._probes.record} if self._probes else {})
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of forward passes."""
@@ -204,6 +151,8 @@ class Training:
         self.host.world.on_rank0(lambda: self.host.world.rows(batch))
         begin, end = self.host.world.rows(batch)
         micro = self.host.world.on_rank0(lambda: self._micro_batch(end - begin))
+        if self._probes and self._probes.resume(self.at):
+            self._look_by_probe(self._probes)
         if self.at >= total:
             return
         peak = named_peak(self.host.device, self.precision, self.host.reporter.say)
@@ -230,6 +179,9 @@ class Training:
                 self.seconds += time.perf_counter() - start
                 profile.end_step(self.at + 1)
                 self._end_step(times)
+                if self._probes and self._probes.is_due(self.at):
+                    with times.left_out(), bar.left_out("probing"):
+                        self._look_by_probe(self._probes)
                 bar.advance(per=batch, numbers=self._shown)
                 self._leave_if(stop)
                 if self.host.times is not None and self.host.times.end_step(self.host.device):
@@ -372,6 +324,10 @@ class Training:
         streak = any(guard.bad for guard in self._guards.values())
         if saving and (last or not streak):
             self.save(required=last)
+
+    def _look_by_probe(self, probes: Probes) -> None:
+        """Make the probe of the present step. What is saved before it goes on from here if the process is killed."""
+        self._show(probes.look(self.at, self))
 
     def _show(self, scalars: dict[str, float]) -> None:
         """Hand the numbers of the present step, and what pictures there are, to the curves and the trackers."""

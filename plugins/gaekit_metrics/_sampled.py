@@ -21,6 +21,8 @@ class InceptionSettings(FeatureSettings):
 class InceptionMetric(FeatureMetric):
     """Base of the metrics on Inception's features. `extractor` stands in for the network: any `Extractor`."""
 
+    higher = ("inception_score", "precision", "recall")
+
     def __init__(self, config: Any, *, image_size: int, classes: tuple[str, ...], extractor: Extractor | None = None):
         network = extractor or Inception(config.weights, config.seed, f"metric '{self.name}'")
         super().__init__(config, image_size=image_size, classes=classes, extractor=network)

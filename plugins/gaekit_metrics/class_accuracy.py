@@ -60,6 +60,7 @@ class ClassAccuracy(Metric):
     Config = ClassAccuracyConfig
     needs = "samples"
     needs_classes = True
+    higher = ("class_accuracy",)
     config: ClassAccuracyConfig
 
     def __init__(self, config: ClassAccuracyConfig, *, image_size: int, classes: tuple[str, ...]):

@@ -48,6 +48,7 @@ class LinearProbe(Metric):
     Config = LinearProbeConfig
     needs = "latents"
     needs_classes = True
+    higher = ("linear_probe",)
     config: LinearProbeConfig
 
     def __init__(self, config: LinearProbeConfig, *, image_size: int, classes: tuple[str, ...]):

@@ -30,6 +30,7 @@ class Psnr(MeanMetric):
 
     name = "psnr"
     Config = ComponentConfig
+    higher = ("psnr",)
 
     def update(self, real_B3RR: Tensor, fake_B3RR: Tensor) -> None:
         """Take in a batch of images and their reconstructions, in [-1, 1]."""

@@ -47,6 +47,7 @@ class Ssim(MeanMetric):
 
     name = "ssim"
     Config = ComponentConfig
+    higher = ("ssim",)
 
     def __init__(self, config: ComponentConfig, *, image_size: int, classes: tuple[str, ...]):
         super().__init__(config, image_size=image_size, classes=classes)

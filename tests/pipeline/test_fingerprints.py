@@ -69,6 +69,8 @@ def test_fingerprints_are_those_of_yesterday(tmp_path: Path, registry: Registry)
         ("name=other", set()),
         ("autoencoder.adversary.diffaug=false", set()),
         ("diffusion.betas=linear", set()),
+        ("autoencoder.probe={every: 1}", set()),
+        ("diffusion.probe={metrics: [{use: class_accuracy}], sampler: {use: heun}}", set()),
         ("semantic.train.steps=9", {"autoencoder", "latents", "diffusion", "sample", "evaluate"}),
         ("diffusion.train.steps=9", {"diffusion", "sample", "evaluate"}),
         ("teacher.layer=stage4", {"semantic", "autoencoder", "latents", "diffusion", "sample", "evaluate"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 from recipe_helpers import tiny_recipe
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from gaekit.store.curves import read_curves
+
 RECIPE = tiny_recipe("""
 teacher: {use: efficientnet_lite0, layer: stage3}
 aligner: {use: latent, head_dim: 20}
@@ -21,8 +24,11 @@ semantic: {train: {steps: 4, batch: 8}}
 autoencoder:
   adversary: {channels: 4, layers: 1, start: 2, warmup: 2, adaptive: true, diffaug: true}
   train: {steps: 8, lr: 1e-3, ema: 0.9}
+  probe: {every: 8, loss: {images: 150}, count: 100}
 latents: {batch: 16}
-diffusion: {train: {steps: 8, ema: 0.9}}
+diffusion:
+  train: {steps: 8, ema: 0.9}
+  probe: {every: 8, loss: {images: 150, times: 2}, metrics: [{use: class_accuracy, limit: 300}], count: 12}
 sample: {sampler: {use: euler_maruyama, steps: 3}, count: 25, batch: 5, guidance: {scale: 2.0}}
 evaluate: {metrics: [{use: psnr}, {use: ssim}, {use: linear_probe}, {use: class_accuracy}]}
 runtime: {save_every: 4, log_every: 1, cache_gb: 0.02, threads: 1}
@@ -63,16 +69,42 @@ def test_two_processes_have_the_losses_of_one(folder: Path, stage: str) -> None:
         assert values == pytest.approx(theirs[tag], rel=1e-5, abs=1e-5), tag
 
 
-def test_latents_samples_and_numbers_of_two_processes_are_those_of_one(folder: Path) -> None:
-    taken = [f"--set={stage}={{from: runs/tiny/{stage}}}" for stage in ("autoencoder", "diffusion")]
-    done = gaekit(folder, "run", "tiny.yaml", *taken, "--name", "together", "--out", "together", "--nproc", "2")
-    assert done.returncode == 0, done.stderr
-    ours, theirs = folder / "runs/tiny", folder / "together/together"
+def probed(run: Path, stage: str) -> dict[str, list[tuple[int, float]]]:
+    found = read_curves(run / stage / "curves.jsonl").under("probe/")
+    return {name: points for name, points in found.items() if name != "probe/seconds"}
+
+
+@pytest.fixture(scope="module")
+def together(folder: Path) -> Path:
+    """The run of one process whose trainings are taken for killed in their last probe, gone on with by two."""
+    store = folder / "together/store"
+    for stage in ("features", "semantic", "autoencoder", "diffusion"):
+        shutil.copytree(folder / "runs/store" / stage, store / stage)
+    for stage in ("autoencoder", "diffusion"):
+        (done,), (curves,) = (store / stage).rglob("DONE"), (store / stage).rglob("curves.jsonl")
+        done.unlink()
+        lines = curves.read_text().splitlines()
+        curves.write_text("".join(f"{line}\n" for line in lines if "probe/" not in line))
+    two = gaekit(folder, "run", "tiny.yaml", "--name", "together", "--out", "together", "--nproc", "2")
+    assert two.returncode == 0, two.stderr
+    assert two.stderr.count("resuming") == two.stderr.count("probe at step 8") == 2
+    return folder / "together/together"
+
+
+def test_latents_samples_and_numbers_of_two_processes_are_those_of_one(folder: Path, together: Path) -> None:
+    ours = folder / "runs/tiny"
     latents = "latents/latents/00000.safetensors", "latents/latents/manifest.json"
     for file in (*latents, "samples.npz", "metrics.json", "per_image.npz"):
-        assert (ours / file).read_bytes() == (theirs / file).read_bytes(), file
+        assert (ours / file).read_bytes() == (together / file).read_bytes(), file
     assert len(json.loads((ours / "metrics.json").read_text())) == 5
-    assert list(theirs.glob("sample/chunks")) == []
+    assert list(together.glob("sample/chunks")) == []
+
+
+def test_probes_of_two_processes_are_those_of_one_on_the_same_weights(folder: Path, together: Path) -> None:
+    for stage, some in (("autoencoder", "reconstruction/psnr/ema"), ("diffusion", "samples/class_accuracy")):
+        ours = probed(folder / "runs/tiny", stage)
+        assert ours == probed(together, stage)
+        assert [step for step, _ in ours[f"probe/{some}"]] == [8]
 
 
 def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -34,14 +34,14 @@ COMMON = (
     "dataset={use: digits}", "image={size: 32, stride: 8}", "latent_dim=4", "evaluate.metrics=[{use: psnr}]",
     "diffusion.denoiser.depth=1", "diffusion.denoiser.width=32", "diffusion.denoiser.heads=2",
     "diffusion.train.steps=2", "diffusion.train.batch=8", "sample.sampler.steps=2", "sample.count=20",
-    "sample.batch=10",
+    "sample.batch=10", "diffusion.probe={loss: {images: 8, times: 2}}",
     "runtime={trackers: [], save_every: 2, threads: 1, device: cpu}",
 )  # fmt: skip
 TRAINED = (
     "autoencoder.decoder.depth=1", "autoencoder.decoder.width=32", "autoencoder.decoder.heads=2",
     "autoencoder.perceptual={use: lpips, net: squeeze, backbone: random}",
     "autoencoder.adversary.channels=8", "autoencoder.adversary.layers=2", "autoencoder.adversary.start=1",
-    "autoencoder.train.steps=2", "autoencoder.train.batch=8",
+    "autoencoder.train.steps=2", "autoencoder.train.batch=8", "autoencoder.probe={loss: {images: 8}, count: 8}",
 )  # fmt: skip
 VIT = ("autoencoder.encoder.depth=1", "autoencoder.encoder.width=32", "autoencoder.encoder.heads=2")
 RAE = (

@@ -46,6 +46,9 @@ def at(option: str, *others: str) -> tuple[str, ...]:
         (at("diffusion.train={steps: 20, batch: 8, schedule: linear, decay_start: 20}"), "diffusion.train.decay_start: the learning rate would fall from step 20, after warm-up, to step 20; let it end later"),
         (at("diffusion.train={steps: 20, batch: 8, schedule: linear, warmup: 5, decay_end: 0.25}"), "diffusion.train.decay_end: the learning rate would fall from step 5, after warm-up, to step 5; let it end later"),
         (at("evaluate.metrics[0].use=judge", "sample=null"), "evaluate.metrics[0].use: metric 'judge' judges samples; add a section `sample:`"),
+        (at("autoencoder.probe={metrics: [{use: judge}]}"), "autoencoder.probe.metrics[0].use: metric 'judge' judges samples, and here metrics judge reconstructions"),
+        (at("autoencoder.probe={loss: null, metrics: []}"), "autoencoder.probe: asks for nothing: give it a `loss` or `metrics`, or leave it out"),
+        (at("diffusion.probe={loss: null}"), "diffusion.probe: asks for nothing"),
         (at("autoencoder.train.init=/no/such/place"), "autoencoder.train.init: there is no /no/such/place"),
     ],
 )  # fmt: skip

@@ -54,6 +54,18 @@ def test_a_rate_is_of_the_times_and_no_mean_of_rates() -> None:
     assert found == {"train/images_per_second": 1.6, "train/data_wait": 0.25, "train/host_seconds": 2.75}
 
 
+def test_what_is_left_out_is_in_no_scalar() -> None:
+    clock, other = Clock(), Clock()
+    with_probe, without = IntervalTimes(8, torch.device("cpu"), clock), IntervalTimes(8, torch.device("cpu"), other)
+    for times, its_clock in ((with_probe, clock), (without, other)):
+        take_steps(times, its_clock, [(0.5, 0.5), (2.0, 5.0)])
+        if times is with_probe:
+            with times.left_out():
+                its_clock.now += 100.0
+        take_steps(times, its_clock, [(1.0, 1.0)])
+    assert with_probe.take(World()) == without.take(World())
+
+
 def test_an_interval_begins_where_the_last_was_taken() -> None:
     clock = Clock()
     times = IntervalTimes(8, torch.device("cpu"), clock)

@@ -64,7 +64,8 @@ def train(folder: Path, total: int = 20, stop: int | None = None, **options: obj
         **{k: v for k, v in options.items() if k in ("micro_batch", "save_every", "keep", "ema_offload", "log_every")},
     )  # type: ignore[arg-type]
     critic_alone = OptimizerOverrides(settings.model_copy(update={"lr": 5e-3, "ema": None}))
-    training = Training(settings, options.get("networks") or networks(), where, {"critic": critic_alone})  # type: ignore[arg-type]
+    made = options.get("networks") or networks()
+    training = Training(settings, made, where, {"critic": critic_alone}, options.get("probe"))  # type: ignore[arg-type]
     with training:
         generator, critic = training["generator"], training["critic"]
         for step, batch in training.steps(points):
