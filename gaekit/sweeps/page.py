@@ -13,7 +13,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from gaekit import __version__
-from gaekit.runs.page import Band, Cell, Interval, Series, curves_svg, intervals_svg, render
+from gaekit.runs.page import Band, Cell, Interval, Series, curves_svg, details, intervals_svg, render
 from gaekit.runs.page import table as page_table
 from gaekit.store.files import write_text
 from gaekit.sweeps.labels import short_names
@@ -96,7 +96,7 @@ def _curve(label: str, rows: list[Row], metric: str, key: str) -> Series:
 def _table(table: Table) -> Markup:
     head, rows = cells(table, table.metrics)
     numbers: list[list[str | Cell]] = [[row[0], *(Cell(text, number=True) for text in row[1:])] for row in rows]
-    return page_table(head, numbers, caption=f"A row a setting, a column a metric: {INTERVAL}.")
+    return page_table(head, numbers, caption=f"A row a setting, a column a metric. {INTERVAL}")
 
 
 def _settings(table: Table) -> Markup:
@@ -112,7 +112,8 @@ def _runs(table: Table, folder: Path, out: Path) -> Markup:
             name = run.member.run
             link = Markup('<a href="{}">{}</a>').format(quote(os.path.relpath(page, folder)), name)
             rows.append([link if page.exists() else name, row.label, Cell(str(run.member.recipe.seed), number=True)])
-    return page_table(["run", "setting", "seed"], rows, caption="Finished runs; each has a page of its own, if linked.")
+    linked = page_table(["run", "setting", "seed"], rows, caption="Finished runs; a link leads to the page of a run.")
+    return details(f"{len(rows)} finished runs", linked)
 
 
 def _text(value: Any) -> str:

@@ -17,7 +17,7 @@ from gaekit.sweeps.student import LEVEL, Mean, mean_of
 from gaekit.sweeps.there import has_results
 
 METRICS = "metrics.json"
-INTERVAL = f"mean ± half the {LEVEL:.0%} interval of Student's t over the runs of a setting; one run has none"
+INTERVAL = f"Mean ± half the {100 * LEVEL:g} % interval of Student's t over the runs of a setting; one run has none."
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def collect(sweep: Sweep, out: Path, registry: Registry) -> Table:
     rows = tuple(_row(sweep.of(setting), sweep, out, registry) for setting in sweep.definition.settings)
     metrics = dict.fromkeys(name for row in rows for run in row.runs for name in run.numbers)
     definition = sweep.definition
-    return Table(sweep.name, definition.recipe, definition.keys, definition.seeds, rows, tuple(metrics))
+    return Table(sweep.name, definition.file.recipe, definition.keys, definition.seeds, rows, tuple(metrics))
 
 
 def _row(members: list[Member], sweep: Sweep, out: Path, registry: Registry) -> Row:

@@ -62,7 +62,7 @@ def markdown(table: Table) -> str:
     """The table in Markdown, with what its numbers are."""
     head, rows = cells(table, table.metrics)
     lines = [f"# {table.name}", "", describe(table), "", _line(head), _line(["---"] * len(head)), *map(_line, rows), ""]
-    return "\n".join([*lines, f"{INTERVAL}.", ""])
+    return "\n".join([*lines, INTERVAL, ""])
 
 
 def describe(table: Table) -> str:

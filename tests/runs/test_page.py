@@ -109,6 +109,11 @@ def test_intervals_stand_with_their_numbers() -> None:
     assert {"psnr", "26.8  [26.1, 27.2]", "fid", "3"} <= set(texts(drawn))
 
 
+def test_numbers_that_are_read_keep_all_their_digits() -> None:
+    drawn = intervals_svg([Interval("psnr", 0.7234, text="0.723 ± 0.016"), Interval("x 1.2345", 1.0)], title="numbers")
+    assert {"0.723 ± 0.016", "x 1.2345"} <= set(texts(drawn))
+
+
 def test_points_have_colours_by_group_and_a_legend() -> None:
     drawn = scatter_svg([Point("a", 1, 2, None, (1, 3), "one"), Point("b", 2, 3, (1, 4), None, "two")],
                         title="cost and quality", x_label="hours", y_label="FID")  # fmt: skip

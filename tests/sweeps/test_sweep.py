@@ -17,6 +17,7 @@ from sweep_helpers import GRID, write
 
 from gaekit.cli import main
 from gaekit.pipeline.rooms import collect as collect_garbage
+from gaekit.store.attempts import read_attempts
 
 SMOKE = """sweep: 1
 name: tries
@@ -36,10 +37,11 @@ def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def done(logs: Path) -> Counter[str]:
-    """How often each stage has been made, by what the runs told."""
-    lines = [line for log in logs.glob("*/log.txt") for line in log.read_text().splitlines()]
-    return Counter(line.split()[1].rstrip(":") for line in lines if ": done in" in line)
+def done(runs: Path) -> Counter[str]:
+    """How often each stage has been made, by the attempts at it."""
+    files = (runs / "store").glob("*/*/attempts.jsonl")
+    made = [(file.parents[1].name, attempt) for file in files for attempt in read_attempts(file)]
+    return Counter(stage for stage, attempt in made if attempt.outcome == "done")
 
 
 def check_table(folder: Path, runs: int, name: str = "tries") -> None:
@@ -71,7 +73,7 @@ def test_a_sweep_from_the_command_line(
     assert all(len(line) <= 80 for line in told.out.splitlines() if line.startswith(("setting", "scale_")))
     check_table(tmp_path, 2, "tiny-scale")
     runs = tmp_path / "runs"
-    assert done(runs / "tiny-scale.sweep/members") == {
+    assert done(runs) == {
         "semantic": 1, "autoencoder": 1, "latents": 1, "diffusion": 1, "sample": 2, "evaluate": 2,
     }  # fmt: skip
     assert collect_garbage(runs, dry=True) == []
@@ -114,22 +116,19 @@ def test_the_plan_says_how_often_each_stage_is_made(
 @pytest.mark.slow  # pytest tests/sweeps -m slow
 def test_eight_runs_train_each_shared_stage_once_and_survive_a_kill(tmp_path: Path) -> None:
     write(tmp_path, SMOKE)
-    logs = tmp_path / "runs/tries.sweep/members"
+    runs = tmp_path / "runs"
     first = started(tmp_path, "--jobs", "2")
     deadline = time.monotonic() + 300
-    while done(logs)["autoencoder"] < 1:
+    while done(runs)["autoencoder"] < 1:
         assert time.monotonic() < deadline
         time.sleep(0.2)
     first.send_signal(signal.SIGKILL)
     first.communicate()
-    assert 0 < sum(done(logs).values()) < sum(ROOMS.values())
+    assert 0 < sum(done(runs).values()) < sum(ROOMS.values())
     second = started(tmp_path, "--jobs", "2")
     out, told = second.communicate(timeout=600)
     assert second.returncode == 0, told
-    assert done(logs) == ROOMS, told
-    rooms = Counter(path.parents[0].parent.name for path in (tmp_path / "runs/store").glob("*/*/**/DONE")
-                    if "references" not in path.parts and not path.parent.name.startswith("step-"))  # fmt: skip
-    assert all(rooms[stage] == ROOMS[stage] for stage in ("semantic", "latents", "sample", "evaluate")), rooms
+    assert done(runs) == ROOMS, told
     check_table(tmp_path, 8)
     assert "4 settings of diffusion.denoiser.depth, sample.guidance.scale" in out
 
@@ -142,7 +141,7 @@ def test_nine_runs_by_three_processes_all_finish(tmp_path: Path) -> None:
     ends = [one.communicate(timeout=600) for one in ones]
     assert [one.returncode for one in ones] == [0, 0, 0], ends
     check_table(tmp_path, 9)
-    assert done(tmp_path / "runs/tries.sweep/members") == {
+    assert done(tmp_path / "runs") == {
         "semantic": 1, "autoencoder": 1, "latents": 1, "diffusion": 3, "sample": 9, "evaluate": 9,
     }  # fmt: skip
     assert len({out.partition("written")[0] for out, _ in ends}) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from gaekit.pipeline.view import View
 from gaekit.plugins import Registry, load_plugins
 from gaekit.recipe import to_yaml
 from gaekit.sweeps.members import Member, Sweep
+from gaekit.sweeps.page import _plots, write_page
 from gaekit.sweeps.student import Mean
-from gaekit.sweeps.table import Table, blocks, collect, in_words
+from gaekit.sweeps.table import Row, RunNumbers, Table, blocks, collect, in_words
 from gaekit.sweeps.writing import as_data, markdown, write_results
 
 PSNR, ACCURACY = "reconstruction/psnr", "samples_unguided/class_accuracy"
@@ -118,6 +120,36 @@ def test_the_markdown_says_how_many_runs_there_are(table: Table) -> None:
     assert [line.split(" | ")[1] for line in lines[2:]] == ["3", "2 of 3", "1 of 3", "0 of 3"]
     assert "6 of 12 runs are finished" in text
     assert "Student's t" in text
+
+
+def test_the_page_shows_each_number_and_links_runs_that_have_pages(
+    table: Table, sweep: Sweep, out: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib", reason="the page needs the extra `report`")
+    (out / sweep.members[0].run / "report.html").write_text("")
+    folder = out / "tries.sweep"
+    folder.mkdir()
+    page = write_page(table, folder, out).read_text()
+    shown = in_words(table.rows[0].mean(PSNR), 3)
+    assert page.count(shown) >= 2  # in the plot and in the table
+    assert page.count('<svg class="plot"') == 2
+    assert f'<a href="../{sweep.members[0].run}/report.html">' in page
+    assert page.count('<a href="../') == 1
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+
+
+def test_a_number_of_three_values_is_an_axis(sweep: Sweep) -> None:
+    pytest.importorskip("matplotlib", reason="the page needs the extra `report`")
+    members, values = sweep.members, (0.5, 1.0, 2.0)
+    rows = [
+        Row(f"{depth}", {"d.depth": depth, "s.scale": scale}, (RunNumbers(members[0], {PSNR: depth + scale}),), 1)
+        for depth in (1, 2)
+        for scale in values
+    ]
+    table = Table("tries", "tiny", ("d.depth", "s.scale"), (None,), tuple(rows), (PSNR,))
+    (plot,) = _plots(table)
+    assert {"depth 1", "depth 2", "scale"} <= set(re.findall(r">([^<>]+)<", plot))
+    assert "depth 1 from 1.5 to 3" in plot
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def as_part(svg: str, title: str) -> str:
         text = text.replace(number, f"var(--{name})")
     text = re.sub(r"font-family: [^;\"]+", "font-family: inherit", text)
     text = re.sub(r' transform="rotate\(-?0 [^)]*\)"', "", text)
-    text = re.sub(r"(\d+\.\d\d)\d+", r"\1", text)
+    text = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d+\.\d\d)\d+", r"\1", tag[0]), text)  # not in what is read
     text = re.sub(r"\s*\n\s*", " ", text)
     view = re.search(r'viewBox="[^"]+"', text)
     head = f'<svg class="plot" role="img" aria-label="{escape(title)}" {view[0] if view else ""}>'
