@@ -7,6 +7,7 @@ other end of PIPE closes: its sweep has ended then, however it did.
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -40,6 +41,7 @@ def _held(claim: Claim, command: Sequence[str]) -> int:
     from gaekit import cli
 
     sys.argv = ["gaekit", *command]  # what the run's record says made it
+    print(f"$ {shlex.join(sys.argv)}", file=sys.stderr, flush=True)
     code = 1
     try:
         code = cli.main(command)

@@ -125,6 +125,7 @@ def _run(
 
 def _show_plan(sweep: Sweep, registry: Registry, out: Path, processes: int, *, as_json: bool) -> None:
     from gaekit.cli.output import print_json, print_table, say
+    from gaekit.sweeps.labels import counted
     from gaekit.sweeps.there import Planned, shares
 
     planned = Planned(sweep, out, registry, processes=processes)
@@ -140,7 +141,8 @@ def _show_plan(sweep: Sweep, registry: Registry, out: Path, processes: int, *, a
         print_json({"sweep": sweep.name, "recipe": sweep.definition.recipe, "runs": runs, "stages": stages})
         return
     settings, seeds = len(sweep.definition.settings), len(sweep.definition.seeds)
-    say(f"{sweep.name}: {len(members)} runs of {sweep.definition.recipe}: {settings} settings x {seeds} seeds")
+    made_of = f"{counted(settings, 'setting')} x {counted(seeds, 'seed')}"
+    say(f"{sweep.name}: {counted(len(members), 'run')} of {sweep.definition.recipe}, {made_of}")
     rows = [(s.stage, str(s.rooms), str(s.there), "-".join(map(str, dict.fromkeys(s.runs)))) for s in shares(planned)]
     print_table(("stage", "results", "there already", "runs that share one"), rows)
     say("")

@@ -18,6 +18,11 @@ _WORD = 24
 _DIGITS = 6
 
 
+def counted(number: int, what: str) -> str:
+    """How many there are of something: 1 run, 2 runs."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def short_names(keys: Sequence[str]) -> dict[str, str]:
     """By key, the shortest of its endings that tells it from the others: `lr`, or `diffusion.train.lr` where the
     autoencoder's is swept too. `use` at the end goes: `autoencoder.noise.use` is `noise`."""

@@ -16,7 +16,7 @@ from gaekit import __version__
 from gaekit.runs.page import Band, Cell, Interval, Series, curves_svg, details, intervals_svg, render
 from gaekit.runs.page import table as page_table
 from gaekit.store.files import write_text
-from gaekit.sweeps.labels import short_names
+from gaekit.sweeps.labels import counted, short_names
 from gaekit.sweeps.table import INTERVAL, Row, Table, cells, in_words
 from gaekit.sweeps.writing import describe
 
@@ -113,7 +113,7 @@ def _runs(table: Table, folder: Path, out: Path) -> Markup:
             link = Markup('<a href="{}">{}</a>').format(quote(os.path.relpath(page, folder)), name)
             rows.append([link if page.exists() else name, row.label, Cell(str(run.member.recipe.seed), number=True)])
     linked = page_table(["run", "setting", "seed"], rows, caption="Finished runs; a link leads to the page of a run.")
-    return details(f"{len(rows)} finished runs", linked)
+    return details(counted(len(rows), "finished run"), linked)
 
 
 def _text(value: Any) -> str:

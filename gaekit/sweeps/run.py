@@ -15,6 +15,7 @@ from gaekit.errors import GaekitError, Interrupted, Preempted
 from gaekit.store.files import human_duration
 from gaekit.store.room import Room
 from gaekit.sweeps.folder import SweepFolder
+from gaekit.sweeps.labels import counted
 from gaekit.sweeps.members import Member
 from gaekit.sweeps.process import CLAIMED, RunningMember, Starter, Tail, code_in_words
 from gaekit.sweeps.there import Planned
@@ -194,8 +195,8 @@ class SweepRunner:
             self._waiting = labels
             holder = self.folder.claim(others[0].label).room.holder() or "another process"
             self.reporter.say(
-                f"waiting for {len(others)} runs that other processes make: {labels} ({holder}); Ctrl-C ends this, "
-                "nothing is lost"
+                f"waiting for {counted(len(others), 'run')} that other processes make: {labels} ({holder}); Ctrl-C "
+                "ends this, nothing is lost"
             )
 
     def _stop(self, stop: StopRequest) -> NoReturn:
@@ -203,7 +204,7 @@ class SweepRunner:
         interrupted = stop.signal == signal.SIGINT
         again = "; Ctrl-C again ends them at once" if interrupted else ""
         if self._running:
-            self.reporter.say(f"stopping: {len(self._running)} runs save and end{again}")
+            self.reporter.say(f"stopping: {counted(len(self._running), 'run')} to save and end{again}")
         for running in self._running:
             running.ask()
         try:

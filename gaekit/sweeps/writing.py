@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gaekit.store.files import write_text
+from gaekit.sweeps.labels import counted
 from gaekit.sweeps.table import INTERVAL, Table, cells
 
 TABLE_CSV, RUNS_CSV, MARKDOWN = "table.csv", "runs.csv", "table.md"
@@ -68,10 +69,10 @@ def markdown(table: Table) -> str:
 def describe(table: Table) -> str:
     """One sentence about the sweep: what was tried, over which seeds, and how much of it is there."""
     seeds = [seed for seed in table.seeds if seed is not None]
-    over = f", {len(seeds)} seeds ({', '.join(map(str, seeds))})" if seeds else ""
+    over = f", {counted(len(seeds), 'seed')} ({', '.join(map(str, seeds))})" if seeds else ""
     keys = f" of {', '.join(table.keys)}" if table.keys else ""
     there = "" if table.finished == table.runs else f"; {table.finished} of {table.runs} runs are finished"
-    return f"{len(table.rows)} settings{keys} over the recipe {table.recipe}{over}{there}."
+    return f"{counted(len(table.rows), 'setting')}{keys} over the recipe {table.recipe}{over}{there}."
 
 
 def _line(cells: Iterable[str]) -> str:

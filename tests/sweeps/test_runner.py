@@ -104,9 +104,7 @@ def test_a_killed_run_is_a_failed_one(tried: Tried) -> None:
 
 
 def until_waiting(tried: Tried, label: str) -> None:
-    while (
-        f"waiting for 1 runs that other processes make: {label} (process {os.getpid()}" not in tried.output.getvalue()
-    ):
+    while f"waiting for 1 run that other processes make: {label} (process {os.getpid()}" not in tried.output.getvalue():
         time.sleep(0.05)
 
 

@@ -67,7 +67,7 @@ def test_a_sweep_from_the_command_line(
     monkeypatch.chdir(tmp_path)
     write(tmp_path, GRID)
     options = ["run", "tiny.yaml", "--sweep", "sample.guidance.scale=1.0,1.5", "--set", "runtime.threads=1"]
-    assert main([*options, "--jobs", "2"]) == 0
+    assert main([*options, "--set", "evaluate.metrics=[{use: psnr}]", "--jobs", "2"]) == 0
     told = capsys.readouterr()
     assert "2 settings of sample.guidance.scale over the recipe tiny.yaml" in told.out
     assert all(len(line) <= 80 for line in told.out.splitlines() if line.startswith(("setting", "scale_")))
@@ -162,7 +162,7 @@ def test_ctrl_c_stops_the_runs_saved(tmp_path: Path) -> None:
     one.send_signal(signal.SIGINT)
     _, told = one.communicate(timeout=120)
     assert one.returncode == 130, told
-    assert "stopping: 2 runs save and end" in told
+    assert "stopping: 2 runs to save and end" in told
     assert "the same command goes on" in told
     assert list(runs.glob("store/diffusion/*/checkpoints/step-*"))
     for log in runs.glob("tries.sweep/members/*/outcome.json"):
