@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 
 from gaekit.doctor.finding import Case, Finding
 from gaekit.errors import GaekitError
-from gaekit.nn.attention import AttentionProbe
+from gaekit.nn.attention import NOT_INSTALLED, AttentionProbe
 from gaekit.pipeline.provenance import PACKAGES, package_versions
 from gaekit.stages.machine import choose_device
 
@@ -127,7 +127,7 @@ def attention(case: Case) -> Iterator[Finding]:
     if failure is None:
         yield Finding("attention", f"xformers computes forward and backward on {device}")
         return
-    absent, beside = failure == "it is not installed", "" if cuda else ", nor used on a CPU"
+    absent, beside = failure == NOT_INSTALLED, "" if cuda else ", nor used on a CPU"
     if asked == "xformers":
         fix = "pip install 'gaekit[xformers]'" if absent else "--set runtime.attention=auto"
         yield Finding("attention", f"the recipe asks for xformers, which cannot be used: {failure}", fix)

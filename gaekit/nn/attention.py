@@ -22,6 +22,8 @@ from gaekit.errors import GaekitError
 
 Backend = Literal["xformers", "sdpa", "math"]
 Requested = Literal["auto", "xformers", "sdpa", "math"]
+NOT_INSTALLED = "it is not installed"
+"""Why xformers cannot be used where nobody would expect it."""
 
 
 def attend(query_BNhd: Tensor, key_BNhd: Tensor, value_BNhd: Tensor, backend: Backend) -> Tensor:
@@ -82,10 +84,12 @@ class Attention(nn.Module):
 
 @dataclass(frozen=True)
 class Choice:
-    """The backend that was taken, and why."""
+    """The backend that was taken, and why. `unexpected`: another would have been taken, had it worked: `auto` on CUDA
+    takes an xformers that is installed."""
 
     backend: Backend
     reason: str
+    unexpected: bool = False
 
     def __str__(self) -> str:
         return f"attention by {self.backend} ({self.reason})"
@@ -132,7 +136,8 @@ def choose_backend(
             f"runtime.attention: xformers is asked for and cannot be used with {sizes}: {failure}; "
             "use 'auto', 'sdpa' or 'math', or install an xformers built for this torch and card"
         )
-    return Choice("sdpa", f"xformers cannot be used with {sizes}: {failure}")
+    unexpected = device.type == "cuda" and failure != NOT_INSTALLED
+    return Choice("sdpa", f"xformers cannot be used with {sizes}: {failure}", unexpected)
 
 
 def use_backend(module: nn.Module, backend: Backend) -> None:
@@ -175,7 +180,7 @@ def _try_xformers(device: torch.device, dtype: torch.dtype, heads: int, head_dim
             problem = _compare_xformers(device, dtype, heads, head_dim, tokens)
         except (Exception, SystemExit) as error:  # a broken build fails in whatever way it likes
             absent = isinstance(error, ModuleNotFoundError) and error.name == "xformers"
-            problem = "it is not installed" if absent else _summary(f"{type(error).__name__}: {error}")
+            problem = NOT_INSTALLED if absent else _summary(f"{type(error).__name__}: {error}")
     return problem and "; ".join([*said, problem])
 
 

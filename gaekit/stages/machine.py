@@ -48,12 +48,12 @@ class Machine:
         what it computes from now on is counted where FLOP are.
 
         `precision` is the section's: the attention is probed in the type that it will run in. `compiled=False` compiles
-        nothing. What trains and has no blocks to recompute is named.
+        nothing. What trains and has no blocks to recompute is named, and an attention that is not the one expected.
         """
         module.to(self.device)
         dtype = torch.bfloat16 if resolve_precision(precision, self.device) == "bf16" else torch.float32
         choice = set_attention(module, self.runtime.attention, self.device, self._probe, dtype)
-        if choice:
+        if choice and choice.unexpected:
             self._say_once(str(choice))
         trains = any(p.requires_grad for p in module.parameters())
         if self.runtime.checkpointing and trains and not set_checkpointing(module):

@@ -9,7 +9,15 @@ import torch
 from torch import nn
 
 from gaekit.errors import GaekitError
-from gaekit.nn.attention import Attention, AttentionProbe, attend, choose_backend, set_attention, use_backend
+from gaekit.nn.attention import (
+    NOT_INSTALLED,
+    Attention,
+    AttentionProbe,
+    attend,
+    choose_backend,
+    set_attention,
+    use_backend,
+)
 from gaekit.nn.embed import RotaryPositions
 from gaekit.nn.norm import RMSNorm
 
@@ -189,6 +197,17 @@ def test_probing_leaves_random_numbers_and_gradient_mode_alone(install):
         assert choose_backend("auto", **SIZES).backend == "xformers"
         assert not torch.is_grad_enabled()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("device", "failure", "unexpected"),
+    [("cuda", "no kernel", True), ("cuda", NOT_INSTALLED, False), ("cpu", "no kernel", False), ("cuda", None, False)],
+)
+def test_sdpa_is_unexpected_where_an_xformers_on_cuda_fails(device, failure, unexpected, monkeypatch):
+    monkeypatch.setattr("gaekit.nn.attention._try_xformers", lambda *sizes: failure)
+    choice = choose_backend("auto", **{**SIZES, "device": torch.device(device)})
+    assert choice.unexpected == unexpected
+    assert not choose_backend("sdpa", **SIZES).unexpected
 
 
 @pytest.mark.parametrize("backend", ["sdpa", "math"])

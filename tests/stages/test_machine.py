@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from gaekit.cli import main
+from gaekit.nn.attention import Choice
 from gaekit.recipe.schema import Runtime
 from gaekit.stages.machine import Machine, open_machine
 from gaekit.train.progress import Reporter
@@ -128,3 +129,23 @@ def test_what_is_compiled(
     assert ("runtime.compile: nothing is compiled" in said.getvalue()) == (not triton and expected == [])
     machine.prepare(network(), compiled=False)
     assert compiled == expected
+
+
+@pytest.mark.parametrize(
+    ("choice", "told"),
+    [
+        (Choice("sdpa", "xformers cannot be used with 2 heads: it is not installed"), False),
+        (Choice("xformers", "forward and backward work at 2 heads"), False),
+        (Choice("math", "as asked"), False),
+        (Choice("sdpa", "xformers cannot be used with 2 heads: no kernel", unexpected=True), True),
+        (None, False),
+    ],
+)
+def test_attention_is_told_where_another_was_expected(
+    choice: Choice | None, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gaekit.stages.machine.set_attention", lambda *arguments: choice)
+    said = StringIO()
+    machine = Machine(torch.device("cpu"), Runtime(), Reporter(Console(file=said, width=200)))
+    machine.prepare(nn.Linear(2, 2))
+    assert said.getvalue() == (f"  {choice}\n" if told else "")
