@@ -30,6 +30,7 @@ from gaekit.errors import ArtifactError, BadImage, DataAbsent, DataError, Gaekit
 from gaekit.inside import open_regular
 from gaekit.intervals import Interval
 from gaekit.values import Draws, GeneratorDraws, Latent, Loss, Losses, Prediction, to_pixels
+from gaekit.waiting import progress
 
 hookimpl = pluggy.HookimplMarker("gaekit")
 """Marks a plugin's `gaekit_components`."""
@@ -78,6 +79,7 @@ __all__ = [
     "hookimpl",
     "list_folder",
     "open_regular",
+    "progress",
     "require",
     "to_pixels",
     "weights",

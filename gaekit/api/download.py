@@ -11,7 +11,7 @@ import shutil
 import ssl
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from email.message import Message
 from http.client import HTTPException
 from io import FileIO
@@ -24,11 +24,13 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from gaekit.errors import GaekitError, MachineFailed
+from gaekit.waiting import counted
 
 log = logging.getLogger(__name__)
 
 MIRROR = "GAEKIT_MIRROR"
 BLOCK = 1 << 20
+MEGABYTE = 1_000_000
 TIMEOUT = 30.0
 """Seconds without a byte, or without the whole head of an answer, after which a connection counts as broken."""
 PAUSES = (1.0, 2.0, 4.0, 8.0)
@@ -331,7 +333,7 @@ def _pour(answer: Any, part: _Part, url: str, total: int | None) -> None:
     """Append the body, of `total` bytes where that is known. Raises ConnectionError where it comes too slowly, and
     GaekitError or MachineFailed where it has no end."""
     begun, before, looked = time.monotonic(), part.size, part.size
-    while block := answer.read1(BLOCK):
+    for block in _shown(iter(lambda: answer.read1(BLOCK), b""), part, url, total):
         part.append(block)
         if part.size > (LARGEST if total is None else total):
             part.resumable = False
@@ -343,6 +345,18 @@ def _pour(answer: Any, part: _Part, url: str, total: int | None) -> None:
             if part.size - before < SLOWEST:
                 raise ConnectionError(f"only {part.size - before} bytes came within {now - begun:.0f} s")
             begun, before = now, part.size
+
+
+def _shown(blocks: Iterator[bytes], part: _Part, url: str, total: int | None) -> Iterator[bytes]:
+    """The blocks, with a bar of the megabytes that have come, where it is known how many will."""
+    name, begun = url.rpartition("/")[2], part.size
+    with counted(f"fetching {name}", (total - begun) // MEGABYTE, "MB") if total else nullcontext() as counter:
+        told = 0
+        for block in blocks:
+            yield block
+            if counter is not None and (come := (part.size - begun) // MEGABYTE) > told:
+                counter.advance(come - told)
+                told = come
 
 
 def _validator(etag: str | None, modified: str | None) -> str | None:

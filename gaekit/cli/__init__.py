@@ -7,10 +7,13 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import typer
+
+    from gaekit.waiting import Counter
 
 
 # The panels of `gaekit --help`, in this order. A command stands in the panel under which `_fill` adds it:
@@ -177,4 +180,14 @@ def unusable(error: OSError) -> int | None:
 def _run(arguments: list[str]) -> None:
     from typer.main import get_command
 
-    get_command(make_app()).main(args=arguments, prog_name="gaekit")
+    from gaekit.waiting import showing
+
+    with showing(_bar):
+        get_command(make_app()).main(args=arguments, prog_name="gaekit")
+
+
+def _bar(title: str, total: int, unit: str) -> AbstractContextManager[Counter]:
+    """A bar on stderr for what takes more than a moment."""
+    from gaekit.train.progress import Reporter
+
+    return Reporter().slow_bar(title, total, unit)

@@ -16,6 +16,7 @@ from gaekit.store.files import sha256_file
 from gaekit.store.room import Room
 from gaekit.store.shard_reader import MANIFEST, ShardReader, read_head, read_manifest
 from gaekit.store.shards import reopen
+from gaekit.waiting import progress
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def verify_cache(folder: Path) -> Iterator[Damage]:
     held = sum(record["rows"] for record in facts["shards"])
     if held != facts["rows"]:
         yield Damage(MANIFEST, f"says {facts['rows']} rows, and its shards have {held}")
-    for record in facts["shards"]:
+    for record in progress(facts["shards"], "reading shards", len(facts["shards"]), "shards"):
         if record["rows"] and (fault := _fault(folder, record, facts)):
             yield Damage(record["file"], fault)
 

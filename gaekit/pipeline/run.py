@@ -7,6 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -37,6 +38,7 @@ from gaekit.store.checkpoints import CheckpointFolder
 from gaekit.store.curves import CURVES, cut_curves
 from gaekit.train.progress import Reporter
 from gaekit.train.signals import preemptible
+from gaekit.waiting import showing
 
 
 def run_recipe(
@@ -56,13 +58,14 @@ def run_recipe(
 
     `until` ends after that stage. `redo` runs that stage and all that is made from it again, in new rooms; `fresh` does
     too, and discards its checkpoints and what was not finished, unless another run needs them. `offline` fetches
-    nothing. What another process is making is waited for, or refused without `wait`. `command` is what run.json gives
-    as having run it, this process's own by default. Raises GaekitError and its kin.
+    nothing. What another process is making is waited for, or refused without `wait`.  `command` is what run.json gives as
+    having run it, this process's own by default. Raises GaekitError and its kin.
     """
     if redo and fresh:
         raise GaekitError("--redo and --fresh: give one of the two")
-    with join_world(choose_device(recipe.runtime.device)) as world:
+    with join_world(choose_device(recipe.runtime.device)) as world, ExitStack() as stack:
         reporter = (reporter or Reporter()) if world.is_rank0 else Reporter(Console(quiet=True))
+        stack.enter_context(showing(reporter.slow_bar))
         machine = open_machine(recipe.runtime, reporter, world)
         machine.count_flops()
         if world.size > 1:
@@ -72,7 +75,7 @@ def run_recipe(
         needs = partial(prepare_assets, recipe, registry, store, reporter.say, data=data, processes=world.size)
         world.rank0_first(lambda: needs(offline=offline, until=until, redo=redo or fresh))
         planned = partial(make_plan, recipe, registry, store, data=data, processes=world.size)
-        plan = _rank0_scans(partial(planned, until=until, need_data=True), data, world)
+        plan = _rank0_scans(partial(planned, until=until, need_data=True), data, world, reporter)
         world.rank0_first(lambda: _check_stage_names(plan, until=until, redo=redo, fresh=fresh))
         earlier = world.on_rank0(lambda: earlier_record(view))
         rooms = world.on_rank0(lambda: _choose_rooms(plan, again, view, earlier, reporter.say))
@@ -91,18 +94,24 @@ def run_recipe(
                 continue
             job = Job(stage.name, recipe, registry, machine, data, stage.room, stage.inputs, store, wait=wait)
             _run_stage(stage, title, job, view, record)
-        for entry in record["stages"].values():
-            entry.pop("replaces", None)
-        record["finished"] = _now()
-        world.on_rank0(lambda: view.write(record))
+        world.on_rank0(lambda: _close(record, view))
         reporter.say(f"done: {view.path}")
         return view
 
 
-def _rank0_scans(planned: Callable[[], Plan], data: Data, world: World) -> Plan:
+def _close(record: dict[str, Any], view: View) -> None:
+    """Write down that a run is finished, and needs no more what it has made anew."""
+    for entry in record["stages"].values():
+        entry.pop("replaces", None)
+    record["finished"] = _now()
+    view.write(record)
+
+
+def _rank0_scans(planned: Callable[[], Plan], data: Data, world: World, reporter: Reporter) -> Plan:
     """The plan on every rank: rank 0 makes it first, and what it found of the data set it hands to the others."""
     made: list[Plan] = []
-    world.on_rank0(lambda: made.append(planned()))
+    with reporter.waiting("looking at the data and the store"):
+        world.on_rank0(lambda: made.append(planned()))
     data.share(world)
     return made[0] if made else planned()
 

@@ -136,7 +136,10 @@ def results(job: Job, prefix: str, judged: Judged, facts: dict[str, Any], *, int
     """What every rank's metrics found, in the recipe's order, on every rank. With `intervals`, which may take as long
     as the numbers, an entry also holds its interval, and by `PER_IMAGE` what each image contributes, where it has
     them."""
-    mine = {place: _told(metric, intervals) for place, metric in judged.own.items()}
+    mine = {}
+    for place, metric in judged.own.items():
+        with job.reporter.waiting(f"computing {metric.name}"):
+            mine[place] = _told(metric, intervals)
     everywhere = {place: result for part in job.world.all_gather(mine) for place, result in part.items()}
     found: Numbers = {}
     for place in sorted(everywhere):

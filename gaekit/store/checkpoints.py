@@ -17,6 +17,7 @@ from typing import Any
 from gaekit.errors import ArtifactError
 from gaekit.inside import plain_name, require_regular
 from gaekit.store.files import read_json, sha256_file
+from gaekit.waiting import progress
 
 MANIFEST = "checkpoint.json"
 KEEP = 2
@@ -100,7 +101,7 @@ class CheckpointFolder:
         steps = self.steps()
         keep, keep_every = self._retention(steps)
         found = []
-        for step in steps:
+        for step in progress(steps, "reading checkpoints", len(steps), "checkpoints") if hashes else steps:
             why = [reason for reason, holds in (
                 ("last", step in steps[-keep:]), ("every", bool(keep_every) and step % keep_every == 0),
             ) if holds]  # fmt: skip

@@ -7,11 +7,11 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -20,11 +20,8 @@ from numpy.typing import NDArray
 logger = logging.getLogger(__name__)
 
 VARIABLE = "GAEKIT_CACHE"
-MANY = 2000
-"""Items from which on a person wants to see that something is going on."""
 
 Arrays = dict[str, NDArray[Any]]
-T = TypeVar("T")
 
 
 def cache_folder() -> Path:
@@ -91,16 +88,3 @@ def _warn_unwritable(folder: Path, reason: str) -> None:
         "set %s to a folder that can",
         folder, reason, VARIABLE,
     )  # fmt: skip
-
-
-def shown(items: Iterable[T], total: int, what: str, *, many: int = MANY) -> Iterator[T]:
-    """Pass items on, behind a bar on a terminal and a line in a log if there are `many`."""
-    from rich.console import Console
-    from rich.progress import track
-
-    if total < many:
-        yield from items
-        return
-    logger.info("%s: %d", what, total)
-    console = Console(stderr=True)
-    yield from track(items, what, total, console=console, transient=True, disable=not console.is_terminal)

@@ -13,8 +13,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from gaekit.api import MachineFailed
-from gaekit_datasets.cache import Arrays, KeptArrays, shown
+from gaekit.api import MachineFailed, progress
+from gaekit_datasets.cache import Arrays, KeptArrays
 from gaekit_datasets.scan import Names
 
 EDGE = 1 << 16
@@ -73,7 +73,7 @@ def content_hashes(root: Path, names: Sequence[str], stamps: Stamps, scope: str,
 def _read(root: Path, names: Sequence[str], rows: list[int], hashes: Hashes, whole: bool) -> None:
     with ThreadPoolExecutor(THREADS) as pool:
         read = pool.map(lambda row: _hash_of(root / names[row], whole), rows)
-        for row, digest in zip(rows, shown(read, len(rows), f"reading {root} once"), strict=True):
+        for row, digest in zip(rows, progress(read, f"reading {root.name} once", len(rows)), strict=True):
             hashes[row] = np.frombuffer(digest, dtype=np.uint8)
 
 

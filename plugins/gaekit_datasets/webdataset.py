@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt, field_validator
 
-from gaekit.api import DataError, Dataset, decode_image
-from gaekit_datasets.cache import shown
+from gaekit.api import DataError, Dataset, decode_image, progress
 from gaekit_datasets.holdout import held_out_rows
 from gaekit_datasets.labels import ClassMap, class_names
 from gaekit_datasets.scan import Names
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 THREADS = 8
-SHOWN = 8
-"""Shards from which on indexing them is shown."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +215,7 @@ class WebDataset(Dataset):
         fields = Fields(self.config.image, self.config.label)
         with ThreadPoolExecutor(THREADS) as pool:
             answers = pool.map(lambda shard: index_of(shard, fields), shards)
-            indexes = list(shown(answers, len(shards), "indexing shards", many=SHOWN))
+            indexes = list(progress(answers, "indexing shards", len(shards), "shards"))
         samples = Samples.of(shards, indexes)
         if not samples.names:
             raise DataError(f"webdataset: {setting}: no image in {len(shards)} shards, {shards[0].where} the first")
