@@ -180,7 +180,7 @@ def autoencoder(device: torch.device, registry: Registry, rounds: int, folder: s
         made.update("autoencoder", losses)
         judged, accuracy = adversarial.critic_losses(made["adversary"], rows, fake.detach(), step)
         made.update("adversary", judged)
-        made.note("adversary/accuracy", accuracy)
+        made.note("train/accuracy/adversary", accuracy)
 
     other, judge = parts()
     both = [[p for p in module.parameters() if p.requires_grad] for module in (other, judge)]

@@ -47,7 +47,7 @@ def test_a_component_of_the_page_keeps_its_promises(component: Any) -> None:
 def test_the_tracker_of_the_page_forgets_what_a_resumed_run_logs_again(tmp_path: Path) -> None:
     lines = next(c for c in LISTED if c.kind == "tracker")
     for purge, steps in ((0, (1, 2, 3)), (2, (2, 3))):
-        tracker = lines(lines.Config(use="lines"), folder=tmp_path / "lines", purge_step=purge)
+        tracker = lines(lines.Config(use="lines"), folder=tmp_path / "lines", purge_step=purge, stage=None)
         for step in steps:
             tracker.log(step, {"loss": purge + step}, {})
         tracker.close()

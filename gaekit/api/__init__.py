@@ -23,8 +23,8 @@ from gaekit.api.kinds import (
     Sampler,
     Teacher,
     TimeSampler,
-    Tracker,
 )
+from gaekit.api.tracking import TrackedStage, Tracker
 from gaekit.api.walk import files_below, list_folder
 from gaekit.errors import ArtifactError, BadImage, DataAbsent, DataError, GaekitError, MachineFailed
 from gaekit.inside import open_regular
@@ -73,6 +73,7 @@ __all__ = [
     "Slot",
     "Teacher",
     "TimeSampler",
+    "TrackedStage",
     "Tracker",
     "decode_image",
     "files_below",

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from gaekit.api.component import Component
+from gaekit.api.tracking import Tracker
 from gaekit.intervals import Interval
 from gaekit.values import Draws, Latent, Losses, Prediction
 
@@ -368,25 +368,6 @@ class Metric(Component, ABC):
     def protocol(self) -> dict[str, Any]:
         """What one must know to compare the number: implementation, feature extractor and its hash, settings. JSON
         values."""
-
-
-class Tracker(Component, ABC):
-    """Where scalars and images of a training go; `folder` belongs to it, `purge_step` is the first step that a resumed
-    run may log again, 0 for one that begins. One that raises is told of once and left out from then on: it ends no
-    training."""
-
-    kind = "tracker"
-
-    def __init__(self, config: Any, *, folder: Path, purge_step: int):
-        self.config, self.folder, self.purge_step = config, folder, purge_step
-
-    @abstractmethod
-    def log(self, step: int, scalars: Mapping[str, float], images: Mapping[str, Tensor]) -> None:
-        """`images` are grids (3, height, width) in [0, 1]."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Flush everything to disk."""
 
 
 KINDS: dict[str, type[Component]] = {

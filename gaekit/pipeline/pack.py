@@ -12,6 +12,7 @@ from typing import Any
 
 from gaekit.errors import ArtifactError
 from gaekit.inside import plain_name, require_regular, resolve_inside
+from gaekit.pipeline import shown_curves
 from gaekit.pipeline.view import RECIPE, RECORD, STORE, View
 from gaekit.stages import diffusion, stage_named
 from gaekit.stages.stage import Stage
@@ -19,6 +20,7 @@ from gaekit.store.artifact import open_artifact
 from gaekit.store.files import disk_full_is_named, write_json
 from gaekit.store.room import Room
 from gaekit.store.shard_reader import read_manifest
+from gaekit.waiting import progress
 
 COPIED = (".png", ".npz", ".json", ".html")
 """How the files beside the record end that are copied."""
@@ -40,7 +42,7 @@ def pack(view: View, destination: Path, allowed: Sequence[Path] = ()) -> Path:
     with disk_full_is_named(destination):
         part.mkdir(parents=True)
         try:
-            for name, file in files.found.items():
+            for name, file in progress(files.found.items(), "copying", len(files.found)):
                 (part / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(file, part / name)
             write_json(part / RECORD, record)
@@ -71,15 +73,25 @@ class _Files:
         for stage, entry in record["stages"].items():
             name = self._take_artifact(stage, self.view.artifact(stage), stage_named(stage))
             room = Room(path / stage, entry["subfolder"])
-            for extra in (path / stage / "stage.json", room.attempts, room.curves, room.trackers):
+            for extra in (path / stage / "stage.json", room.attempts, room.curves):
                 if os.path.lexists(extra):
                     self._take(f"{stage}/{extra.name}", self._inside(extra))
+            self._take_events(stage, room.trackers)
             for key, external in self.view.external(stage).items():
                 entry["external"][key] = self._take_artifact(stage, external, diffusion.STAGE, key)
             entry.update(artifact=name, room=None, subfolder="")
+        for file in sorted(path.glob(f"{shown_curves.FOLDER}/*/*")):
+            if (name := str(file.relative_to(path))) not in self.found:
+                self._take(name, self._file(file))
         for source in sorted(path.iterdir()):
             if source.suffix in COPIED and source.name != RECORD:
                 self._take(source.name, self._file(source))
+
+    def _take_events(self, stage: str, trackers: Path) -> None:
+        """The event files of a stage, under TensorBoard's names; what other services keep of it is theirs."""
+        for file in sorted(trackers.glob(f"*/*{shown_curves.SUFFIX}")):
+            folder = f"{shown_curves.FOLDER}/{shown_curves.shown_name(stage, file.parent.name)}"
+            self._take(f"{folder}/{shown_curves.events_name(file)}", self._inside(file))
 
     def _take_artifact(self, folder: str, artifact: Path, kind: Stage, stem: str | None = None) -> str:
         """An artifact of that kind, which may lie in an allowed folder if it is one; the name of its copy."""

@@ -24,6 +24,7 @@ from gaekit.pipeline.assets import prepare_assets
 from gaekit.pipeline.generations import RoomChooser, earlier_record
 from gaekit.pipeline.plan import Plan, StagePlan, line_of_shorter, make_plan, start_of_shorter, status_of
 from gaekit.pipeline.provenance import PACKAGES, made_by, package_versions, providers, what_changed
+from gaekit.pipeline.shown_curves import show_curves
 from gaekit.pipeline.view import STORE, View
 from gaekit.plugins import Registry
 from gaekit.recipe import to_yaml
@@ -124,6 +125,7 @@ def _run_stage(stage: StagePlan, title: str, job: Job, view: View, record: dict[
             job.reporter.say(f"{title}: cached")
         else:
             job.on_cache = partial(_note_caches, entry, job, view, record)
+            job.on_trackers = lambda: show_curves(view, stage.name, room.trackers)
             world.on_rank0(lambda: _begin(stage, title, job, view, record))
             try:
                 with recorded(job, stage.step):
@@ -138,6 +140,7 @@ def _run_stage(stage: StagePlan, title: str, job: Job, view: View, record: dict[
             entry.update(status="done", record=result, caches=job.caches)
             job.reporter.say(f"{title}: done in {time.monotonic() - start:.1f} s")
     world.on_rank0(lambda: view.write(record))
+    world.on_rank0(lambda: show_curves(view, stage.name, room.trackers))
 
 
 def _begin(stage: StagePlan, title: str, job: Job, view: View, record: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from gaekit.errors import ArtifactError
 from gaekit.store.files import write_json, write_text
 from gaekit.store.record import RECORD, STORE, artifact_path, read_record
 
-__all__ = ["HISTORY", "RECIPE", "RECORD", "SHOWN", "STORE", "View", "views"]
+__all__ = ["HISTORY", "RECIPE", "RECORD", "SHOWN", "STORE", "View", "link", "views"]
 RECIPE, HISTORY = "recipe.yaml", "history"
 SHOWN = {"sample": ("samples*.png", "samples*.npz"), "evaluate": ("metrics.json", "per_image.npz")}
 
@@ -44,11 +44,11 @@ class View:
         write_json(self.path / RECORD, record)
         for stage, entry in record["stages"].items():
             if entry.get("room"):
-                _link(self.path / stage, self.path.parent / entry["room"])
+                link(self.path / stage, self.path.parent / entry["room"])
                 outputs = self.path.parent / entry["room"] / entry["subfolder"]
                 for pattern in SHOWN.get(stage, ()):
                     for file in sorted(outputs.glob(pattern)):
-                        _link(self.path / file.name, file)
+                        link(self.path / file.name, file)
 
     def artifact(self, stage: str) -> Path:
         """A stage's artifact. Raises ArtifactError if the run has not got that far."""
@@ -96,24 +96,33 @@ class View:
         target = history / f"{number:04d}"
         target.mkdir()
         for item in list(self.path.iterdir()):
-            if item.name == HISTORY:
-                continue
-            if item.is_symlink():
-                _link(target / item.name, item.resolve())
-                item.unlink()
-            else:
-                item.rename(target / item.name)
+            if item.name != HISTORY:
+                _move(item, target / item.name)
 
 
 def _identity(record: dict[str, Any]) -> dict[str, str]:
     return {stage: entry["identity"] for stage, entry in record["stages"].items()}
 
 
-def _link(link: Path, target: Path) -> None:
+def link(place: Path, target: Path) -> None:
     """A relative link, replacing an older one."""
-    if link.is_symlink():
-        link.unlink()
-    link.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()))
+    if place.is_symlink():
+        place.unlink()
+    place.symlink_to(os.path.relpath(target.resolve(), place.parent.resolve()))
+
+
+def _move(item: Path, target: Path) -> None:
+    """Move a file, a link or a folder with links in it; links go on leading where they did."""
+    if item.is_symlink():
+        link(target, item.resolve())
+        item.unlink()
+    elif item.is_dir():
+        target.mkdir()
+        for below in list(item.iterdir()):
+            _move(below, target / below.name)
+        item.rmdir()
+    else:
+        item.rename(target)
 
 
 def views(out: Path) -> list[View]:

@@ -193,7 +193,7 @@ def train(job: Job) -> tuple[Training, AutoencoderSpec, Images]:
                         training["adversary"], batch.image_B3RR, fake.detach(), step
                     )
                 training.update("adversary", judged)
-                training.note("adversary/accuracy", accuracy)
+                training.note("train/accuracy/adversary", accuracy)
             if step.pictures and step.final:
                 training.pictures({"reconstructions": _reconstructions(model, shown)})
     return training, model.spec, images

@@ -12,13 +12,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from gaekit.api import Aligner, Teacher, Tracker
+from gaekit.api import Aligner, Teacher, TrackedStage, Tracker
 from gaekit.data.images import Images
 from gaekit.errors import GaekitError
 from gaekit.parallel import World
 from gaekit.plugins import Registry, build
 from gaekit.recipe.schema import Autoencoder as AutoencoderSection
 from gaekit.recipe.schema import Latents, Recipe, Sample
+from gaekit.recipe.writing import dump
 from gaekit.seeds import seed_for
 from gaekit.stages.data import Data
 from gaekit.stages.machine import Machine
@@ -43,8 +44,8 @@ class Job:
     """One stage's work; `machine` and `data` are the run's. `inputs` maps the stages it needs to their artifacts;
     `store` is the folder of all rooms; `caches` are the rooms beside the stage's own that it read, relative to the
     folder of all runs; `times` ends a training that is only measured; `wait`: a room that another process uses is
-    waited for; `on_cache` is called on rank 0 when `caches` has grown, `on_step` after every step of a training, with
-    its number and its batch."""
+    waited for; `on_cache` is called on rank 0 when `caches` has grown, `on_trackers` when trackers have begun,
+    `on_step` after every step of a training, with its number and its batch."""
 
     stage: str
     recipe: Recipe
@@ -59,6 +60,7 @@ class Job:
     wait: bool = True
     on_cache: Callable[[], None] = lambda: None
     on_step: Callable[[int, int], None] = lambda step, batch: None
+    on_trackers: Callable[[], None] = lambda: None
 
     def use_cache(self, room: Room) -> None:
         """Count a room beside the stage's own among those that the run needs, from now on, before it is made."""
@@ -116,18 +118,22 @@ class Job:
 
     def _trackers(self, purge_step: int) -> Trackers:
         configs = self.recipe.runtime.trackers if self.world.is_rank0 else ()
-        make = partial(build, Tracker, registry=self.registry, purge_step=purge_step)
+        stage = TrackedStage(self.recipe.name, self.stage, dump(self.recipe))
+        make = partial(build, Tracker, registry=self.registry, purge_step=purge_step, stage=stage)
         makers: dict[str, Callable[[], Tracker]] = {}
         for config in configs:
             before = sum(other.use == config.use for other in configs[: len(makers)])
             name = f"{config.use}_{before + 1}" if before else config.use  # a folder each, of two alike too
             makers[name] = partial(make, config, folder=self.room.trackers / name)
-        return Trackers(list(makers.items()), self.reporter.say)
+        trackers = Trackers(list(makers.items()), self.reporter.say)
+        if configs:
+            self.on_trackers()
+        return trackers
 
-    def show(self, scalars: dict[str, float], images: dict[str, Tensor]) -> None:
-        """Log what a stage without a training found, at step 0; images are grids (3, height, width) in [0, 1]."""
+    def show(self, numbers: dict[str, float], images: dict[str, Tensor]) -> None:
+        """Log what a stage without a training found; images are grids (3, height, width) in [0, 1]."""
         trackers = self._trackers(0)
-        trackers.log(0, scalars, images)
+        trackers.results(numbers, images)
         trackers.close()
 
     def seed_torch(self, purpose: str) -> None:

@@ -65,8 +65,12 @@ def _finish(
         _tell_absent_classes(job, images, reader)
     statistics = _statistics(section, spread, model.spec.latent_dim)
     writer.finish({**_facts(job, model, section, images), **statistics})
-    for name, values in statistics["statistics"].items():
-        job.show({f"latents/{name}_least": min(values), f"latents/{name}_most": max(values)}, {})
+    extremes = {
+        f"latents/{name}_{which.__name__}": which(values)
+        for name, values in statistics["statistics"].items()
+        for which in (min, max)
+    }
+    job.show(extremes, {})
     size = human_size(sum(shard["bytes"] for shard in reader.facts["shards"]))
     made = {"images": len(images) - len(images.skipped), "size": size, "precision": section.precision}
     return made | {"skipped_images": dict(images.skipped)}

@@ -55,6 +55,7 @@ def run(job: Job) -> dict[str, Any]:
     assert section is not None
     section = job.settled(section)
     record: dict[str, Any] = {"count": section.count, "precision": section.precision, "evaluations_per_image": {}}
+    grids: dict[str, Tensor] = {}
     for name, guidance in series(section).items():
         denoiser = load_denoiser(job.inputs["diffusion"], job.registry, ema=section.ema)
         autoencoder = load_autoencoder(job.inputs["autoencoder"], job.registry)
@@ -65,9 +66,11 @@ def run(job: Job) -> dict[str, Any]:
         _chunks(job, name, generator, labels)
         job.world.barrier()
         if job.world.is_rank0:
-            record["evaluations_per_image"][name] = _collect(job, name, section, labels, denoiser.spec.classes)
+            evaluations, grids[name] = _collect(job, name, section, labels, denoiser.spec.classes)
+            record["evaluations_per_image"][name] = evaluations
             write_json(job.room.out / f"{name}.json", protocol(job, section, guidance, denoiser.spec.classes))
     if job.world.is_rank0:
+        job.show({}, grids)
         shutil.rmtree(job.room.out / "chunks")
     return record
 
@@ -99,7 +102,8 @@ def _chunks(job: Job, name: str, generator: ImageGenerator, labels: list[int]) -
                 indices = range(first, first + size)
                 padded = [labels[i] if i < len(labels) else i % classes for i in indices]
                 before = generator.evaluations
-                pixels = to_uint8(generator.images("images", indices, padded)).cpu()
+                steps_seen = lambda step, steps: bar.within(step / steps)  # noqa: E731
+                pixels = to_uint8(generator.images("images", indices, padded, on_step=steps_seen)).cpu()
                 evaluations = torch.tensor((generator.evaluations - before) / size, dtype=torch.float64)
                 with atomic(file) as part:
                     images = pixels[: section.count - first].contiguous()
@@ -107,9 +111,9 @@ def _chunks(job: Job, name: str, generator: ImageGenerator, labels: list[int]) -
             bar.advance(per=min(size, section.count - first) * job.world.size)
 
 
-def _collect(job: Job, name: str, section: Sample, labels: list[int], classes: tuple[str, ...]) -> float:
-    """Chunks -> `<name>.npz` as ADM's evaluator reads it (arr_0 images, arr_1 labels), and a grid; evaluations an
-    image."""
+def _collect(job: Job, name: str, section: Sample, labels: list[int], classes: tuple[str, ...]) -> tuple[float, Tensor]:
+    """Chunks -> `<name>.npz` as ADM's evaluator reads it (arr_0 images, arr_1 labels), and `<name>.png`; -> evaluations
+    an image, and the grid."""
     out = job.room.out
     files = [_chunk_file(out, name, first) for first in range(0, section.count, section.batch)]
     side = load_file(files[0])["images"].shape[1]
@@ -121,8 +125,8 @@ def _collect(job: Job, name: str, section: Sample, labels: list[int], classes: t
             npz.add("arr_1", np.dtype(np.int64), (section.count,), [np.asarray(labels, dtype=np.int64)])
     images, columns = _shown(files, labels, len(classes))
     save_grid(out / f"{name}.png", images, columns)
-    job.show({}, {name: grid_of(to_float(images), columns)})
-    return sum(float(load_file(file)["evaluations"]) for file in files) / len(files)
+    evaluations = sum(float(load_file(file)["evaluations"]) for file in files) / len(files)
+    return evaluations, grid_of(to_float(images), columns)
 
 
 def _shown(files: list[Path], labels: list[int], classes: int) -> tuple[Tensor, int]:

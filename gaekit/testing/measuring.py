@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from gaekit.api import Dataset, ImageSource, Interval, Metric, Tracker
+from gaekit.api import Dataset, ImageSource, Interval, Metric, TrackedStage, Tracker
 from gaekit.guard import (
     ImagePromise,
     check_intervals,
@@ -142,9 +142,11 @@ def _measured(
 
 
 def check_tracker(make: Make, sizes: Mapping[str, Any]) -> None:
-    """Scalars and images are taken, with images and without."""
+    """Scalars and images are taken, with images and without, and results."""
     with tempfile.TemporaryDirectory() as folder:
-        tracker: Tracker = make(folder=Path(folder), purge_step=0)
+        stage = TrackedStage("a_run", "diffusion", {"name": "a_run", "diffusion": {"train": {"steps": 2}}})
+        tracker: Tracker = make(folder=Path(folder), purge_step=0, stage=stage)
         tracker.log(1, {"loss": 1.5}, {"images": torch.rand(3, 8, 16)})
         tracker.log(2, {"loss": 1.25}, {})
+        tracker.results({"fid": 2.5}, {"samples": torch.rand(3, 8, 16)})
         tracker.close()

@@ -82,6 +82,10 @@ class Trackers:
         """Pass on to each."""
         self._each(lambda tracker: tracker.log(step, scalars, images))
 
+    def results(self, numbers: dict[str, float], images: dict[str, Tensor]) -> None:
+        """Pass on to each."""
+        self._each(lambda tracker: tracker.results(numbers, images))
+
     def close(self) -> None:
         """Close each."""
         self._each(lambda tracker: tracker.close())

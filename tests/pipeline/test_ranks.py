@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+from event_helpers import read_events
 from recipe_helpers import tiny_recipe
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gaekit.store.curves import read_curves
 
@@ -41,8 +41,7 @@ def gaekit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def losses(folder: Path, run: str, stage: str) -> dict[str, list[float]]:
-    events = EventAccumulator(str(folder / "runs" / run / stage / "trackers/tensorboard"))
-    events.Reload()
+    events = read_events(folder / "runs" / run / stage / "trackers/tensorboard")
     tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("loss/")]
     return {tag: [point.value for point in events.Scalars(tag)] for tag in tags}
 

@@ -89,7 +89,7 @@ def test_the_view_holds_what_a_person_wants(done: View) -> None:
             assert per_image[name].shape == (metrics[name]["protocol"]["n"],)
             assert per_image[name].mean() == pytest.approx(metrics[name]["value"])
     assert (done.path / "samples.png").read_bytes().startswith(b"\x89PNG")
-    assert list((done.path / "diffusion" / "trackers" / "tensorboard").glob("events*"))
+    assert list((done.path / "tb" / "diffusion").glob("events.out.tfevents.*"))
     assert not (done.path / "samples.npz").readlink().is_absolute()
 
 

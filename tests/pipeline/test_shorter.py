@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from event_helpers import read_events
 from recipe_helpers import tiny_recipe
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gaekit.cli import main
 from gaekit.pipeline.view import View
@@ -38,8 +38,7 @@ def room(name: str, out: str = "runs") -> Room:
 
 
 def curve(of: Room) -> list[int]:
-    events = EventAccumulator(str(of.trackers / "tensorboard"))
-    events.Reload()
+    events = read_events(of.trackers / "tensorboard")
     return [point.step for point in events.Scalars("train/lr/denoiser")]
 
 

@@ -212,8 +212,8 @@ def test_a_component_alone_is_typed_by_its_plugin(registry: Registry) -> None:
 
 
 def test_a_section_alone_is_typed(registry: Registry) -> None:
-    runtime = load_section(Runtime, {"trackers": [{"use": "tensorboard", "flush_secs": 3}]}, registry, source="x")
-    assert runtime.trackers[0].flush_secs == 3  # type: ignore[attr-defined]
+    runtime = load_section(Runtime, {"trackers": [{"use": "wandb", "project": "mine"}]}, registry, source="x")
+    assert runtime.trackers[0].project == "mine"  # type: ignore[attr-defined]
     assert load_section(Semantic, {"train": {"steps": 1, "batch": 1}}, registry, source="x") == Semantic(
         train=Train(steps=1, batch=1)
     )

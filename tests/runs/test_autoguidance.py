@@ -113,7 +113,7 @@ def test_a_run_that_trains_shows_previews_of_its_own_denoiser(folder: Path, regi
     more = ("diffusion.train.lr=3e-3", "runtime.images_every=2", "runtime.trackers=[{use: tensorboard}]")
     view = run(folder, registry, *guided(folder, "weak", 2), *more, name="previews")
     assert view.record["stages"]["diffusion"]["status"] == "done"
-    assert list((view.path / "diffusion/trackers/tensorboard").glob("events*"))
+    assert list((view.path / "tb/diffusion").glob("events*"))
 
 
 def test_the_fingerprint_holds_the_content_of_the_weak_denoiser_and_not_its_place(

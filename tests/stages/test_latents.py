@@ -64,7 +64,7 @@ def here(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 def losses(run: str) -> list[float]:
-    events = EventAccumulator(f"runs/{run}/diffusion/trackers/tensorboard")
+    events = EventAccumulator(f"runs/{run}/tb/diffusion")
     events.Reload()
     (tag,) = [tag for tag in events.Tags()["scalars"] if tag.startswith("loss/")]
     return [point.value for point in events.Scalars(tag)]

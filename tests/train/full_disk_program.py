@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from gaekit.api import Tracker
+from gaekit.api import TrackedStage, Tracker
 from gaekit.errors import MachineFailed
 from gaekit.pipeline.view import View
 from gaekit.plugins import build, load_plugins
@@ -132,7 +132,9 @@ def is_full_for_tensors_and_curves(disk: Path, whole: Training) -> dict[str, obj
     config = registry.find("tracker", "tensorboard").Config(use="tensorboard")
 
     def make() -> Tracker:
-        return build(Tracker, config, registry, folder=disk / "room", purge_step=0)
+        return build(
+            Tracker, config, registry, folder=disk / "room", purge_step=0, stage=TrackedStage("run", "diffusion", {})
+        )
 
     trackers = Trackers([("tensorboard", make)], said.append)
     trackers.log(1, {"loss": 1.0}, {})

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gaekit.api import ComponentConfig, GaekitError, Tracker
+from gaekit.api import ComponentConfig, GaekitError, TrackedStage, Tracker
 from gaekit.train.track import Trackers
 
 
@@ -19,7 +19,8 @@ class Noting(Tracker):
     Config = ComponentConfig
 
     def __init__(self, fails_at: int | None = None, error: Exception | None = None):
-        super().__init__(ComponentConfig(use="noting"), folder=Path(), purge_step=0)
+        stage = TrackedStage("run", "diffusion", {})
+        super().__init__(ComponentConfig(use="noting"), folder=Path(), purge_step=0, stage=stage)
         self.fails_at, self.error, self.steps, self.closed = fails_at, error or OSError(28, "No space left"), [], 0
 
     def log(self, step: int, scalars: dict[str, float], images: dict[str, Tensor]) -> None:  # type: ignore[override]
