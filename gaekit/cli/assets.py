@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gaekit.cli.options import RecipeArgument, SetOption
+from gaekit.cli.options import JsonOption, RecipeArgument, SetOption
 
 if TYPE_CHECKING:
     from gaekit.api import Asset
@@ -18,7 +18,7 @@ def assets(
     recipe: RecipeArgument,
     set_: SetOption = None,
     fetch: Annotated[bool, typer.Option("--fetch", help="Download what is absent or damaged.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the weights and files that a recipe needs from outside.
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gaekit.cli.options import JsonOption
+
 if TYPE_CHECKING:
     from gaekit.store.checkpoints import StoredCheckpoint
 
 RUN = Annotated[Path, typer.Argument(help="A run's folder, such as runs/quickstart; it may be running.")]
-JSON = Annotated[bool, typer.Option("--json", help="For programs: a list of objects.")]
 UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
@@ -24,7 +25,7 @@ def make_app() -> typer.Typer:
     return app
 
 
-def ls(run: RUN, json: JSON = False) -> None:
+def ls(run: RUN, as_json: JsonOption = False) -> None:
     """List a run's checkpoints: stage, step, size, age, why each is kept, whether all its files are there."""
     import time
 
@@ -32,7 +33,7 @@ def ls(run: RUN, json: JSON = False) -> None:
     from gaekit.store.files import human_size
 
     found = list(_found(run, hashes=False))
-    if json:
+    if as_json:
         _print_json(found)
         return
     if not found:
@@ -45,7 +46,7 @@ def ls(run: RUN, json: JSON = False) -> None:
     say(f"{_count(found)}, {human_size(sum(c.size for _, c in found))}")
 
 
-def verify(run: RUN, json: JSON = False) -> None:
+def verify(run: RUN, as_json: JsonOption = False) -> None:
     """Read every file of a run's checkpoints and compare its sha256 with what was saved; exit 2 if one differs."""
     from gaekit.cli.output import say
     from gaekit.store.files import human_size
@@ -53,12 +54,12 @@ def verify(run: RUN, json: JSON = False) -> None:
     found = []
     for stage, checkpoint in _found(run, hashes=True):
         found.append((stage, checkpoint))
-        for text in () if json else checkpoint.damage:
+        for text in () if as_json else checkpoint.damage:
             say(f"damaged: {checkpoint.path}: {text}")
-        if not checkpoint.damage and not json:
+        if not checkpoint.damage and not as_json:
             say(f"intact: {stage} step {checkpoint.step}, {checkpoint.files} files, {human_size(checkpoint.size)}")
     damaged = sum(bool(c.damage) for _, c in found)
-    if json:
+    if as_json:
         _print_json(found)
     else:
         say(f"{_count(found)}, {damaged} damaged")

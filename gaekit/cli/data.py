@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gaekit.cli.options import RecipeArgument, SetOption
+from gaekit.cli.options import JsonOption, RecipeArgument, SetOption
 
 if TYPE_CHECKING:
     from gaekit.api import Dataset
@@ -44,7 +44,7 @@ def check(
     changes: SetOption = None,
     split: Annotated[Split, typer.Option(help="Look at one split only.")] = Split.all,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; all cores by default.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Decode every image of a recipe's data set; name each that cannot be read, and tell classes and sizes.
 

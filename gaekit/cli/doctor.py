@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gaekit.cli.options import SetOption
+from gaekit.cli.options import JsonOption, SetOption
 
 FORMAT = 1
 """Of the JSON: a list of findings, each with check, status (ok, problem), what, and fix or null."""
@@ -17,7 +17,7 @@ def doctor(
     recipe: Annotated[str | None, typer.Argument(help="A recipe, to see whether it could run here.")] = None,
     set_: SetOption = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of all runs.")] = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Check installation, machine and recipe, and say what to mend.
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from gaekit.cli.options import JsonOption
+
 RUN = Annotated[Path, typer.Argument(help="A finished run's folder, such as runs/quickstart.")]
 
 
@@ -39,13 +41,17 @@ def reconstruct(
     run: RUN,
     folder: Annotated[Path, typer.Argument(help="A folder of images, sub-folders included.")],
     out: Annotated[Path, typer.Option(help="Folder for the reconstructions: PNGs under the same relative names.")],
+    as_json: JsonOption = False,
 ) -> None:
     """Send a folder of images through a run's autoencoder and back. Says how near they come."""
-    from gaekit.cli.output import say
+    from gaekit.cli.output import print_json, say
     from gaekit.runs.opened import open_run
     from gaekit.runs.reconstruct import reconstruct_folder
 
     count, skipped, decibel = reconstruct_folder(open_run(run), folder, out)
+    if as_json:
+        print_json({"images": count, "out": str(out), "mean_psnr": decibel, "skipped": skipped})
+        return
     say(f"{count} images: {out} (mean PSNR {decibel:.2f} dB)")
     for reason in skipped.values():  # each names its file
         say(f"skipped: {reason}", stderr=True)

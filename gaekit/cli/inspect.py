@@ -7,25 +7,57 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gaekit.cli.options import RecipeArgument, SetOption
+from gaekit.cli.options import JsonOption, RecipeArgument, SetOption
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gaekit.errors import Problem
     from gaekit.plugins import Plugin, Registry
+    from gaekit.recipe.load import CheckedRecipe
     from gaekit.recipe.schema import Recipe
 
 
-def check(recipe: RecipeArgument, changes: SetOption = None) -> None:
+def check(recipe: RecipeArgument, changes: SetOption = None, as_json: JsonOption = False) -> None:
     """Say whether a recipe is right, or all that is wrong with it."""
-    from gaekit.cli.output import print_warnings, say
+    from gaekit.cli.output import print_json, print_warnings, say
+    from gaekit.errors import RecipeError
+
+    try:
+        checked = _checked(recipe, changes or [])
+    except RecipeError as error:
+        if not as_json:
+            raise
+        print_json(_check_as_data(recipe, error.source, problems=error.problems))
+        raise typer.Exit(error.exit_code) from error
+    if as_json:
+        told = _check_as_data(recipe, checked.source, warnings=checked.warnings)
+        print_json({**told, "summary": summary(checked.recipe)})
+        return
+    print_warnings(checked.source, checked.warnings)
+    say(f"ok: {checked.source}: {summary(checked.recipe)}")
+
+
+def _checked(recipe: str, changes: list[str]) -> CheckedRecipe:
+    """The recipe, its networks built without memory. Raises RecipeError."""
     from gaekit.plugins import load_plugins
     from gaekit.recipe.load import check_recipe
     from gaekit.sizing.build import build_problems
 
     registry = load_plugins()
-    checked = check_recipe(recipe, registry, overrides=changes or ())
+    checked = check_recipe(recipe, registry, overrides=changes)
     checked.refuse(build_problems(checked.recipe, registry))
-    print_warnings(checked.source, checked.warnings)
-    say(f"ok: {checked.source}: {summary(checked.recipe)}")
+    return checked
+
+
+def _check_as_data(
+    recipe: str, source: str, *, problems: Sequence[Problem] = (), warnings: Sequence[Problem] = ()
+) -> dict[str, Any]:
+    shown = {
+        name: [{"line": p.line, "origin": p.origin, "key": p.dotted, "text": p.text} for p in found]
+        for name, found in (("problems", problems), ("warnings", warnings))
+    }
+    return {"recipe": recipe, "file": source, "ok": not problems, **shown, "summary": None}
 
 
 def summary(recipe: Recipe) -> str:
@@ -54,20 +86,18 @@ def _steps(section: Any) -> str:
     return f"{section.train.steps} steps of {section.train.batch}"
 
 
-def plugins(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def plugins(as_json: JsonOption = False) -> None:
     """List the plugins, and what is wrong with those that are broken.
 
     Also what each provides, and the names that several provide.
     """
-    import json
-
-    from gaekit.cli.output import print_table, say
+    from gaekit.cli.output import print_json, print_table, say
     from gaekit.plugins import load_plugins
 
     registry = load_plugins()
     found = registry.plugins
     if as_json:
-        print(json.dumps([_plugin_as_data(plugin) for plugin in found], indent=2))
+        print_json([_plugin_as_data(plugin) for plugin in found])
         return
     rows = [
         (p.name, p.distribution, p.version, str(p.api or "?"), f"{p.seconds:.2f} s", _status(p),
@@ -104,9 +134,10 @@ def _plugin_as_data(plugin: Plugin) -> dict[str, Any]:
 def components(
     kind: Annotated[str | None, typer.Argument(help="Only this kind: denoiser, metric, ...")] = None,
     name: Annotated[str | None, typer.Argument(help="Only this one, with its settings.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """List what a recipe can use, or the settings of one component."""
-    from gaekit.cli.output import print_table
+    from gaekit.cli.output import print_json, print_table
     from gaekit.plugins import load_plugins
     from gaekit.plugins import summary as one_line
 
@@ -114,11 +145,14 @@ def components(
     if kind is not None:
         _known("kind of component", kind, registry.classes)
     if kind is not None and name is not None:
-        _print_component(registry, kind, name)
+        _print_component(registry, kind, name, as_json)
         return
     chosen = registry.classes if kind is None else {kind: registry.classes[kind]}
     rows = [(k, n, one_line(cls)) for k, classes in chosen.items() for n, cls in sorted(classes.items())]
-    print_table(("kind", "use", ""), rows)
+    if as_json:
+        print_json([{"kind": k, "use": n, "summary": s, "plugin": registry.origin[k, n].name} for k, n, s in rows])
+    else:
+        print_table(("kind", "use", ""), rows)
 
 
 def _known(what: str, word: str, known: Any, notes: str = "") -> None:
@@ -131,18 +165,24 @@ def _known(what: str, word: str, known: Any, notes: str = "") -> None:
         )
 
 
-def _print_component(registry: Registry, kind: str, name: str) -> None:
+def _print_component(registry: Registry, kind: str, name: str, as_json: bool) -> None:
+    from dataclasses import asdict
     from inspect import cleandoc
 
     from gaekit.cli.describe import settings
-    from gaekit.cli.output import print_table, say
+    from gaekit.cli.output import print_json, print_table, say
     from gaekit.errors import PluginError
 
     if clash := registry.clash(kind, name):
         raise PluginError(clash)
     _known(kind, name, registry.classes[kind], registry.notes)
     cls, plugin = registry.classes[kind][name], registry.origin[kind, name]
-    say(f"{kind} '{name}', of plugin {plugin}\n\n{cleandoc(cls.__doc__ or '')}\n")
+    about = cleandoc(cls.__doc__ or "")
+    if as_json:
+        found = [asdict(setting) for setting in settings(cls.Config)]
+        print_json({"kind": kind, "use": name, "plugin": plugin.name, "about": about, "settings": found})
+        return
+    say(f"{kind} '{name}', of plugin {plugin}\n\n{about}\n")
     rows = [(s.key, s.type, s.default, s.about) for s in settings(cls.Config)]
     if rows:
         print_table(("setting", "type", "default", ""), rows)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from gaekit.cli.options import JsonOption
+
 PATH = Annotated[Path, typer.Argument(help="A run, or the folder of a cache (with manifest.json).")]
 
 
@@ -18,25 +20,24 @@ def make_app() -> typer.Typer:
     return app
 
 
-def verify(path: PATH, json: Annotated[bool, typer.Option("--json", help="For programs: one object.")] = False) -> None:
+def verify(path: PATH, as_json: JsonOption = False) -> None:
     """Read every shard of a cache and compare it with the manifest; name each that is damaged and exit 2."""
-    import json as json_module
     from dataclasses import asdict
 
-    from gaekit.cli.output import say
+    from gaekit.cli.output import print_json, say
     from gaekit.data.latents_check import verify_cache
     from gaekit.store.shard_reader import read_manifest
 
     folder = _folder(path)
     damage = list(verify_cache(folder))
-    if json:
-        print(json_module.dumps({"folder": str(folder), "damaged": [asdict(found) for found in damage]}, indent=2))
-    for found in () if json else damage:
+    if as_json:
+        print_json({"folder": str(folder), "damaged": [asdict(found) for found in damage]})
+    for found in () if as_json else damage:
         say(f"damaged: {folder / found.file}: {found.what}")
     if damage:
         say(f"to mend: gaekit latents mend {path}; then the run or import that made it, again", stderr=True)
         raise typer.Exit(2)
-    if not json:
+    if not as_json:
         facts = read_manifest(folder)
         say(f"intact: {folder}, {facts['rows']} images in {sum(bool(s['rows']) for s in facts['shards'])} shards")
 

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from gaekit.cli.options import JsonOption
+
 
 class Split(StrEnum):
     """A part of the data."""
@@ -25,15 +27,13 @@ def likelihood(
     seed: Annotated[int | None, typer.Option(min=0, help="Of choice and probes; the recipe's by default.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 16,
     tolerance: Annotated[float, typer.Option(min=1e-10, help="rtol and atol of the solver, dopri5.")] = 1e-5,
-    json_: Annotated[bool, typer.Option("--json", help="Everything that decides the number, as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure how likely a run's denoiser finds held-out images.
 
     It is the negative log-likelihood of their latents under its probability flow, in nats and bits a dimension.
     """
-    import json
-
-    from gaekit.cli.output import say
+    from gaekit.cli.output import print_json, say
     from gaekit.flow.likelihood import Solver
     from gaekit.runs.likelihood import measure_likelihood
     from gaekit.runs.opened import open_run
@@ -42,7 +42,10 @@ def likelihood(
         open_run(run), split=split.value, count=count, probes=None if exact else probes, seed=seed,
         batch=batch, solver=Solver(rtol=tolerance, atol=tolerance),
     )  # fmt: skip
-    say(json.dumps(found, indent=2) if json_ else _in_words(found))
+    if as_json:
+        print_json(found)
+    else:
+        say(_in_words(found))
 
 
 def _in_words(found: dict[str, Any]) -> str:

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """Shipped recipes and YAML files that begin so, for the shell's Tab; of anything else the shell knows itself."""
+    from gaekit.recipe.shipped import SUFFIXES, list_recipes
+
+    here = [str(path) for path in sorted(Path().glob("*")) if path.suffix in SUFFIXES]
+    names = [*here, *(recipe.name for recipe in list_recipes())]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def complete_stage(incomplete: str) -> list[str]:
+    """Stages that begin so."""
+    return [stage for stage in STAGES if stage.startswith(incomplete)]
+
+
+STAGES = ("semantic", "autoencoder", "latents", "diffusion", "sample", "evaluate")
+"""As gaekit.stages has them; named here since that imports torch."""
 RecipeArgument = Annotated[
-    str, typer.Argument(help="A recipe file, or the name of a shipped recipe (`gaekit recipes`).")
+    str,
+    typer.Argument(
+        help="A recipe file, or the name of a shipped recipe (`gaekit recipes`).", autocompletion=complete_recipe
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: diffusion.train.steps=2000. Repeatable."),
 ]
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, on stdout.")]
 
 
 def _show_version(asked: bool) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from gaekit.errors import DataAbsent, GaekitError
 from gaekit.parallel import World
-from gaekit.pipeline.plan import Plan, line_of_shorter, make_plan, start_of_shorter
+from gaekit.pipeline.plan import Plan, StagePlan, line_of_shorter, make_plan, start_of_shorter
 from gaekit.pipeline.view import STORE
 from gaekit.plugins import Registry
 from gaekit.recipe.probe import DiffusionProbe, HeldOutLoss
@@ -22,6 +23,11 @@ from gaekit.stages.data import Data
 from gaekit.stages.network import Network
 from gaekit.store.files import free_space, human_duration, human_size
 from gaekit.terminal import Terminal, to_json
+from gaekit.train.progress import Reporter
+from gaekit.waiting import progress
+
+if TYPE_CHECKING:
+    from gaekit.sizing.measure import Measured
 
 NOT_COUNTED = "activations (`--measure` tells), and the weights of teachers and perceptual networks"
 MADE_UP = (
@@ -33,58 +39,112 @@ MADE_UP = (
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of the data set: nothing where it is absent."""
+    """What is known of the data set: nothing where it is absent, as `absent` says."""
 
     classes: int | None = None
     images: int | None = None
+    held_out: int | None = None
+    absent: str = ""
 
 
-def show_plan(
-    recipe: Recipe,
-    registry: Registry,
-    out: Path,
-    until: str | None,
-    facts: bool,
-    *,
-    nproc: int = 1,
-    measure: bool = False,
-) -> None:
-    """Print the plan of a recipe for `nproc` processes; with `measure`, run a few steps of each training."""
+@dataclass(frozen=True)
+class Planned:
+    """A recipe planned for `nproc` processes: what its stages would do, its data and its networks."""
+
+    recipe: Recipe
+    registry: Registry
+    out: Path
+    nproc: int
+    plan: Plan
+    data: Known
+    networks: list[Network]
+
+    @classmethod
+    def of(cls, recipe: Recipe, registry: Registry, out: Path, until: str | None, nproc: int) -> Planned:
+        """Plan a recipe against what is in `out`. Raises GaekitError where its networks cannot be built."""
+        data_set = Data(recipe, registry)
+        with Reporter().waiting("looking at the data and the store"):
+            plan = make_plan(recipe, registry, out / STORE, data=data_set, until=until, processes=nproc)
+            data = _known(data_set)
+        return cls(recipe, registry, out, nproc, plan, data, _networks(recipe, registry, data))
+
+    def measure(self) -> Iterator[Measured]:
+        """Run some steps of each training."""
+        from gaekit.sizing.measure import measure_stages
+
+        recipe, data = self.recipe, self.data
+        found = measure_stages(recipe, self.registry, classes=data.classes, images=data.images, nproc=self.nproc)
+        return progress(found, "measuring", len(list(recipe.trainings())), "trainings")
+
+
+def _known(data: Data) -> Known:
+    try:
+        return Known(*data_facts(data))
+    except DataAbsent as error:
+        return Known(absent=str(error))
+
+
+def show_plan(planned: Planned, *, facts: bool, measure: bool) -> None:
+    """Print a plan; with `measure`, run a few steps of each training."""
     console = Terminal()
     if not console.is_terminal:
         console.width = 160
-    data_set = Data(recipe, registry)
-    plan = make_plan(recipe, registry, out / STORE, data=data_set, until=until, processes=nproc)
+    recipe, plan, data = planned.recipe, planned.plan, planned.data
     console.print(f"{recipe.name}: {recipe.image.size} px, latents {_latent_shape(recipe)}")
-    data = _show_data(console, recipe, data_set)
+    if data.absent:
+        console.print(f"data: absent, digest unknown ({data.absent})")
+    else:
+        counts = f"{data.images} training and {data.held_out} held-out images, {data.classes or 'no'} classes"
+        console.print(f"data: {recipe.dataset.use}, {counts}")
     console.print(_stage_table(recipe, plan))
     for stage in plan.stages:
         if stage.room and stage.step is not None and (start := start_of_shorter(stage.room, stage.step)) is not None:
             console.print(f"{stage.name}: {line_of_shorter(stage.room, stage.step, start)}")
     for line in _lines_of_probes(recipe):
         console.print(line)
-    networks = _networks(recipe, registry, data)
-    console.print(_size_table(networks))
-    _show_memory(console, recipe, networks, nproc)
-    _show_disk(console, recipe, registry, networks, data, plan, out)
+    console.print(_size_table(planned.networks))
+    _show_memory(console, recipe, planned.networks, planned.nproc)
+    _show_disk(console, planned)
     if measure:
-        _show_measured(console, recipe, registry, data, nproc)
+        _show_measured(console, planned)
     if facts:
         for stage in plan.stages:
             console.print(f"\n{stage.name} {stage.fingerprint}")
             console.print(to_json(stage.facts))
 
 
-def _show_data(console: Terminal, recipe: Recipe, data: Data) -> Known:
-    try:
-        classes, images, held_out = data_facts(data)
-    except DataAbsent as error:
-        console.print(f"data: absent, digest unknown ({error})")
-        return Known()
-    console.print(
-        f"data: {recipe.dataset.use}, {images} training and {held_out} held-out images, {classes or 'no'} classes"
-    )
-    return Known(classes, images)
+def plan_as_data(planned: Planned, *, facts: bool, measure: bool) -> dict[str, Any]:
+    """A plan for programs: sizes in bytes, times in seconds; what is unknown without the data is null."""
+    recipe, plan, data = planned.recipe, planned.plan, planned.data
+    memories = memory_of_stages(recipe, planned.networks, planned.nproc)
+    disks = disk_of_stages(recipe, planned.registry, planned.networks, data.images, plan)
+    return {
+        "recipe": recipe.name,
+        "processes": planned.nproc,
+        "image_size": recipe.image.size,
+        "latents": {"channels": recipe.latent_dim, "grid": recipe.image.grid},
+        "data": {"dataset": recipe.dataset.use, "train": data.images, "validation": data.held_out,
+                 "classes": data.classes, "digest": plan.data, "absent": data.absent or None},
+        "stages": [_stage_as_data(stage, recipe, facts) for stage in plan.stages],
+        "networks": [asdict(size) for size in sizes_of(planned.networks)],
+        "memory": [{**asdict(memory), "device": memory.device} for memory in memories],
+        "disk": [asdict(disk) for disk in disks],
+        "disk_free": free_space(planned.out),
+        "measured": [asdict(found) for found in planned.measure()] if measure else None,
+    }  # fmt: skip
+
+
+def _stage_as_data(stage: StagePlan, recipe: Recipe, facts: bool) -> dict[str, Any]:
+    train = stage.stage.training(recipe)
+    shown = {
+        "name": stage.name,
+        "status": stage.status,
+        "fingerprint": stage.fingerprint,
+        "steps": train.steps if train else None,
+        "batch": train.batch if train else None,
+        "where": str(stage.room.path if stage.room else stage.artifact),
+    }
+    return {**shown, "facts": stage.facts} if facts else shown
 
 
 def _latent_shape(recipe: Recipe) -> str:
@@ -171,18 +231,11 @@ def _share_of_batch(recipe: Recipe, stage: str, nproc: int) -> str:
     return str(rows) if micro == rows else f"{rows // micro} x {micro}"
 
 
-def _show_disk(
-    console: Terminal,
-    recipe: Recipe,
-    registry: Registry,
-    networks: list[Network],
-    data: Known,
-    plan: Plan,
-    out: Path,
-) -> None:
+def _show_disk(console: Terminal, planned: Planned) -> None:
+    recipe, registry, out = planned.recipe, planned.registry, planned.out
     console.print("\ndisk, at most, for what is not cached; pictures and scalars not counted")
     table, total, partial = _table("stage", "what", "size"), 0, ""
-    for disk in disk_of_stages(recipe, registry, networks, data.images, plan):
+    for disk in disk_of_stages(recipe, registry, planned.networks, planned.data.images, planned.plan):
         table.add_row(disk.stage, disk.what, "unknown without the data" if disk.size is None else human_size(disk.size))
         total += disk.size or 0
         partial = partial if disk.size is not None else " and what is unknown"
@@ -190,13 +243,12 @@ def _show_disk(
     console.print(f"in all {human_size(total)}{partial}; free in {out}: {human_size(free_space(out))}")
 
 
-def _show_measured(console: Terminal, recipe: Recipe, registry: Registry, data: Known, nproc: int) -> None:
-    from gaekit.sizing.measure import measure_stages
-
+def _show_measured(console: Terminal, planned: Planned) -> None:
+    recipe = planned.recipe
     console.print(f"\n{MADE_UP}")
     table = _table("stage", "a step", "images/s", "steps", "all of them", "peak memory", "")
     hours = 0.0
-    for found in measure_stages(recipe, registry, classes=data.classes, images=data.images, nproc=nproc):
+    for found in planned.measure():
         train = stage_named(found.stage).training(recipe)
         assert train is not None
         if found.seconds is None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from gaekit.cli.options import JsonOption
+
 
 def make_app() -> typer.Typer:
     """The group of commands."""
@@ -16,14 +18,18 @@ def make_app() -> typer.Typer:
     return app
 
 
-def show(context: typer.Context) -> None:
+def show(context: typer.Context, as_json: JsonOption = False) -> None:
     """List the recipes that come with gaekit, or copy one."""
     if context.invoked_subcommand is not None:
         return
-    from gaekit.cli.output import print_table
+    from gaekit.cli.output import print_json, print_table
     from gaekit.recipe.shipped import list_recipes
 
-    print_table(("recipe", ""), [(recipe.name, recipe.summary) for recipe in list_recipes()])
+    found = list_recipes()
+    if as_json:
+        print_json([{"name": r.name, "summary": r.summary, "path": str(r.path)} for r in found])
+    else:
+        print_table(("recipe", ""), [(recipe.name, recipe.summary) for recipe in found])
 
 
 def copy(

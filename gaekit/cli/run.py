@@ -7,12 +7,10 @@ from typing import Annotated
 
 import typer
 
+from gaekit.cli.options import JsonOption, RecipeArgument, SetOption, complete_stage
 from gaekit.cli.sweep import JOBS_HELP, sweep_recipe
 
-RECIPE = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe (`gaekit recipes`).")]
-SET_HELP = "Change a setting: diffusion.train.steps=2000. Repeatable."
-SET = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)]
-OUT = Annotated[Path, typer.Option("--out", help="Folder of all runs.")]
+OUT = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of all runs.")]
 REDO_HELP = (
     "Run this stage, and all that is made from it, again from the beginning: cached, stopped or diverged. What was "
     "there stays for the runs that refer to it; `gaekit store gc` removes it when none does."
@@ -24,22 +22,24 @@ SWEEP_HELP = (
     "Try values of a setting: diffusion.train.lr=1e-4,3e-4. Repeatable: every combination is run, over the seeds of "
     "seed=0,1,2, and a table set beside each other, as by `gaekit sweep`."
 )
-NAME = Annotated[str | None, typer.Option("--name", help="Name of the run instead of the recipe's.")]
+NAME = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name of the run instead of the recipe's.")]
 
 
 def run(
-    recipe: RECIPE,
-    set_: SET = None,
+    recipe: RecipeArgument,
+    set_: SetOption = None,
     name: NAME = None,
     out: OUT = Path("runs"),
-    until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
-    redo: Annotated[str | None, typer.Option(help=REDO_HELP)] = None,
-    fresh: Annotated[str | None, typer.Option(help=FRESH_HELP)] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="Stop after this stage.", autocompletion=complete_stage)
+    ] = None,
+    redo: Annotated[str | None, typer.Option(metavar="STAGE", help=REDO_HELP, autocompletion=complete_stage)] = None,
+    fresh: Annotated[str | None, typer.Option(metavar="STAGE", help=FRESH_HELP, autocompletion=complete_stage)] = None,
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Refuse (exit 2) where another run is making what this one needs.")
     ] = False,
     nproc: Annotated[
-        int | None, typer.Option(min=1, help="Processes on this machine, one a GPU, started by torchrun.")
+        int | None, typer.Option(min=1, metavar="N", help="Processes on this machine, one a GPU, started by torchrun.")
     ] = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Fetch nothing: check first that all files are here (`gaekit assets`).")
@@ -109,19 +109,23 @@ def without_nproc(arguments: list[str]) -> list[str]:
 
 
 def plan(
-    recipe: RECIPE,
-    set_: SET = None,
+    recipe: RecipeArgument,
+    set_: SetOption = None,
     name: NAME = None,
     out: OUT = Path("runs"),
-    until: Annotated[str | None, typer.Option(help="Plan up to this stage.")] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="Plan up to this stage.", autocompletion=complete_stage)
+    ] = None,
     facts: Annotated[bool, typer.Option("--facts", help="Show all that each fingerprint is made of.")] = False,
-    nproc: Annotated[int, typer.Option(min=1, help="Processes to plan for, over all machines.")] = 1,
+    nproc: Annotated[int, typer.Option(min=1, metavar="N", help="Processes to plan for, over all machines.")] = 1,
     measure: Annotated[
         bool, typer.Option("--measure", help="Run a few steps of each training here, and tell their time and memory.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what `run` would do: stages, networks, memory, disk. Works without the data."""
-    from gaekit.cli.planning import show_plan
+    from gaekit.cli.output import print_json
+    from gaekit.cli.planning import Planned, plan_as_data, show_plan
     from gaekit.plugins import load_plugins
     from gaekit.recipe.load import check_recipe
     from gaekit.sizing.build import build_problems
@@ -129,4 +133,8 @@ def plan(
     registry = load_plugins()
     checked = check_recipe(recipe, registry, overrides=set_ or (), name=name)
     checked.refuse(build_problems(checked.recipe, registry))
-    show_plan(checked.recipe, registry, out, until, facts, nproc=nproc, measure=measure)
+    planned = Planned.of(checked.recipe, registry, out, until, nproc)
+    if as_json:
+        print_json(plan_as_data(planned, facts=facts, measure=measure))
+    else:
+        show_plan(planned, facts=facts, measure=measure)
