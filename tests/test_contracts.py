@@ -62,10 +62,13 @@ SIZES: dict[tuple[str, str], dict[str, Any]] = {("encoder", "frozen_teacher"): {
 SLOW = {("metric", name) for name in ("adm", "fid", "inception_score", "precision", "recall", "rfid")}
 """On Inception, which takes minutes here."""
 
+ELSEWHERE = {("tracker", name) for name in ("wandb", "mlflow", "trackio")}
+"""In tests/plugins/test_services.py, where the packages are installed, each in a process of its own."""
+
 
 def registered() -> Iterator[Any]:
     for kind, classes in REGISTRY.classes.items():
-        for name in sorted(classes):
+        for name in sorted(name for name in classes if (kind, name) not in ELSEWHERE):
             yield pytest.param(kind, name, marks=pytest.mark.slow if (kind, name) in SLOW else ())
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gaekit.cli.options import JsonOption, RecipeArgument, SetOption, complete_stage
 from gaekit.cli.sweep import JOBS_HELP, sweep_recipe
+
+if TYPE_CHECKING:
+    from gaekit.plugins import Registry
+    from gaekit.recipe.schema import Recipe
 
 OUT = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of all runs.")]
 REDO_HELP = (
@@ -22,6 +27,10 @@ SWEEP_HELP = (
     "Try values of a setting: diffusion.train.lr=1e-4,3e-4. Repeatable: every combination is run, over the seeds of "
     "seed=0,1,2, and a table set beside each other, as by `gaekit sweep`."
 )
+TRY_HELP = (
+    "Two steps a training and a few images, from end to end in about a minute, to see before a long run that all works "
+    "and fits into memory. In a folder of its own, OUT/try/NAME; no other run takes anything from it."
+)
 NAME = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name of the run instead of the recipe's.")]
 
 
@@ -29,6 +38,7 @@ def run(
     recipe: RecipeArgument,
     set_: SetOption = None,
     name: NAME = None,
+    try_: Annotated[bool, typer.Option("--try", help=TRY_HELP)] = False,
     out: OUT = Path("runs"),
     until: Annotated[
         str | None, typer.Option(metavar="STAGE", help="Stop after this stage.", autocompletion=complete_stage)
@@ -58,7 +68,7 @@ def run(
 
     registry = load_plugins()
     if swept:
-        _refuse_with_sweep(until=until, redo=redo, fresh=fresh, no_wait=no_wait)
+        _refuse_with_sweep(until=until, redo=redo, fresh=fresh, no_wait=no_wait, **{"try": try_})
         sweep_recipe(recipe, swept, registry, set_ or (), name, out, jobs=jobs or 1, nproc=nproc, offline=offline)
         return
     if jobs:
@@ -70,10 +80,48 @@ def run(
     from gaekit.pipeline.run import run_recipe
     from gaekit.runs.report import end_with_report
 
+    if try_:
+        _refuse_with_try(redo=redo, fresh=fresh)
+        more = _try_overrides(checked.recipe)
+        tried = check_recipe(recipe, registry, overrides=[*(set_ or ()), *more], name=name).recipe
+        _run_try(tried, registry, out, until=until, offline=offline, wait=not no_wait)
+        return
     view = run_recipe(
         checked.recipe, registry, out=out, until=until, redo=redo, fresh=fresh, offline=offline, wait=not no_wait
     )
     end_with_report(view, checked.recipe, registry)
+
+
+def _try_overrides(recipe: Recipe) -> list[str]:
+    """What `--try` changes of a recipe on this machine."""
+    from gaekit.pipeline.tryout import try_overrides
+    from gaekit.stages.machine import choose_device
+
+    on_cpu = choose_device(recipe.runtime.device).type == "cpu"
+    return try_overrides(recipe, processes=int(os.environ.get("WORLD_SIZE", "1")), on_cpu=on_cpu)
+
+
+def _run_try(recipe: Recipe, registry: Registry, out: Path, *, until: str | None, offline: bool, wait: bool) -> None:
+    """Run what `--try` made of a recipe, apart from other runs, and say so in a line."""
+    from gaekit.cli.output import say
+    from gaekit.pipeline import tryout
+    from gaekit.pipeline.run import run_recipe
+    from gaekit.runs.report import end_with_report
+
+    out, first = out / tryout.FOLDER, os.environ.get("RANK", "0") == "0"
+    if first:
+        say(tryout.line_of(recipe, out), stderr=True)
+    view = run_recipe(recipe, registry, out=out, until=until, offline=offline, wait=wait, few=tryout.IMAGES)
+    end_with_report(view, recipe, registry)
+    if first and (line := tryout.memory_line(view)):
+        say(line, stderr=True)
+
+
+def _refuse_with_try(**given: str | None) -> None:
+    from gaekit.errors import GaekitError
+
+    if wrong := [f"--{option}" for option, value in given.items() if value is not None]:
+        raise GaekitError(f"--try begins from nothing each time; leave {' and '.join(wrong)} out")
 
 
 def _refuse_with_sweep(**options: object) -> None:

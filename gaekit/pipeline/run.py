@@ -25,6 +25,7 @@ from gaekit.pipeline.generations import RoomChooser, earlier_record
 from gaekit.pipeline.plan import Plan, StagePlan, line_of_shorter, make_plan, start_of_shorter, status_of
 from gaekit.pipeline.provenance import PACKAGES, made_by, package_versions, providers, what_changed
 from gaekit.pipeline.shown_curves import show_curves
+from gaekit.pipeline.tryout import begin_afresh
 from gaekit.pipeline.view import STORE, View
 from gaekit.plugins import Registry
 from gaekit.recipe import to_yaml
@@ -52,6 +53,7 @@ def run_recipe(
     fresh: str | None = None,
     offline: bool = False,
     wait: bool = True,
+    few: int | None = None,
     reporter: Reporter | None = None,
     command: Sequence[str] | None = None,
 ) -> View:
@@ -59,7 +61,8 @@ def run_recipe(
 
     `until` ends after that stage. `redo` runs that stage and all that is made from it again, in new rooms; `fresh` does
     too, and discards its checkpoints and what was not finished, unless another run needs them. `offline` fetches
-    nothing. What another process is making is waited for, or refused without `wait`.  `command` is what run.json gives as
+    nothing. What another process is making is waited for, or refused without `wait`. With `few`, each split of the data
+    has at most so many images, and what an earlier run of the name left is removed. `command` is what run.json gives as
     having run it, this process's own by default. Raises GaekitError and its kin.
     """
     if redo and fresh:
@@ -72,7 +75,8 @@ def run_recipe(
         if world.size > 1:
             reporter.say(f"{world.size} processes, {recipe.runtime.strategy}, {machine.device.type}")
         again = Again(redo or fresh or "", discard=bool(fresh)) if redo or fresh else None
-        store, data, view = out / STORE, Data(recipe, registry), View(out / recipe.name)
+        store, data, view = out / STORE, Data(recipe, registry, few), View(out / recipe.name)
+        world.on_rank0(lambda: begin_afresh(view) if few is not None else None)
         needs = partial(prepare_assets, recipe, registry, store, reporter.say, data=data, processes=world.size)
         world.rank0_first(lambda: needs(offline=offline, until=until, redo=redo or fresh))
         planned = partial(make_plan, recipe, registry, store, data=data, processes=world.size)

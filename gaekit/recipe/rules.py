@@ -43,8 +43,9 @@ def _run(rules: Iterable[Rule], recipe: Recipe, registry: Registry) -> Iterator[
 
 def name_is_free(recipe: Recipe, registry: Registry) -> Iterator[Problem]:
     """The run has a folder of its own beside that of all rooms, on disks without capitals too."""
-    if recipe.name.casefold() == "store":
-        yield Problem(("name",), f"'{recipe.name}' is the folder in which all runs keep their results; choose another")
+    if recipe.name.casefold() in ("store", "try"):
+        of = "all runs keep their results" if recipe.name.casefold() == "store" else "`gaekit run --try` keeps its runs"
+        yield Problem(("name",), f"'{recipe.name}' is the folder in which {of}; choose another")
 
 
 def stride_divides_size(recipe: Recipe, registry: Registry) -> Iterator[Problem]:

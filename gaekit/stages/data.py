@@ -8,17 +8,20 @@ from functools import cached_property
 
 from gaekit.api import Dataset
 from gaekit.data.images import Images
+from gaekit.data.some import SomeImages
 from gaekit.parallel import World
 from gaekit.plugins import Registry, build
 from gaekit.recipe.schema import Recipe
+from gaekit.store.files import sha256_json
 
 
 @dataclass
 class Data:
-    """The data set that a recipe names, and its splits at the recipe's size."""
+    """The data set that a recipe names, and its splits at the recipe's size; with `few`, so many images of each."""
 
     recipe: Recipe
     registry: Registry
+    few: int | None = None
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -28,14 +31,15 @@ class Data:
     @cached_property
     def digest(self) -> str:
         """What stands for the content of the data set in fingerprints. Raises DataAbsent."""
-        return self.dataset.digest()
+        digest = self.dataset.digest()
+        return digest if self.few is None else sha256_json({"of": digest, "images of a split": self.few})
 
     def images(self, split: str, *, pinned: bool = False) -> Images:
         """One split, cropped to the recipe's size; decoded images stay in memory up to runtime.cache_gb. `pinned`: its
         batches are for a GPU."""
         source = self.dataset.train() if split == "train" else self.dataset.validation()
         return Images(
-            source,
+            source if self.few is None or len(source) <= self.few else SomeImages(source, self.few),
             self.recipe.image.size,
             cache_bytes=int(self.recipe.runtime.cache_gb * 1e9),
             on_bad_image=self.dataset.on_bad_image,

@@ -2,54 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import re
 import shlex
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_helpers import gaekit
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from gaekit.cli import main
-
 README = Path(__file__).parents[2] / "README.md"
-
-
-@dataclass
-class Done:
-    stdout: str
-    stderr: str
-
-
-def gaekit(folder: Path, *arguments: str, code: int = 0) -> Done:
-    """A command in this process, with `folder` as the current one."""
-    with contextlib.chdir(folder), io.StringIO() as out, io.StringIO() as err:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            returned = main(arguments)
-        done = Done(out.getvalue(), err.getvalue())
-    assert returned == code, done.stderr + done.stdout
-    assert "Traceback" not in done.stderr
-    return done
-
-
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("smoke")
-    gaekit(folder, "run", "smoke")
-    return folder
 
 
 def test_smoke_runs_all_six_stages_and_then_finds_them_cached(smoke: Path) -> None:
     start = time.monotonic()
     again = gaekit(smoke, "run", "smoke")
     assert again.stderr.count(": cached") == 6
+    assert "attention" not in again.stderr
     assert time.monotonic() - start < 30  # 10 on a machine that does nothing else
     metrics = json.loads((smoke / "runs/smoke/metrics.json").read_text())
     assert all(np.isfinite(entry["value"]) and entry["protocol"] for entry in metrics.values())
@@ -110,6 +83,34 @@ def test_smoke_on_a_folder_of_200_photographs(tmp_path: Path, classes: bool) -> 
         assert ("arr_1" in samples) == classes
 
 
+def test_a_trial_of_ones_own_images_takes_every_stage_and_leaves_real_runs_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the recipe that the README offers first for own images."""
+    crops(tmp_path / "pictures", classes=True, count=60)
+    monkeypatch.setenv("IMAGES", "pictures")
+    done = gaekit(tmp_path, "run", "my_images_small", "--try")
+    line = "try: 2 steps a training, 8 images a step, 24 images a split, networks at full size; in runs/try/"
+    assert done.stderr.startswith(f"{line}my_images_small, apart from all other runs\n")
+    assert done.stderr.count(": done in") == 6
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"try"}
+    record = json.loads((tmp_path / "runs/try/my_images_small/run.json").read_text())
+    stages = {name: entry["record"] for name, entry in record["stages"].items()}
+    assert [stages[name]["steps"] for name in ("semantic", "autoencoder", "diffusion")] == [2, 2, 2]
+    assert stages["latents"]["images"] == 24
+    assert stages["sample"]["count"] == 24
+    wrong = gaekit(tmp_path, "run", "my_images_small", "--try", "--redo", "sample", code=2)
+    assert "--try begins from nothing each time; leave --redo out" in wrong.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["quickstart", "smoke"])
+def test_a_trial_of_shipped_recipes(recipe: str, tmp_path: Path) -> None:
+    for _ in range(2):  # each from nothing
+        assert gaekit(tmp_path, "run", recipe, "--try").stderr.count(": done in") == 6
+    assert len(list((tmp_path / "runs/try/store/diffusion").iterdir())) == 1
+
+
 def test_the_readmes_commands_run(smoke: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each as it stands there, but on the smoke recipe, and without the trainings of hours."""
     shutil.copytree(smoke / "runs", tmp_path / "runs", symlinks=True)
@@ -126,7 +127,7 @@ def test_the_readmes_commands_run(smoke: Path, tmp_path: Path, monkeypatch: pyte
         while "=" in words[0]:
             monkeypatch.setenv(*words.pop(0).split("=", 1))
         if words[1] == "run" and "my_images" in words[2]:
-            words[1] = "plan"
+            words = ["gaekit", "plan", *(word for word in words[2:] if word != "--try")]
         gaekit(tmp_path, *words[1:])
     assert (tmp_path / "threes.png").exists()
     assert len(list((tmp_path / "rebuilt").iterdir())) == 3
