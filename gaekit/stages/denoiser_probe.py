@@ -209,9 +209,10 @@ class SampleMetrics:
         return {name: entry["value"] for name, entry in results(job, SAMPLES.rstrip("/"), judged, {}).items()}
 
     def _own_chunks(self, generator: ImageGenerator) -> Iterator[tuple[Tensor, Tensor]]:
-        """This rank's (uint8 images, labels), in chunks of `sample.batch`; the last is padded, since the size of a
-        chunk decides the last bit."""
-        size, count, classes = self.section.batch, self.section.count, len(self.spec.classes)
+        """This rank's (uint8 images, labels), in chunks of `sample.batch` at most; the last is padded, since the size
+        of a chunk decides the last bit."""
+        count, classes = self.section.count, len(self.spec.classes)
+        size = min(self.section.batch, count)
         labels = labels_for(count, classes, self.section.labels, self.job.recipe.seed)
         for first in range(0, count, size)[self.job.world.rank :: self.job.world.size]:
             own = labels[first : first + size]

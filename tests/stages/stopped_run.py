@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from gaekit.cli import main
+from gaekit.stages import autoencoder_probe, denoiser_probe, held_out
 from gaekit.store import files
 from gaekit.store.attempts import ATTEMPTS
 from gaekit.train.training import Training
@@ -34,6 +35,20 @@ def stop_at_step() -> None:
     Training.update = stopping
 
 
+def stop_in_probe() -> None:
+    """The signal comes where the `moment`-th mean over held-out images is taken, whatever the training."""
+    means, count = held_out.means_over_ranks, 0
+
+    def stopping(*given: object) -> object:
+        nonlocal count
+        count += 1
+        if count == moment:
+            os.kill(os.getpid(), number)
+        return means(*given)
+
+    autoencoder_probe.means_over_ranks = denoiser_probe.means_over_ranks = stopping
+
+
 def stop_at_file() -> None:
     """The signal comes just before the `moment`-th file of the stage gets its name."""
     replace, count = os.replace, 0
@@ -50,5 +65,5 @@ def stop_at_file() -> None:
 
 
 if moment >= 0:
-    (stop_at_step if stage in ("autoencoder", "diffusion") else stop_at_file)()
+    {"autoencoder": stop_at_step, "diffusion": stop_at_step, "probe": stop_in_probe}.get(stage, stop_at_file)()
 sys.exit(main(["run", *sys.argv[4:]]))

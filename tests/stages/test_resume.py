@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from recipe_helpers import tiny_recipe
 
 from gaekit.store.attempts import read_attempts
+from gaekit.store.curves import read_curves
 
 PROGRAM = Path(__file__).parent / "stopped_run.py"
 RECIPE = tiny_recipe("""
@@ -26,10 +28,10 @@ RESULTS = ("autoencoder", "latents", "diffusion", "sample")
 
 
 def run(
-    folder: Path, stage: str = "none", moment: int = -1, signal: str = "SIGKILL"
+    folder: Path, stage: str = "none", moment: int = -1, signal: str = "SIGKILL", recipe: str = RECIPE
 ) -> subprocess.CompletedProcess[str]:
     folder.mkdir(exist_ok=True)
-    (folder / "tiny.yaml").write_text(RECIPE)
+    (folder / "tiny.yaml").write_text(recipe)
     command = [sys.executable, str(PROGRAM), stage, str(moment), signal, "tiny.yaml"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
 
@@ -93,3 +95,23 @@ def test_stopped_and_run_again_it_equals_the_uninterrupted_run(
         assert (first.images, second.images) == (8 * first.steps, 8 * second.steps)
         assert first.flop
         assert second.flop
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("moment", "signal", "code"), [(3, "SIGKILL", -9), (7, "SIGKILL", -9), (6, "SIGTERM", 85)])
+def test_stopped_in_a_probe_it_equals_the_run_that_has_none(
+    whole: dict[str, bytes], tmp_path: Path, moment: int, signal: str, code: int
+) -> None:
+    """The third mean is of the autoencoder's second probe, after step 8, the others are of the denoiser's first."""
+    changed = yaml.safe_load(RECIPE)
+    for stage in ("autoencoder", "diffusion"):
+        changed[stage]["probe"] = {"every": 4, "loss": {"images": 70}}
+    probed = yaml.safe_dump(changed)
+    stopped = run(tmp_path, "probe", moment, signal, recipe=probed)
+    assert stopped.returncode == code, stopped.stderr
+    again = run(tmp_path, recipe=probed)
+    assert again.returncode == 0, again.stderr
+    assert results(tmp_path) == whole
+    for stage in ("autoencoder", "diffusion"):
+        found = read_curves(tmp_path / "runs/tiny" / stage / "curves.jsonl").scalars
+        assert [step for step, _ in found["probe/seconds"]] == [4, 8, 9]
