@@ -52,9 +52,9 @@ class Measures:
 
     def __init__(self, job: Job, wanted: AutoencoderProbe, network: Callable[[], Autoencoding]):
         self.job, self.network = job, network
-        images = job.images("validation")
-        self.of_loss = HeldOut(images, wanted.loss.images, job.world) if wanted.loss else None
-        self.of_metrics = HeldOut(images, wanted.count, job.world) if wanted.metrics else None
+        images, where = job.images("validation"), (job.world, job.reporter)
+        self.of_loss = HeldOut(images, wanted.loss.images, *where) if wanted.loss else None
+        self.of_metrics = HeldOut(images, wanted.count, *where) if wanted.metrics else None
         self.judged = judges_of(job, wanted.metrics, "pairs")
         self.judged.ready(job.device)
 

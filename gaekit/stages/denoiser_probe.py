@@ -113,7 +113,7 @@ class HeldOutLosses:
                 f"  {job.stage}: the latents have {len(spec.classes)} classes and the data "
                 f"{len(job.data.dataset.classes)}: the probe's loss is that of images without a class"
             )
-        held_out = HeldOut(job.images("validation"), images, job.world)
+        held_out = HeldOut(job.images("validation"), images, job.world, job.reporter)
         self.batches = dict(self._encoded(cache, held_out))
 
     @torch.no_grad()
@@ -134,7 +134,11 @@ class HeldOutLosses:
     def of(self, denoiser: DenoiserCall, which: str) -> dict[str, float]:
         """`loss/<which>`, the mean over images and times, and `loss/<which>/t<time>`, at each. Every rank must call
         it."""
-        own = {number: self._of_batch(denoiser, batch, which) for number, batch in self.batches.items()}
+        own = {}
+        with self.job.reporter.slow_bar(f"{LOSS}/{which}", len(self.batches), "batches") as bar:
+            for number, batch in self.batches.items():
+                own[number] = self._of_batch(denoiser, batch, which)
+                bar.advance()
         by_time = means_over_ranks(self.job.world, own)
         return {f"{LOSS}/{which}": sum(by_time.values()) / len(by_time), **by_time}
 
@@ -214,11 +218,16 @@ class SampleMetrics:
         count, classes = self.section.count, len(self.spec.classes)
         size = min(self.section.batch, count)
         labels = labels_for(count, classes, self.section.labels, self.job.recipe.seed)
-        for first in range(0, count, size)[self.job.world.rank :: self.job.world.size]:
-            own = labels[first : first + size]
-            padded = [*own, *(i % max(1, classes) for i in range(len(own), size))]
-            pixels = to_uint8(generator.images("probe", range(first, first + size), padded)).cpu()
-            yield pixels[: len(own)], torch.tensor(own)
+        starts = range(0, count, size)[self.job.world.rank :: self.job.world.size]
+        with self.job.reporter.slow_bar("samples of the probe", len(starts), "chunks") as bar:
+            for first in starts:
+                own = labels[first : first + size]
+                padded = [*own, *(i % max(1, classes) for i in range(len(own), size))]
+                made = generator.images(
+                    "probe", range(first, first + size), padded, on_step=lambda done, of: bar.within(done / of)
+                )
+                yield to_uint8(made).cpu()[: len(own)], torch.tensor(own)
+                bar.advance()
 
 
 def _default_sampler(job: Job, spec: DenoiserSpec) -> ComponentConfig:

@@ -15,6 +15,7 @@ from gaekit.parallel import World
 from gaekit.seeds import generator_for
 from gaekit.train.draws import ImageDraws
 from gaekit.train.probing import Probed
+from gaekit.train.progress import Reporter
 
 BATCH = 64
 """Images of a forward pass, whatever the number of ranks: it decides the last bit."""
@@ -33,8 +34,8 @@ class HeldOut:
     """The first `count` held-out images of an order drawn once for all: the same for every seed and every recipe of
     this data, so that their probes can be compared."""
 
-    def __init__(self, images: Images, count: int, world: World):
-        self.images, self.world = images, world
+    def __init__(self, images: Images, count: int, world: World, reporter: Reporter):
+        self.images, self.world, self.reporter = images, world, reporter
         order = torch.randperm(len(images), generator=generator_for("held-out images", len(images)))
         self._chosen = order[:count].tolist()
         self._place = {index: place for place, index in enumerate(self._chosen)}
@@ -43,8 +44,11 @@ class HeldOut:
         """(its number, a batch) of those that are this rank's: of each `ranks` in turn, one. Images that cannot be read
         are left out, and a batch of which there is none."""
         spans = [self._chosen[first : first + BATCH] for first in range(0, len(self._chosen), BATCH)]
-        for batch in self.images.in_order(BATCH, spans=spans[self.world.rank :: self.world.size]):
-            yield self._place[int(batch.index_B[0])] // BATCH, batch
+        own = spans[self.world.rank :: self.world.size]
+        with self.reporter.slow_bar("held-out images", len(self._chosen), "images") as bar:
+            for batch in self.images.in_order(BATCH, spans=own):
+                yield self._place[int(batch.index_B[0])] // BATCH, batch
+                bar.advance(min(len(batch) * self.world.size, len(self._chosen) - bar.done))
 
 
 def draws_for(purpose: str, indices: Sequence[int], device: torch.device) -> ImageDraws:
