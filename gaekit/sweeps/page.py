@@ -96,7 +96,7 @@ def _curve(label: str, rows: list[Row], metric: str, key: str) -> Series:
 def _table(table: Table) -> Markup:
     head, rows = cells(table, table.metrics)
     numbers: list[list[str | Cell]] = [[row[0], *(Cell(text, number=True) for text in row[1:])] for row in rows]
-    return page_table(head, numbers, caption=f"A row a setting, a column a metric. {INTERVAL}")
+    return page_table(head, numbers, caption="A row a setting, a column a metric.")
 
 
 def _settings(table: Table) -> Markup:
