@@ -55,7 +55,9 @@ def run(
         bool, typer.Option("--offline", help="Fetch nothing: check first that all files are here (`gaekit assets`).")
     ] = False,
     swept: Annotated[list[str] | None, typer.Option("--sweep", metavar="KEY=A,B,C", help=SWEEP_HELP)] = None,
-    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help=f"With --sweep: {JOBS_HELP}")] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, metavar="N", help=f"With --sweep: {JOBS_HELP}")
+    ] = None,
 ) -> None:
     """Run a recipe: every stage that is not done yet, in order. The same command goes on after a stop.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gaekit.cli.options import SetOption
+from gaekit.cli.options import JsonOption, SetOption
 
 if TYPE_CHECKING:
     from gaekit.errors import GaekitError
@@ -27,12 +27,12 @@ def sweep(
     file: Annotated[Path, typer.Argument(metavar="SWEEP", help="The sweep's YAML file.")],
     set_: SetOption = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of all runs.")] = Path("runs"),
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help=JOBS_HELP)] = 1,
-    nproc: Annotated[int | None, typer.Option(min=1, help="Processes of each run, one a GPU.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, metavar="N", help=JOBS_HELP)] = 1,
+    nproc: Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes of each run, one a GPU.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only check it, and say how often each stage is made.")] = False,
     table: Annotated[bool, typer.Option("--table", help="Only make the table anew of what is finished.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the table, or the plan, as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Run a recipe in many settings and over seeds, into one table.
 
