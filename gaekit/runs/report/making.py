@@ -28,6 +28,7 @@ from gaekit.runs.report.source import Source
 from gaekit.runs.report.tables import again, chain, metrics, stages
 from gaekit.store.files import sha256_json, write_text
 from gaekit.train.progress import Reporter
+from gaekit.waiting import progress
 
 REPORT = "report.html"
 REVISION = 1
@@ -66,7 +67,8 @@ def make_report(view: View, registry: Registry, say: Callable[[str], None] = pri
     require_extra()
     source = Source(view, registry, Reporter(Console(quiet=True)), Pictures())
     _ = source.record
-    made = [(section, _made(section, source, say)) for section in SECTIONS]
+    sections = progress(SECTIONS, "making the report", len(SECTIONS), "sections")
+    made = [(section, _made(section, source, say)) for section in sections]
     page = render(
         "report.html",
         name=source.settings["name"],
