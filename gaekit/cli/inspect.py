@@ -99,12 +99,10 @@ def plugins(as_json: JsonOption = False) -> None:
     if as_json:
         print_json([_plugin_as_data(plugin) for plugin in found])
         return
-    rows = [
-        (p.name, p.distribution, p.version, str(p.api or "?"), f"{p.seconds:.2f} s", _status(p),
-         ", ".join(p.components) or "-")
-        for p in found
-    ]  # fmt: skip
-    print_table(("plugin", "distribution", "version", "API", "loaded in", "status", "components"), rows)
+    rows = [(p.name, p.distribution, p.version, str(p.api or "?"), f"{p.seconds:.2f} s", _status(p)) for p in found]
+    print_table(("plugin", "distribution", "version", "API", "loaded in", "status"), rows)
+    say("")
+    print_table(("plugin", "components"), [(p.name, ", ".join(p.components) or "-") for p in found])
     for plugin in found:
         if plugin.error:
             say(f"\n{plugin}, from {plugin.module}, is broken: {plugin.error}")

@@ -152,17 +152,21 @@ def _latent_shape(recipe: Recipe) -> str:
 
 
 def _table(*columns: str) -> Table:
-    return Table(*columns, box=None, header_style="bold")
+    """Columns that keep 80 characters where they can; the last takes what room is left, and wraps."""
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False)
+    for number, column in enumerate(columns, 1):
+        table.add_column(column, no_wrap=number < len(columns), overflow="fold")
+    return table
 
 
 def _stage_table(recipe: Recipe, plan: Plan) -> Table:
-    table = _table("stage", "status", "steps", "batch", "decided by", "where")
+    table = _table("stage", "status", "steps", "batch", "where", "decided by")
     for stage in plan.stages:
         train = stage.stage.training(recipe)
         steps = (str(train.steps), str(train.batch)) if train else ("", "")
         decided = ", ".join([*stage.facts.get("parts", ["its content"]), *stage.facts.get("needs", [])])
         where = f"{STORE}/{stage.name}/{stage.room.path.name}" if stage.room else str(stage.artifact)
-        table.add_row(stage.name, stage.status, *steps, decided, where)
+        table.add_row(stage.name, stage.status, *steps, where, decided)
     return table
 
 
@@ -207,16 +211,16 @@ def _show_memory(console: Terminal, recipe: Recipe, networks: list[Network], npr
         return
     processes = f"{nproc} processes, {recipe.runtime.strategy}" if nproc > 1 else "1 process"
     console.print(f"\nmemory of each of {processes}; not counted: {NOT_COUNTED}")
-    table = _table(
-        "stage", "images", "weights", "gradients", "optimizer", "averages", "previews", "in all", "in the CPU's memory"
-    )
+    table = _table("stage", "images", "weights", "gradients", "optimizer", "averages", "previews", "in all")
+    beside = _table("stage", "in the CPU's memory")
     for memory in memories:
         parts = (memory.weights, memory.gradients, memory.optimizer, memory.averages, memory.previews, memory.device)
-        beside = [f"averages {human_size(memory.offloaded)}"] if memory.offloaded else []
-        beside.append(f"{'rank 0: ' if nproc > 1 else ''}copy for checkpoints {human_size(memory.copied)}")
-        share = _share_of_batch(recipe, memory.stage, nproc)
-        table.add_row(memory.stage, share, *map(human_size, parts), ", ".join(beside))
+        table.add_row(memory.stage, _share_of_batch(recipe, memory.stage, nproc), *map(human_size, parts))
+        told = [f"averages {human_size(memory.offloaded)}"] if memory.offloaded else []
+        told.append(f"{'rank 0: ' if nproc > 1 else ''}copy for checkpoints {human_size(memory.copied)}")
+        beside.add_row(memory.stage, ", ".join(told))
     console.print(table)
+    console.print(beside)
 
 
 def _share_of_batch(recipe: Recipe, stage: str, nproc: int) -> str:

@@ -129,17 +129,14 @@ def test_plan_tells_the_published_sizes_and_the_memory_of_a_rank(
     monkeypatch.chdir(tmp_path)
     assert main(["plan", "gae_d32", "--nproc", "8"]) == 0
     out = capsys.readouterr().out
-    lines = {
-        line.split()[0]: line for line in out.splitlines() if line.startswith((" encoder", " decoder", " denoiser"))
-    }
+    lines = {line.split()[0]: line for line in out.splitlines() if line.startswith(("encoder", "decoder", "denoiser"))}
     assert "310.4M" in lines["encoder"]
     assert "309.4M" in lines["decoder"]
     assert "675.3M" in lines["denoiser"]
-    (diffusion,) = (
-        line for line in out.splitlines() if line.startswith(" diffusion") and "copy for checkpoints" in line
-    )
-    assert "2 x 64" in diffusion  # 1024 images over 8 processes, 64 a pass
-    assert diffusion.count("2.7 GB") == 3  # 675 million float32: weights, gradients, averages
+    (diffusion,) = (line for line in out.splitlines() if line.startswith("diffusion") and "2 x 64" in line)
+    # 1024 images over 8 processes, 64 a pass; 675 million float32: weights, gradients, averages
+    assert diffusion.count("2.7 GB") == 3
+    assert "\ndiffusion    rank 0: copy for checkpoints " in out
     assert list(tmp_path.iterdir()) == []
 
 
