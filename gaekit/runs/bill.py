@@ -52,12 +52,14 @@ class CpuRate:
 @dataclass(frozen=True)
 class StageBill:
     """What one stage took. `attempts` is empty where nothing is known: `why` says why. `shared_by` are the other runs
-    that use its room, of which each is billed the whole."""
+    that use its room, of which each is billed the whole. `caches` are rooms beside it that other runs use too: teacher
+    features, say, for which whoever made them pays."""
 
     stage: str
     attempts: tuple[Attempt, ...] = ()
     why: str = ""
     shared_by: tuple[str, ...] = ()
+    caches: tuple[str, ...] = ()
     cpu: CpuRate | None = None
 
     @property
@@ -212,8 +214,9 @@ def _of_stage(
     length = entry["identity"].partition("@")[2]
     own = tuple(_of_length(attempts, int(length)) if length.isdigit() else attempts)
     shared = tuple(sorted(users.get(entry["room"] or "", set()) - {view.path.name}))
+    caches = tuple(cache for cache in entry.get("caches", ()) if users.get(cache, set()) - {view.path.name})
     why = "" if own else "not begun" if entry["status"] == "pending" else "it was made before costs were written down"
-    return StageBill(stage, own, why, shared, cpu)
+    return StageBill(stage, own, why, shared, caches, cpu)
 
 
 def _is_free(room: Room) -> bool:
@@ -245,6 +248,8 @@ def _notes(bill: Bill) -> Iterator[str]:
                 f"{count} other run{'s' if count > 1 else ''} ({', '.join(stage.shared_by[:5])}{', ...' * (count > 5)})"
             )
             yield f"{stage.stage}: its room is shared with {others}; it is billed whole here."
+        for cache in stage.caches:
+            yield f"{stage.stage}: reads {cache}, which other runs use too; it is billed to the stage that made it."
         uncounted = {name: why for a in stage.attempts for name, why in a.uncounted.items()}
         for name, why in uncounted.items():
             yield f"{stage.stage}: the FLOP of {name} are not counted ({why})."

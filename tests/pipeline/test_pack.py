@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> Path:
     for stage, name in (("autoencoder", "autoencoder.safetensors"), ("sample", "samples.npz")):
         room = runs / "store" / stage / "abc"
         (room / "trackers" / "tensorboard").mkdir(parents=True)
-        for file in (name, "stage.json", "curves.jsonl", "trackers/tensorboard/0001.events"):
+        for file in (name, "stage.json", "attempts.jsonl", "curves.jsonl", "trackers/tensorboard/0001.events"):
             (room / file).write_text(f"{stage} {file}")
         stages[stage] = entry(f"../store/{stage}/abc/{name}", f"store/{stage}/abc")
     view = View(runs / "mine")
@@ -61,8 +61,8 @@ def test_what_is_packed_is_what_the_run_shows(run: Path, tmp_path: Path) -> None
     copy = pack(View(run), tmp_path / "copy")
     found = everything(copy)
     assert {name for name in found if "autoencoder/" in name} == {
-        "autoencoder/autoencoder.safetensors", "autoencoder/stage.json", "autoencoder/curves.jsonl",
-        "tb/autoencoder/events.out.tfevents.0001",
+        "autoencoder/autoencoder.safetensors", "autoencoder/stage.json", "autoencoder/attempts.jsonl",
+        "autoencoder/curves.jsonl", "tb/autoencoder/events.out.tfevents.0001",
     }  # fmt: skip
     assert found["samples.npz"] == found["sample/samples.npz"] == "sample samples.npz"
     assert View(copy).artifact("autoencoder") == copy / "autoencoder/autoencoder.safetensors"

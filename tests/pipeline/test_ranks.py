@@ -15,6 +15,7 @@ import pytest
 from event_helpers import read_events
 from recipe_helpers import tiny_recipe
 
+from gaekit.store.attempts import read_attempts
 from gaekit.store.curves import read_curves
 
 RECIPE = tiny_recipe("""
@@ -66,6 +67,18 @@ def test_two_processes_have_the_losses_of_one(folder: Path, stage: str) -> None:
     assert ours.keys() == theirs.keys()
     for tag, values in ours.items():
         assert values == pytest.approx(theirs[tag], rel=1e-5, abs=1e-5), tag
+
+
+@pytest.mark.parametrize("stage", ["semantic", "latents", "diffusion"])
+def test_two_processes_together_do_what_one_does(folder: Path, stage: str) -> None:
+    """But for the pictures of reconstructions, which each of them makes."""
+    (one,) = read_attempts(folder / "runs/tiny" / stage / "attempts.jsonl")
+    (two,) = read_attempts(folder / "other/two" / stage / "attempts.jsonl")
+    assert (one.processes, two.processes, two.outcome) == (1, 2, "done")
+    assert one.flop
+    assert two.flop_by_network == one.flop_by_network
+    assert two.images == pytest.approx(one.images, rel=0.1)  # the first tells how many images they are
+    assert not one.uncounted
 
 
 def probed(run: Path, stage: str) -> dict[str, list[tuple[int, float]]]:

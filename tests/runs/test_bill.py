@@ -11,6 +11,7 @@ from store.test_attempts import attempt
 
 from gaekit.cli import main
 from gaekit.errors import GaekitError
+from gaekit.pipeline.pack import pack
 from gaekit.pipeline.view import View
 from gaekit.rates import RATES, peak_of
 from gaekit.runs.bill import Bill, CpuRate, Price, bill
@@ -119,6 +120,27 @@ def test_a_room_that_others_use_is_billed_whole_and_marked(run: View) -> None:
     assert [stage.shared_by for stage in bill(run).stages] == [("other",), ()]
     assert "shared with 1 other run (other)" in "\n".join(bill(run).notes)
     assert [stage.shared_by for stage in bill(other).stages] == [("mine",)]
+
+
+def test_what_another_run_may_have_made_is_marked(run: View) -> None:
+    record = run.record
+    record["stages"]["autoencoder"]["caches"] = ["store/features/shared", "store/features/own"]
+    run.write(record)
+    other = View(run.path.parent / "other")
+    other.path.mkdir()
+    entry = record["stages"]["autoencoder"] | {"room": "store/autoencoder/other", "caches": ["store/features/shared"]}
+    other.write({"name": "other", "stages": {"autoencoder": entry}})
+    assert bill(run).stages[0].caches == ("store/features/shared",)
+    assert "reads store/features/shared, which other runs use too" in "\n".join(bill(run).notes)
+
+
+def test_a_packed_run_has_the_same_bill(run: View, tmp_path: Path) -> None:
+    (run.path / "recipe.yaml").write_text("recipe: 1\n")
+    for stage in ("autoencoder", "diffusion"):
+        (run.path / stage / "x").write_text(stage)
+    packed = View(pack(run, tmp_path / "copy"))
+    assert bill(packed).to_json()["stages"] == bill(run).to_json()["stages"]
+    assert until(packed, bill(packed), "fid=30", is_higher).device_hours is not None
 
 
 def test_a_length_pays_for_what_it_went_on_from_and_not_for_what_came_after(tmp_path: Path) -> None:
