@@ -50,6 +50,11 @@ class Learner:
 
         Where the norm is not finite, weights, optimizer and average stay as they are. That is decided on the device:
         the fused optimizer divides the gradients by `grad_scale`, and does nothing where `found_inf` is 1.
+
+        The norm is taken where nothing is clipped too. A loss that is finite may have a gradient that is not (of a root
+        at 0, of a product that overflows), which is in the weights once the optimizer has run, and found before by
+        reading the gradients alone. At the tensors of SiT-XL in float32 that takes 0.15 of the optimizer's and the
+        average's time (on a CPU; of a number, 4 bytes are read beside their 40).
         """
         if world.size > 1 and not self.optimizer.state:
             _all_take_part(self.name, self.module)
