@@ -64,6 +64,13 @@ def test_recipes_are_listed_and_copied_without_torch(tmp_path: Path) -> None:
     assert (tmp_path / "smoke.yaml").exists()
 
 
+def test_a_bill_needs_neither_torch_nor_plugins(tmp_path: Path) -> None:
+    install(tmp_path, "is_slow")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text('{"name": "run", "stages": {}}')
+    assert gaekit("bill", "run", "--json", path=tmp_path, heavy=("torch", "pluggy", "is_slow"))[0] == "[] 0"
+
+
 def test_check_takes_little_more_than_torch_itself(tmp_path: Path) -> None:
     """Importing torch and its compiler, which its shapes without memory need, is most of it on any machine."""
     begin = busy()

@@ -25,6 +25,7 @@ from gaekit.plugins import Registry, build, load_plugins
 from gaekit.recipe import load_component, load_recipe
 from gaekit.recipe.schema import Autoencoder as Section
 from gaekit.recipe.schema import Runtime, Train
+from gaekit.runs.bill import bill
 from gaekit.runs.opened import open_run
 from gaekit.stages.autoencoder import Objective
 from gaekit.store.models import Autoencoder, AutoencoderSpec
@@ -125,6 +126,12 @@ def test_a_recipe_trains_samples_and_resumes_in_bf16(tmp_path: Path, compiled: s
     again = run_recipe(longer, registry, out=tmp_path / "runs", reporter=QUIET)
     assert again.record["stages"]["diffusion"]["record"]["steps"] == 9
     assert again.record["stages"]["autoencoder"]["status"] == "cached"
+    paid = {stage.stage: stage for stage in bill(again).stages}
+    first, second = paid["diffusion"].attempts
+    assert first.device == torch.cuda.get_device_name()
+    assert (first.steps, second.steps) == (6, 3)
+    assert all(stage.flop for stage in paid.values())
+    assert not any(attempt.uncounted for stage in paid.values() for attempt in stage.attempts)
 
 
 def close(ours: dict[str, Tensor], reference: dict[str, Tensor], share: float) -> None:
