@@ -58,10 +58,11 @@ def bill(
 
 def _directions() -> Callable[[str], bool]:
     """Whether more of a number is better, by its name: what the installed metrics say of their own."""
+    from gaekit.api import Metric
     from gaekit.plugins import load_plugins
 
-    metrics = load_plugins().classes["metric"].values()
-    starts = tuple(start for metric in metrics for start in getattr(metric, "higher", ()))
+    metrics = [cls for cls in load_plugins().classes["metric"].values() if issubclass(cls, Metric)]
+    starts = tuple(start for metric in metrics for start in metric.higher)
     return lambda name: name.rpartition("/")[2].startswith(starts)
 
 

@@ -10,6 +10,7 @@ import pytest
 from store.test_attempts import attempt
 
 from gaekit.cli import main
+from gaekit.cli.bill import _directions
 from gaekit.errors import GaekitError
 from gaekit.pipeline.pack import pack
 from gaekit.pipeline.view import View
@@ -246,6 +247,13 @@ def test_the_command_prints_the_same_numbers_to_people_and_programs(
     assert [len(stage["attempts"]) for stage in found["stages"]] == [1, 2]
     assert found["until"][0]["epochs"] == pytest.approx(2.4)
     assert main(["bill", str(run.path / "diffusion")]) == 2
+
+
+def test_what_metrics_say_of_themselves_decides_which_way_is_better() -> None:
+    is_higher = _directions()
+    assert [is_higher(f"probe/{name}") for name in ("psnr", "reconstruction/ssim", "samples/fid", "loss/raw")] == [
+        True, True, False, False
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
