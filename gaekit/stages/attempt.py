@@ -56,6 +56,15 @@ class _Steps:
     ready: float
 
 
+@dataclass(frozen=True)
+class _Amounts:
+    """FLOP by network, joules where a device tells, images."""
+
+    flop: Counter[str]
+    joules: float | None
+    images: int
+
+
 class _Record:
     """What is known of an attempt so far. A thread of the first rank writes it; what counts is found by the others."""
 
@@ -85,13 +94,10 @@ class _Record:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Write now and every few seconds, and heed what bars and trainings tell."""
-        if not self.job.world.is_rank0:
-            yield
-            return
-        self._write(self._attempt("running"))
-        reporter = self.job.reporter
-        thread = threading.Thread(target=self._beat, name="attempt", daemon=True)
-        thread.start()
+        reporter, thread = self.job.reporter, threading.Thread(target=self._beat, name="attempt", daemon=True)
+        if self.job.world.is_rank0:
+            self._write("running", self._as_all())
+            thread.start()
         reporter.on_images, self.job.on_step = self._passed, self._stepped
         try:
             yield
@@ -99,7 +105,8 @@ class _Record:
             reporter.on_images, self.job.on_step = lambda count: None, lambda step, batch: None
             self._over.set()
             self._wake.set()
-            thread.join()
+            if thread.is_alive():
+                thread.join()
 
     def end(self, outcome: Outcome, error: str = "", *, everywhere: bool = False) -> None:
         """Write how it ended; `everywhere`: with what all ranks did, each of which must call it. Otherwise the others
@@ -108,27 +115,30 @@ class _Record:
             self._count()
         except Exception as failure:  # an attempt that has failed may leave anything behind
             self._say(failure)
-        flop, joules = self._flop, self._energy.read()
-        if everywhere:
-            found = self.job.world.all_gather((dict(flop), joules))
-            flop = sum((Counter(part) for part, _ in found), Counter())
-            told = [part for _, part in found if part is not None]
-            joules = sum(told) if told else None
-        else:
-            flop, joules = self._of_all(flop, joules)
-        self._write(self._attempt(outcome, error, flop, joules), last=True)
+        self._write(outcome, self._of_all() if everywhere else self._as_all(), error, last=True)
 
-    def _of_all(self, flop: Counter[str], joules: float | None) -> tuple[Counter[str], float | None]:
+    def _own(self) -> _Amounts:
+        return _Amounts(self._flop, self._energy.read(), self._images)
+
+    def _of_all(self) -> _Amounts:
+        """What all ranks did. Each must call it."""
+        found = self.job.world.all_gather(self._own())
+        told = [part.joules for part in found if part.joules is not None]
+        flop = sum((part.flop for part in found), Counter[str]())
+        return _Amounts(flop, sum(told) if told else None, sum(part.images for part in found))
+
+    def _as_all(self) -> _Amounts:
         """As if every rank had done what this one did; a CPU's energy is that of the machine."""
-        size = self.job.world.size
+        own, size = self._own(), self.job.world.size
         cards = size if self.job.device.type == "cuda" else 1
-        return Counter({name: n * size for name, n in flop.items()}), None if joules is None else joules * cards
+        joules = None if own.joules is None else own.joules * cards
+        return _Amounts(Counter({name: n * size for name, n in own.flop.items()}), joules, own.images * size)
 
     def _beat(self) -> None:
         while not self._over.is_set():
             self._wake.wait(BEAT_SECONDS)
             self._wake.clear()
-            self._write(self._attempt("running"))
+            self._write("running", self._as_all())
 
     def _passed(self, images: int) -> None:
         """Called where a bar advances, in the thread that computes: FLOP may be counted there alone."""
@@ -148,28 +158,25 @@ class _Record:
         now = self._flops.by_network()
         self._flop = Counter({name: n - self._before[name] for name, n in now.items() if n > self._before[name]})
 
-    def _attempt(
-        self, outcome: Outcome, error: str = "", flop: Counter[str] | None = None, joules: float | None = None
-    ) -> Attempt:
+    def _attempt(self, outcome: Outcome, took: _Amounts, error: str) -> Attempt:
         job, machine = self.job, self.job.machine
-        if flop is None:
-            flop, joules = self._of_all(self._flop, self._energy.read())
-        steps, images, stepped = self._steps, self._images, dict[str, Any]()
+        steps, images, stepped = self._steps, took.images, dict[str, Any]()
         if steps is not None:
             images = (steps.last - steps.first) * steps.batch
             stepped = {
                 "first_step": steps.first, "last_step": steps.last, "batch": steps.batch, "ready_seconds": steps.ready
             }  # fmt: skip
+        flop = dict(took.flop)
         return Attempt(
             started=self._began.isoformat(timespec="seconds"), seconds=time.monotonic() - self._begun,
             outcome=outcome, error=error, device=machine.name, cuda=job.device.type == "cuda",
             processes=job.world.size, threads=torch.get_num_threads(), precision=_precision(job), length=self.length,
             apart=job.room.is_apart, images=images, epoch=self._epoch, flop=sum(flop.values()) if flop else None,
-            flop_by_network=dict(flop), uncounted=dict(self._flops.uncounted), joules=joules,
-            joules_of=self._energy.of if joules is not None else "", **stepped,
+            flop_by_network=flop, uncounted=dict(self._flops.uncounted), joules=took.joules,
+            joules_of=self._energy.of if took.joules is not None else "", **stepped,
         )  # fmt: skip
 
-    def _write(self, attempt: Attempt, *, last: bool = False) -> None:
+    def _write(self, outcome: Outcome, took: _Amounts, error: str = "", *, last: bool = False) -> None:
         if self._earlier is None:
             return
         with self._writing:
@@ -177,10 +184,10 @@ class _Record:
                 return
             self._ended = last
             try:
-                write_attempts(self.job.room.attempts, [*self._earlier, attempt])
-            except (GaekitError, OSError) as error:
+                write_attempts(self.job.room.attempts, [*self._earlier, self._attempt(outcome, took, error)])
+            except (GaekitError, OSError) as failure:
                 self._earlier = None
-                self._say(error)
+                self._say(failure)
 
     def _say(self, error: Exception) -> None:
         self.job.reporter.say(f"  what this takes is not written down, the work goes on: {error}")

@@ -121,15 +121,14 @@ def _room(job: Job, flip: bool) -> tuple[Room, dict[str, Any]]:
 def _build(job: Job, room: Room, teacher: Teacher, images: Images, flip: bool, size: int) -> None:
     chunks = max(1, SHARD_BYTES * len(images) // size // CHUNK)
     writer = ShardWriter(room.path / "shards", chunks * CHUNK, len(images), job.world)
-    ranks = job.world.size
-    with writer, job.reporter.bar("teacher features", sum(map(len, writer.missing)) * ranks) as bar:
+    with writer, job.reporter.bar("teacher features", sum(map(len, writer.missing))) as bar:
         for batch in images.in_order(CHUNK, spans=writer.missing):
             on_device = batch.to(job.device)
             rows = {NAMES[False]: teacher_features(teacher, job.precision, on_device), INDEX: batch.index_B}
             if flip:
                 rows[NAMES[True]] = teacher_features(teacher, job.precision, on_device.mirrored())
             writer.add(rows)
-            bar.advance(len(batch) * ranks)
+            bar.advance(len(batch))
     job.world.barrier()
     job.world.on_rank0(lambda: _finish(room, writer))
 

@@ -121,7 +121,7 @@ def own_batches(job: Job, images: Images, size: int, title: str) -> Iterator[Ima
     """This rank's batches of a split: of each `ranks` in turn, one."""
     spans = [range(first, min(first + size, len(images))) for first in range(0, len(images), size)]
     own = spans[job.world.rank :: job.world.size]
-    with job.reporter.bar(title, sum(map(len, own)) * job.world.size) as bar:
+    with job.reporter.bar(title, sum(map(len, own)) * job.world.size, ranks=job.world.size) as bar:
         for batch in images.in_order(size, spans=own):
             yield batch
             bar.advance(len(batch) * job.world.size)

@@ -94,11 +94,10 @@ def rows_per_shard(section: Latents, latent_dim: int, grid: int) -> int:
 def _fill(job: Job, section: Latents, model: Autoencoder, images: Images, writer: ShardWriter) -> None:
     if not writer.missing:
         return  # before processes that decode are started
-    ranks = job.world.size
-    with writer, job.reporter.bar(STAGE.name, sum(map(len, writer.missing)) * ranks) as bar:
+    with writer, job.reporter.bar(STAGE.name, sum(map(len, writer.missing))) as bar:
         for batch in images.in_order(section.batch, spans=writer.missing):
             writer.add(_encoded(job, section, model, batch))
-            bar.advance(len(batch) * ranks)
+            bar.advance(len(batch))
 
 
 def _encoded(job: Job, section: Latents, model: Autoencoder, batch: ImageBatch) -> Rows:
@@ -203,13 +202,13 @@ def _spread_of_images(job: Job, section: Latents, model: Autoencoder, images: Im
     spans = [chosen[first : first + section.batch] for first in range(0, count, section.batch)]
     mine = spans[world.rank :: world.size]
     found: dict[int, _Spread] = {}
-    with job.reporter.bar(STAGE.name, sum(map(len, mine)) * world.size) as bar:
+    with job.reporter.bar(STAGE.name, sum(map(len, mine))) as bar:
         for batch in images.in_order(section.batch, spans=mine):
             spread = found[int(batch.index_B[0])] = _Spread(model.spec.latent_dim)
             for name, rows in _encoded(job, section, model, batch).items():
                 if name in (LATENT, MIRROR):
                     spread.add(rows)
-            bar.advance(len(batch) * world.size)
+            bar.advance(len(batch))
     everywhere = {index: spread for part in world.all_gather(found) for index, spread in part.items()}
     for index in sorted(everywhere):
         total.merge(everywhere[index])

@@ -108,7 +108,7 @@ def _chunks(job: Job, name: str, generator: ImageGenerator, labels: list[int]) -
                 with atomic(file) as part:
                     images = pixels[: section.count - first].contiguous()
                     save_file({"images": images, "evaluations": evaluations}, part)
-            bar.advance(per=min(size, section.count - first) * job.world.size)
+            bar.advance(per=min(size, section.count - first))
 
 
 def _collect(job: Job, name: str, section: Sample, labels: list[int], classes: tuple[str, ...]) -> tuple[float, Tensor]:

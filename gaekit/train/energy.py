@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,19 +25,21 @@ class EnergyMeter:
         self._counters = counters
         self._before = [read() for read, _ in counters]
         self._joules = 0.0
+        self._reading = threading.Lock()
 
     def read(self) -> float | None:
-        """Joules so far; None where no counter tells."""
+        """Joules so far; None where no counter tells. Any thread may ask."""
         if not self._counters:
             return None
-        try:
-            now = [read() for read, _ in self._counters]
-        except Exception:  # a driver that has gone; what it told stays
+        with self._reading:
+            try:
+                now = [read() for read, _ in self._counters]
+            except Exception:  # a driver that has gone; what it told stays
+                return self._joules
+            for (_, most), before, after in zip(self._counters, self._before, now, strict=True):
+                self._joules += after - before if after >= before else after - before + most
+            self._before = now
             return self._joules
-        for (_, most), before, after in zip(self._counters, self._before, now, strict=True):
-            self._joules += after - before if after >= before else after - before + most
-        self._before = now
-        return self._joules
 
 
 Counter = tuple[Callable[[], float], float]

@@ -30,6 +30,7 @@ SECONDS_UNTIL_SHOWN = 2.0
 
 class Bar:
     """One task's progress; `unit` is what is counted a second. Without a `total` the time so far is all that is known.
+    `on_images` is told this process's share of the images, where `ranks` of them are counted together.
 
     On a terminal it appears after `delay` seconds. Elsewhere a thread prints a line every half minute, also where
     nothing was counted meanwhile.
@@ -47,9 +48,10 @@ class Bar:
         unit: str = "images",
         delay: float = 0.0,
         on_images: Callable[[int], None] = lambda count: None,
+        ranks: int = 1,
     ):
         self.console, self.title, self.total, self.done, self.unit = console, title, total, done, unit
-        self._on_images = on_images
+        self._on_images, self._ranks = on_images, ranks
         self._start, self._first, self._part, self._text = time.monotonic(), done, 0.0, ""
         self._delay, self._ended, self._turn = delay, threading.Event(), threading.Lock()
         self._progress: Progress | None = None
@@ -58,7 +60,7 @@ class Bar:
         """Count `by` more; `per` units each; `numbers` are shown beside the bar."""
         self.done += by
         if self.unit == "images":
-            self._on_images(by * per)
+            self._on_images(by * per // self._ranks)
         self._part = 0.0
         rate = (self.done - self._first) * per / max(time.monotonic() - self._start, 1e-9)
         shown = [f"{name} {value:.4g}" for name, value in (numbers or {}).items()]
@@ -146,7 +148,7 @@ def short(number: float) -> str:
 
 
 class Reporter:
-    """Where a run tells what it does; `on_images` is called with every count of images that a bar advances by."""
+    """Where a run tells what it does; `on_images` is called with the images of this process that a bar advances by."""
 
     def __init__(self, console: Console | None = None):
         self.console = console or Terminal(stderr=True)
@@ -157,9 +159,9 @@ class Reporter:
         self.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
-    def bar(self, title: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Bar]:
-        """A progress bar for the length of the block."""
-        with Bar(self.console, title, total, done, unit, on_images=self.on_images) as bar:
+    def bar(self, title: str, total: int, done: int = 0, unit: str = "images", ranks: int = 1) -> Iterator[Bar]:
+        """A progress bar for the length of the block, which counts for `ranks` processes that do as much each."""
+        with Bar(self.console, title, total, done, unit, on_images=self.on_images, ranks=ranks) as bar:
             yield bar
 
     @contextmanager

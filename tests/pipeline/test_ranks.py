@@ -77,7 +77,7 @@ def test_two_processes_together_do_what_one_does(folder: Path, stage: str) -> No
     assert (one.processes, two.processes, two.outcome) == (1, 2, "done")
     assert one.flop
     assert two.flop_by_network == one.flop_by_network
-    assert two.images == pytest.approx(one.images, rel=0.1)  # the first tells how many images they are
+    assert two.images == one.images > 0
     assert not one.uncounted
 
 
