@@ -95,3 +95,15 @@ def jackknife_interval(value: float, without: Sequence[float], without_pairs: Se
         variance = max(variance / 2, variance - math.fsum(q**2 for q in both) / len(both) / 2)
     half = student_t(groups - 1) * math.sqrt(variance)
     return Interval(max(0.0, value - half), value + half, f"95 %, jackknife over {groups} groups of {what}")
+
+
+def difference_interval(
+    value: float, interval: tuple[float, float], other: float, other_interval: tuple[float, float]
+) -> tuple[float, float]:
+    """The 95 % interval of `other - value`, two independent estimates, from the interval of each: their errors towards
+    each other add up as squares (Newcombe 1998 for shares; Zou and Donner 2008 for any number). For symmetric intervals
+    it is the normal one."""
+    difference = other - value
+    below = math.hypot(other - other_interval[0], interval[1] - value)
+    above = math.hypot(other_interval[1] - other, value - interval[0])
+    return difference - below, difference + above

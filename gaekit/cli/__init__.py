@@ -44,6 +44,7 @@ def _fill(app: typer.Typer) -> None:
         assets,
         bill,
         checkpoints,
+        compare,
         data,
         doctor,
         images,
@@ -59,7 +60,7 @@ def _fill(app: typer.Typer) -> None:
     )
 
     _add(app, MAKE, run.run, sweep.sweep, inspect.check, run.plan)
-    _add(app, LOOK, report.report, bill.bill, likelihood.likelihood)
+    _add(app, LOOK, report.report, compare.compare, bill.bill, likelihood.likelihood)
     _add(app, USE, images.sample, images.reconstruct, view.pack, interop.export)
     _add(app, USE, interop.import_, name="import")
     _add(app, EXTEND, inspect.plugins, inspect.components, inspect.schema)
