@@ -130,9 +130,8 @@ class StageBill:
         cpu = self.cpu
         if cpu is None or (cpu.device, cpu.threads) != (attempt.device, attempt.threads):
             return None
-        return Peak(
-            cpu.tflops, f"{cpu.tflops:.3g} TFLOP/s of {cpu.device}, torch with threads: {cpu.threads}, measured"
-        )
+        told = f"{cpu.tflops:.3g} TFLOP/s of {cpu.device} with torch's threads at {cpu.threads}"
+        return Peak(cpu.tflops, f"{told}, measured just now: less where it has other work")
 
 
 @dataclass(frozen=True)

@@ -56,12 +56,16 @@ def parse_until(text: str) -> tuple[str, float]:
 
 
 def until(view: View, bill: Bill, text: str, is_higher: Callable[[str], bool]) -> Reached:
-    """When and at what cost the run first reached a value, as `fid=2`; `is_higher` tells of a name whether more of it
-    is better. Raises GaekitError where no curve bears the name, or several do."""
+    """When and at what cost the run first reached a value, as `fid=2`: of the curve of that name, with its stage before
+    it or without, or of the one whose name ends so. `is_higher` tells of a name whether more of it is better.
+
+    Raises GaekitError where no curve is called so, or several are.
+    """
     metric, target = parse_until(text)
     curves = dict(_curves(view))
-    found = [(stage, name) for stage, own in curves.items() for name in own.scalars if _is_named(name, metric)]
-    exact = [(stage, name) for stage, name in found if name == metric]
+    named = [(stage, name) for stage, own in curves.items() for name in own.scalars]
+    found = [(stage, name) for stage, name in named if f"{stage}/{name}".endswith(f"/{metric}")]
+    exact = [(stage, name) for stage, name in named if metric in (name, f"{stage}/{name}")]
     chosen = exact or found
     if len(chosen) != 1:
         raise GaekitError(_choice(view, metric, chosen, curves))
@@ -125,16 +129,11 @@ def _curves(view: View) -> Iterator[tuple[str, Curves]]:
             yield stage, curves
 
 
-def _is_named(name: str, metric: str) -> bool:
-    """Whether a curve is meant by a metric's name: its whole name, or its last parts."""
-    return name == metric or name.endswith(f"/{metric}")
-
-
 def _choice(view: View, metric: str, found: list[tuple[str, str]], curves: dict[str, Curves]) -> str:
     if found:
-        named = ", ".join(f"{name} ({stage})" for stage, name in found[:MOST_NAMED])
-        return f"--until {metric}: several curves of {view.path} are called so: {named}; give the whole name of one"
-    names = sorted({name for own in curves.values() for name in own.scalars})
+        named = ", ".join(f"{stage}/{name}" for stage, name in found[:MOST_NAMED])
+        return f"--until {metric}: several curves of {view.path} are called so: {named}; give one as it stands here"
+    names = sorted({name for own in curves.values() for name in own.scalars}, key=lambda name: (name.count("/"), name))
     probes = [name for name in names if name.startswith("probe/")] or names
     known = f"its curves: {', '.join(probes[:MOST_NAMED])}" if probes else "it has no curves"
     return (

@@ -213,8 +213,13 @@ def test_a_curve_that_is_not_there_or_not_the_only_one_is_told(run: View) -> Non
     with pytest.raises(GaekitError, match=r"no curve of .* is called so; its curves: probe/samples/fid"):
         until(run, bill(run), "fit=2", is_higher)
     (run.path / "autoencoder" / "curves.jsonl").write_bytes(line_of(1, 1.0, {"probe/raw/fid": 3.0}))
-    with pytest.raises(GaekitError, match=r"probe/raw/fid \(autoencoder\), probe/samples/fid \(diffusion\)"):
+    with pytest.raises(GaekitError, match=r"autoencoder/probe/raw/fid, diffusion/probe/samples/fid; give one as it"):
         until(run, bill(run), "fid=2", is_higher)
+    assert until(run, bill(run), "diffusion/probe/samples/fid=30", is_higher).step == 120
+    (run.path / "autoencoder" / "curves.jsonl").write_bytes(line_of(1, 1.0, {"probe/samples/fid": 3.0}))
+    with pytest.raises(GaekitError, match=r"autoencoder/probe/samples/fid, diffusion/probe/samples/fid"):
+        until(run, bill(run), "probe/samples/fid=2", is_higher)
+    assert until(run, bill(run), "diffusion/probe/samples/fid=30", is_higher).step == 120
     for text in ("fid", "fid=", "fid=low", "=2", "fid=nan"):
         with pytest.raises(GaekitError, match="fid=2"):
             parse_until(text)
