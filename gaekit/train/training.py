@@ -337,12 +337,14 @@ class Training:
         self._images = {}
 
     def _leave_if(self, stop: StopRequest) -> None:
-        if self.at >= self.settings.steps:
-            return
-        number = self._vote.cast(int(stop.signal or 0))
+        """End every rank where one has been asked to stop; after the last step, which is saved, too: its probe may
+        have taken long."""
+        asked, last = int(stop.signal or 0), self.at >= self.settings.steps
+        number = max(self._vote.close(), self.host.world.all_reduce_max(asked)) if last else self._vote.cast(asked)
         if not number:
             return
-        self.save(required=True)
+        if not last:
+            self.save(required=True)
         error = Interrupted if number == signal.SIGINT else Preempted
         message = (
             f"{self.host.stage}: stopped and saved at step {self.at} of {self.settings.steps}; "

@@ -102,7 +102,8 @@ def test_stopped_and_run_again_it_equals_the_uninterrupted_run(
 def test_stopped_in_a_probe_it_equals_the_run_that_has_none(
     whole: dict[str, bytes], tmp_path: Path, moment: int, signal: str, code: int
 ) -> None:
-    """The third mean is of the autoencoder's second probe, after step 8, the others are of the denoiser's first."""
+    """The third mean is of the autoencoder's probe after step 8, the sixth of its last, the seventh of the denoiser's
+    first."""
     changed = yaml.safe_load(RECIPE)
     for stage in ("autoencoder", "diffusion"):
         changed[stage]["probe"] = {"every": 4, "loss": {"images": 70}}

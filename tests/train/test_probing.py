@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from io import StringIO
@@ -16,6 +18,7 @@ import torch
 from rich.console import Console
 from train.test_training import assert_same, host, train
 
+from gaekit.errors import Preempted
 from gaekit.recipe.schema import Train
 from gaekit.store.curves import read_curves
 from gaekit.train.probing import Probe, Probed, Probes, untouched
@@ -81,6 +84,26 @@ def test_killed_in_a_probe_and_resumed_curves_and_weights_are_the_same(
     assert_same(whole, train(tmp_path, save_every=3, probe=probe(again)))
     assert probed(tmp_path) == probed(folder / "probed")
     assert len(looks.seen) + len(again.seen) == 7  # none was made a second time
+
+
+@pytest.mark.parametrize("look", [2, 6])
+def test_a_signal_in_a_probe_ends_the_training_after_it_in_the_last_too(
+    left_alone: Any, tmp_path: Path, look: int
+) -> None:
+    whole, _, folder = left_alone
+    looks = Looks()
+
+    def measure(training: Probed) -> Mapping[str, float]:
+        if len(looks.seen) == look:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return looks.measure(training)
+
+    with pytest.raises(Preempted, match=f"stopped and saved at step {[9, 20][look == 6]} of 20"):
+        train(tmp_path, probe=replace(probe(looks), measure=measure))
+    again = Looks()
+    assert_same(whole, train(tmp_path, probe=probe(again)))
+    assert probed(tmp_path) == probed(folder / "probed")
+    assert len(looks.seen) + len(again.seen) == 7
 
 
 def test_probes_between_checkpoints_are_made_again_with_their_steps(left_alone: Any, tmp_path: Path) -> None:
