@@ -111,12 +111,9 @@ def _hours(seconds: float) -> str:
 
 def _flop(flop: int | None) -> str:
     """In the unit that fits: 1.23 PFLOP."""
-    if flop is None:
-        return "?"
-    value, units = float(flop), ["", "k", "M", "G", "T", "P", "E", "Z"]
-    while value >= 1000 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.3g} {units[0]}FLOP"
+    from gaekit.store.files import human_flop
+
+    return "?" if flop is None else human_flop(flop)
 
 
 def _rate(images: float) -> str:

@@ -138,6 +138,14 @@ def human_size(size: float) -> str:
     return f"{size:.1f} TB"
 
 
+def human_flop(flop: float) -> str:
+    """A number of operations as a person reads it: 1.5 TFLOP."""
+    value, units = float(flop), ["", "k", "M", "G", "T", "P", "E", "Z"]
+    while value >= 1000 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.3g} {units[0]}FLOP"
+
+
 def human_duration(seconds: float) -> str:
     """Seconds as a person reads them: 12 s, 3.4 min, 5.6 h."""
     if seconds < 90:

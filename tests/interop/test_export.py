@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,10 @@ def test_a_tokenizer_and_a_denoiser_make_one_run(tmp_path: Path) -> None:
         assert main(["sample", "runs/published", "--out", "more.npz", "--count", "4"]) == 0
         assert main(["export", "lightningdit", "runs/published", "--out", "back.pt", "--stats", "back_stats.pt"]) == 0
     assert np.load(tmp_path / "more.npz")["arr_0"].shape == (4, 32, 32, 3)
+    page = (tmp_path / "runs" / "published" / "report.html").read_text(encoding="utf-8")
+    assert "The stage “diffusion” was taken from" in page
+    assert page.count("<img ") > 20
+    assert re.findall(r'class="absent">([^.]*)', page) == ["Left out", "Left out"]  # numbers and curves
     same(torch.load(tmp_path / "back.pt", weights_only=True)["ema"], state_of("lightningdit"))
     assert torch.load(tmp_path / "back_stats.pt", weights_only=True)["std"].shape == (1, 8, 1, 1)
 

@@ -43,7 +43,7 @@ def curves(source: Source) -> Markup:
         parts.append(joined([heading(stage), *_drawn(shown)]))
     if not parts:
         raise Absent(
-            "This run has no curves: its trainings were made elsewhere, or before curves were kept (`curves.jsonl`)."
+            "This run has no curves: its trainings were made elsewhere, or before curves were kept (curves.jsonl)."
         )
     over = (
         [note(f"{seen - MOST_PLOTS} more curves are in the files curves.jsonl of the stages.")]

@@ -32,6 +32,8 @@ from gaekit.train.precision import resolve_precision
 
 SEARCHED = 20_000
 """Training images that are searched, at most."""
+READ = 2 << 30
+"""Bytes of their features that are read, at most."""
 JUDGED, ENCODED, SHOWN, SUSPECTS, NEIGHBOURS, CHUNK = 256, 1024, 10, 4, 3, 512
 
 
@@ -148,7 +150,8 @@ def _teacher_space(source: Source) -> Space | None:
             [unit_vectors(features.of(_batch(part).to(source.device)).cpu()) for part in torch.split(pixels, 32)]
         )
 
-    rows = torch.tensor(spread(len(reader), SEARCHED))
+    row = reader.heads[0][NAMES[False]].row_bytes
+    rows = torch.tensor(spread(len(reader), min(SEARCHED, max(CHUNK, READ // row))))
 
     def training() -> Iterator[tuple[Tensor, Tensor]]:
         for part in torch.split(rows, CHUNK):

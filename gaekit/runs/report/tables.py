@@ -7,10 +7,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from gaekit.runs.bill import Bill, StageBill, bill
+from gaekit.runs.cpu_rate import measure_cpu
 from gaekit.runs.page import Cell, definitions, details, table
 from gaekit.runs.report.parts import Text, code, heading, human, joined, lines, note, paragraph
 from gaekit.runs.report.source import Absent, Source
-from gaekit.store.files import human_duration, read_json
+from gaekit.store.files import human_duration, human_flop, read_json
 from gaekit.store.room import FACTS
 
 LONGEST = 4000
@@ -65,26 +67,43 @@ def _shortened(value: Any) -> str:
 
 
 def stages(source: Source) -> Markup:
-    """What each stage did, how long it took, and how fast it was."""
-    rows = []
-    for stage, entry in source.record["stages"].items():
-        record = entry.get("record") or {}
-        steps, batch, seconds = record.get("steps"), _batch(source, stage), record.get("seconds")
-        images = steps * batch if steps and batch else record.get("images", record.get("count"))
-        rate = f"{images / seconds:,.3g}" if images and seconds else "–"
-        rows.append([
-            stage, _status(entry), Cell(human_duration(seconds) if seconds else "–", number=True),
-            Cell(f"{steps:,}" if steps else "–", number=True), Cell(f"{images:,}" if images else "–", number=True),
-            Cell(rate, number=True),
-        ])  # fmt: skip
-    head = ("stage", "here", "time of training", "steps", "images", "images/s")
+    """What each stage took: time, images, arithmetic, and how much of the machine's rate that is."""
+    found = _bill(source)
+    rows = [_stage_row(source, stage) for stage in found.stages]
+    head = ("stage", "here", "device time", "steps", "images", "images/s", "FLOP", "of the rate")
     record = source.record
     facts = [
         ("Machine", f"{record.get('device')}, {_plural(record.get('processes', 1), 'process', 'processes')}"),
         ("Begun", record.get("started", "–")),
         ("Ended", record.get("finished") or "not finished"),
     ]
-    return joined([table(head, rows, caption="Stages of this run"), definitions(facts)])
+    told = Markup("<ul>{}</ul>").format(joined(Markup("<li>{}</li>").format(line) for line in found.notes))
+    shown = table(head, rows, caption="Stages of this run: what all attempts at them took")
+    return joined([shown, definitions(facts), details("How to read this", told)])
+
+
+def _bill(source: Source) -> Bill:
+    """The run's bill; what ran on a CPU is compared with the rate of this one, where it is the same."""
+    found = bill(source.view)
+    threads = [a.threads for stage in found.stages for a in stage.attempts if not a.cuda and a.threads]
+    return bill(source.view, cpu=measure_cpu(threads[-1])) if threads else found
+
+
+def _stage_row(source: Source, taken: StageBill) -> list[Text | Cell]:
+    entry = source.record["stages"][taken.stage]
+    record, batch = entry.get("record") or {}, _batch(source, taken.stage)
+    steps, seconds = record.get("steps"), taken.device_seconds or record.get("seconds")
+    images = taken.images or (steps * batch if steps and batch else record.get("images", record.get("count")))
+    rate = taken.images_per_second or (images / seconds if images and seconds else None)
+    numbers = (
+        human_duration(seconds) if seconds else "",
+        f"{steps:,}" if steps else "",
+        f"{images:,}" if images else "",
+        f"{rate:,.3g}" if rate else "",
+        human_flop(taken.flop) if taken.flop else "",
+        f"{taken.share:.1%}" if taken.share else "",
+    )
+    return [taken.stage, _status(entry), *(Cell(text or "–", number=True) for text in numbers)]
 
 
 def _plural(count: int, one: str, many: str) -> str:
