@@ -104,6 +104,13 @@ def test_an_axis_is_logarithmic_where_positive_values_span_more_than_a_decade() 
     assert "0.2" not in texts(curves_svg([FALLING], title="x"))
 
 
+def test_ticks_are_whole_where_steps_are_and_keep_their_digits() -> None:
+    drawn = texts(curves_svg([Series("a", [1, 2, 3, 4], [0.821, 0.826, 0.829, 0.8235])], title="x"))
+    assert [text for text in drawn if "." not in text] == ["1", "2", "3", "4"]
+    assert len(set(drawn)) == len(drawn)
+    assert "0.822" in drawn
+
+
 def test_intervals_stand_with_their_numbers() -> None:
     drawn = intervals_svg([Interval("psnr", 26.8, 26.1, 27.2), Interval("fid", 3.0)], title="numbers")
     assert {"psnr", "26.8  [26.1, 27.2]", "fid", "3"} <= set(texts(drawn))

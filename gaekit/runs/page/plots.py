@@ -106,7 +106,7 @@ def curves_svg(
             top = axes.get_xaxis_transform()
             axes.annotate(text, (x, 1), xycoords=top, xytext=(3, -2), textcoords="offset points", va="top", fontsize=10)
         axes.set(xlabel=x_label, ylabel=y_label)
-        _set_axes(axes, log_x, log_y)
+        _set_axes(axes, log_x, log_y, whole_x=all(float(x).is_integer() for one in thinned for x in one.x))
         drawn = made()
     keys = [(series_name(n if s.colour is None else s.colour), s.label, _is_dashed(n, s)) for n, s in enumerate(series)]
     return figure(drawn, title=title, caption=caption, keys=legend(keys) if len(series) > 1 else Markup())
@@ -194,7 +194,7 @@ def _error(value: float, interval: tuple[float, float] | None) -> list[list[floa
     return None if interval is None else [[max(0.0, value - interval[0])], [max(0.0, interval[1] - value)]]
 
 
-def _set_axes(axes: Axes, log_x: bool, log_y: bool) -> None:
+def _set_axes(axes: Axes, log_x: bool, log_y: bool, *, whole_x: bool = False) -> None:
     """Few ticks, as plain numbers: powers of ten in raised letters are hard to read, and no text."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
@@ -210,7 +210,10 @@ def _set_axes(axes: Axes, log_x: bool, log_y: bool) -> None:
             axis.set_minor_locator(NullLocator())
             axis.set_minor_formatter(NullFormatter())
         elif axis is axes.xaxis or axes.get_yticks().size:
-            axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
+            whole = axis is axes.xaxis and whole_x
+            axis.set_major_locator(
+                MaxNLocator(most, steps=[1, 2, 5, 10] if whole else [1, 2, 2.5, 5, 10], integer=whole)
+            )
         axis.set_major_formatter(FuncFormatter(lambda value, _: number_text(value)))
 
 

@@ -16,7 +16,7 @@ from gaekit.runs.report.source import Absent, Source
 from gaekit.store.curves import Curves
 
 MOST_PLOTS = 60
-PROBE = "probe"
+PROBE, WEIGHED = "probe", "Terms as they are weighed"
 VARIANTS = {"raw": "raw weights", "ema": "averaged weights", "noise": "no better than noise", "noised": "under noise"}
 """How a probe's scalars end that stand in one plot, and what that means."""
 Points = Sequence[tuple[int, float]]
@@ -81,6 +81,8 @@ def panels_of(found: Curves) -> list[Panel]:
     for name, points in named.items():
         title, label = _place(name, named)
         groups[title][label] = points
+    if len(groups[WEIGHED]) < 2:  # a single term is the loss itself
+        del groups[WEIGHED]
     panels = [Panel(title, curves, _is_aside(title)) for title, curves in groups.items()]
     return sorted(panels, key=lambda panel: (panel.aside, _rank(panel.title), panel.title))
 
@@ -90,7 +92,7 @@ def _place(name: str, named: Collection[str]) -> tuple[str, str]:
     head, _, rest = name.partition("/")
     path, _, last = rest.rpartition("/")
     if head == "weighted":
-        return "Terms as they are weighed", rest
+        return WEIGHED, rest
     if head == "loss":
         return name, "training"
     if head == PROBE and path and last in VARIANTS:
