@@ -103,10 +103,9 @@ def _channels(source: Source, maps: Tensor) -> Markup:
 
 def _interpolation(source: Source, maps: Tensor) -> Markup:
     ends = maps[spread(len(maps), 6)]
-    weights = torch.linspace(0, 1, STEPS)[:, None, None, None]
     rows = []
     for first, last in zip(ends[0::2], ends[1::2], strict=False):
-        images = source.decode(first + weights * (last - first))
+        images = source.run.interpolate(first, last, STEPS).pixels
         rows.append(
             gallery(
                 [
@@ -116,7 +115,9 @@ def _interpolation(source: Source, maps: Tensor) -> Markup:
                 columns=STEPS,
             )
         )
-    return joined([note("Decoded points on the straight line between the latents of two images."), strips(rows)])
+    return joined(
+        [note("Decoded points between the latents of two images, along the arc of each position."), strips(rows)]
+    )
 
 
 def _noise(source: Source, maps: Tensor) -> Markup:

@@ -7,29 +7,24 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from gaekit.data.images import ImageBatch, Images, to_float, to_uint8
+from gaekit.data.images import ImageBatch, Images, to_float
 from gaekit.data.latents import LATENT, LatentCache
 from gaekit.errors import GaekitError
-from gaekit.pipeline.view import RECIPE, View
+from gaekit.pipeline.view import View
 from gaekit.plugins import Registry
-from gaekit.recipe.document import read_document
 from gaekit.runs.opened import OpenRun, open_run
 from gaekit.runs.report.measures import spread
 from gaekit.runs.report.pictures import Pictures
 from gaekit.stages.data import Data
 from gaekit.store.artifact import open_artifact
 from gaekit.store.curves import Curves, read_curves
-from gaekit.store.files import read_json
 from gaekit.store.room import Room
 from gaekit.store.shard_reader import read_manifest
 from gaekit.train.progress import Reporter
 
-METRICS = "metrics.json"
 HELD_OUT, LATENTS = 256, 1024
 """Images, and latents, that numbers of a report are taken over, at most."""
 PIXELS = {"cpu": 1 << 22, "cuda": 1 << 26}
@@ -69,14 +64,12 @@ class Source:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The resolved recipe as plain data, whatever plugins are here."""
-        file = self.view.path / RECIPE
-        return dict(read_document(file.read_text(encoding="utf-8"), str(file)).data)
+        return self.run.settings
 
     @cached_property
     def metrics(self) -> dict[str, dict[str, Any]]:
         """metrics.json; {} where nothing was measured."""
-        file = self.view.path / METRICS
-        return dict(read_json(file)) if file.exists() else {}
+        return self.run.metrics
 
     def entry(self, stage: str) -> dict[str, Any]:
         """What run.json says of a stage. Raises Absent where the recipe has no such stage, or it is not finished."""
@@ -148,12 +141,9 @@ class Source:
         parts = (model.encode(to_float(part).to(self.device))[1].mean_BDHW for part in torch.split(pixels_NRR3, BATCH))
         return torch.cat([part.float().cpu() for part in parts])
 
-    @torch.no_grad()
     def decode(self, latent_NDHW: Tensor) -> Tensor:
         """Latents -> uint8 images (N, R, R, 3) on the CPU."""
-        model = self.run.autoencoder
-        parts = (model.decode(part.to(self.device)).float() for part in torch.split(latent_NDHW, BATCH))
-        return torch.cat([to_uint8(part).cpu() for part in parts])
+        return self.run.decode(latent_NDHW).pixels
 
     @cached_property
     def cache(self) -> LatentCache | None:
@@ -185,8 +175,3 @@ class Source:
         for stage, entry in self.record["stages"].items():
             if entry["status"] == "from":
                 yield f"The stage “{stage}” was taken from {entry['artifact']}."
-
-
-def as_array(pixels: Tensor) -> NDArray[np.uint8]:
-    """uint8 pixels for `page.image_tag`."""
-    return np.asarray(pixels.numpy(), dtype=np.uint8)
