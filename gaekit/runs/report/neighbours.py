@@ -34,7 +34,9 @@ SEARCHED = 20_000
 """Training images that are searched, at most."""
 READ = 2 << 30
 """Bytes of their features that are read, at most."""
-JUDGED, ENCODED, SHOWN, SUSPECTS, NEIGHBOURS, CHUNK = 256, 1024, 10, 4, 3, 512
+RECONSTRUCTED = 32
+"""Training images that are compared with their reconstructions."""
+JUDGED, ENCODED, SHOWN, SUSPECTS, NEIGHBOURS, CHUNK = 128, 1024, 10, 4, 3, 512
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ def neighbours(source: Source) -> Markup:
     count = npz_length(file, "arr_0")
     places = spread(count, source.affordable(JUDGED))
     pixels = rows_of(file, places)
-    query, real = space.of(pixels), space.of(held_out.rebuilt)
+    rebuilt = held_out.rebuilt[spread(len(held_out.rebuilt), JUDGED)]
+    query, real = space.of(pixels), space.of(rebuilt)
     distance, found = nearest(torch.cat([query, real]), space.training(), NEIGHBOURS)
     samples, others = distance[: len(query), 0], distance[len(query) :, 0]
     judged = find_copies(samples, others, _reconstructed(source, space))
@@ -124,7 +127,7 @@ def _verdict(judged: Copies, samples: int, held_out: int) -> Markup:
 def _reconstructed(source: Source, space: Space) -> Tensor:
     """How far training images lie from their own reconstructions."""
     images = source.training_images
-    pixels = source.training_batch(spread(len(images), source.affordable(64))).pixels_BRR3
+    pixels = source.training_batch(spread(len(images), source.affordable(RECONSTRUCTED))).pixels_BRR3
     rebuilt = source.decode(source.encode(pixels))
     return (1 - (space.of(pixels) * space.of(rebuilt)).sum(1)).clamp_min(0)
 
