@@ -180,4 +180,4 @@ def _show_table(sweep: Sweep, folder: SweepFolder, registry: Registry, out: Path
         say("")
         print_table(head, rows)
     say(f"\n{INTERVAL}")
-    say(f"written: {', '.join(map(str, files))}")
+    say(f"written to {folder.path}: {', '.join(file.name for file in files)}")
