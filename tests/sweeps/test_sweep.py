@@ -66,9 +66,13 @@ def test_a_sweep_from_the_command_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path, GRID)
-    options = ["run", "tiny.yaml", "--sweep", "sample.guidance.scale=1.0,1.5", "--set", "runtime.threads=1"]
-    assert main([*options, "--set", "evaluate.metrics=[{use: psnr}]", "--jobs", "2"]) == 0
+    common = ["run", "tiny.yaml", "--set", "runtime.threads=1", "--set", "evaluate.metrics=[{use: psnr}]"]
+    assert main([*common, "--set", "sample.guidance.scale=1.0", "--name", "tiny-scale.scale_1.0"]) == 0
+    capsys.readouterr()
+    assert main([*common, "--sweep", "sample.guidance.scale=1.0,1.5", "--jobs", "2"]) == 0
     told = capsys.readouterr()
+    assert "1 of 2 runs are finished already" in told.err  # the one that its own command made
+    assert "[2/2] scale_1.5: finished in" in told.err
     assert "2 settings of sample.guidance.scale over the recipe tiny.yaml" in told.out
     assert all(len(line) <= 80 for line in told.out.splitlines() if line.startswith(("setting", "scale_")))
     check_table(tmp_path, 2, "tiny-scale")
@@ -77,7 +81,7 @@ def test_a_sweep_from_the_command_line(
         "semantic": 1, "autoencoder": 1, "latents": 1, "diffusion": 1, "sample": 2, "evaluate": 2,
     }  # fmt: skip
     assert collect_garbage(runs, dry=True) == []
-    record = json.loads((runs / "tiny-scale.scale_1.0/run.json").read_text())
+    record = json.loads((runs / "tiny-scale.scale_1.5/run.json").read_text())
     assert record["command"][:5] == ["gaekit", "run", "tiny.yaml", "--set", "runtime.threads=1"]
 
     written = "runs/tiny-scale.sweep/sweep.yaml"
