@@ -46,6 +46,7 @@ def _fill(app: typer.Typer) -> None:
         checkpoints,
         compare,
         data,
+        demo,
         doctor,
         images,
         inspect,
@@ -61,7 +62,7 @@ def _fill(app: typer.Typer) -> None:
 
     _add(app, MAKE, run.run, sweep.sweep, inspect.check, run.plan)
     _add(app, LOOK, report.report, compare.compare, bill.bill, likelihood.likelihood)
-    _add(app, USE, images.sample, images.reconstruct, view.pack, interop.export)
+    _add(app, USE, images.sample, images.reconstruct, demo.demo, view.pack, interop.export)
     _add(app, USE, interop.import_, name="import")
     _add(app, EXTEND, inspect.plugins, inspect.components, inspect.schema)
     _add(app, LOOK_AFTER, doctor.doctor, assets.assets)

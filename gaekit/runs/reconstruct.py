@@ -35,21 +35,26 @@ def reconstruct_folder(run: OpenRun, folder: Path, out: Path) -> tuple[int, dict
     """
     targets = _targets(folder, out)
     skipped: dict[str, str] = {}
-    decibels: list[float] = []
+    found: list[float] = []
     size = run.autoencoder.spec.image_size
     with run.reporter.bar("reconstruct", len(targets)) as bar:
         for paths, pixels in _batches(list(targets), size, skipped):
             made = run.reconstruct(pixels)
             for path, image, original in zip(paths, made.pixels, pixels, strict=True):
                 save_png(targets[path], image, dict([MARK]))
-                error = float((image.double() - torch.from_numpy(original).double()).square().mean())
-                decibels.append(10 * float(np.log10(255**2 / max(error, 1e-10))))
+                error = (image.double() - torch.from_numpy(original).double()).square().mean()
+                found.append(decibels(float(error)))
             bar.advance(len(paths))
-    if not decibels:
+    if not found:
         raise DataError(
             f"{folder}: no image there could be read" + "".join(f"\n  {reason}" for reason in skipped.values())
         )
-    return len(decibels), skipped, float(np.mean(decibels))
+    return len(found), skipped, float(np.mean(found))
+
+
+def decibels(error: float, peak: float = 255.0) -> float:
+    """PSNR of a mean squared error; 100 dB where there is as good as none."""
+    return min(100.0, float(10 * torch.log10(torch.tensor(peak**2 / max(error, 1e-12), dtype=torch.float64))))
 
 
 def _targets(folder: Path, out: Path) -> dict[Path, Path]:

@@ -9,7 +9,8 @@ from torch import Tensor
 from gaekit.data.images import to_float
 from gaekit.errors import GaekitError
 from gaekit.runs.page import Series, curves_svg, definitions, figure, gallery
-from gaekit.runs.report.measures import channel_variances, decibels, effective_rank, radial_spectrum, spread
+from gaekit.runs.reconstruct import decibels
+from gaekit.runs.report.measures import channel_variances, effective_rank, radial_spectrum, spread
 from gaekit.runs.report.parts import heading, human, joined, note, plots, strips
 from gaekit.runs.report.source import Source
 from gaekit.seeds import generator_for

@@ -118,11 +118,6 @@ def find_copies(samples: Tensor, held_out: Tensor, reconstructed: Tensor) -> Cop
     return Copies(ratio, float(below.mean()), bound, copies)
 
 
-def decibels(error: float, peak: float = 255.0) -> float:
-    """PSNR of a mean squared error; 100 dB where there is as good as none."""
-    return min(100.0, float(10 * torch.log10(torch.tensor(peak**2 / max(error, 1e-12), dtype=torch.float64))))
-
-
 def spread(total: int, count: int) -> list[int]:
     """At most `count` of `total` places, evenly spread, the first among them."""
     count = min(total, count)

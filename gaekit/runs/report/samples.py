@@ -11,7 +11,8 @@ from markupsafe import Markup
 from torch import Tensor
 
 from gaekit.runs.page import details, gallery
-from gaekit.runs.report.measures import decibels, spread, spread_over
+from gaekit.runs.reconstruct import decibels
+from gaekit.runs.report.measures import spread, spread_over
 from gaekit.runs.report.parts import block, joined, note, paragraph
 from gaekit.runs.report.source import Absent, Source
 from gaekit.stages.sample import read_protocol
