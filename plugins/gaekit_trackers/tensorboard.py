@@ -80,7 +80,8 @@ class TensorBoard(Tracker):
     def _hyperparameters(self, numbers: Mapping[str, float]) -> None:
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
-        settings = {"run": self.stage.run, "stage": self.stage.stage} | settings_of(self.stage)
+        # TensorBoard shows the first few of those that differ by name, capitals before other letters.
+        settings = {"Run": self.stage.run, "Stage": self.stage.stage} | settings_of(self.stage)
         room = self.folder.resolve().parents[1].name  # of two rows of one run and stage, as after --redo
         row = f"{self.stage.run}/{self.stage.stage} {room}"
         self._add(0, hparams_pb(settings | dict(numbers), trial_id=row))

@@ -155,8 +155,8 @@ def test_the_recipe_is_text_and_its_settings_up_to_the_stage_are_hyperparameters
     code = "".join(line[4:] for line in text.tensor_proto.string_val[0].decode().splitlines(keepends=True))
     assert yaml.safe_load(code) == STAGE.recipe
     assert hyperparameters(tmp_path) == {
-        "run": "a_run",
-        "stage": "diffusion",
+        "Run": "a_run",
+        "Stage": "diffusion",
         "seed": 0,
         "teacher": "none",
         "diffusion.denoiser.use": "dit",
