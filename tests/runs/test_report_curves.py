@@ -15,7 +15,8 @@ def test_scalars_of_one_quantity_stand_in_one_plot() -> None:
         "probe/loss/l1/ema", "probe/loss/l1/noised", "probe/reconstruction/psnr/ema", "probe/samples/fid",
     )  # fmt: skip
     found = Curves({name: [(1, 1.0), (2, math.nan)] for name in names} | {"loss/gone": [(1, math.nan)]})
-    panels = panels_of(found)
+    panels = panels_of(found, {"by": "lowest probe/loss/ema", "best": {"step": 2, "value": 1.0}})
+    assert [panel.title for panel in panels if panel.best == 2] == ["probe/loss"]
     assert [(panel.title, list(panel.curves)) for panel in panels if not panel.aside] == [
         ("loss/l1", ["training", "held-out, averaged weights", "held-out, under noise"]),
         ("probe/loss", ["raw weights", "averaged weights", "no better than noise"]),

@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
@@ -24,11 +25,13 @@ Points = Sequence[tuple[int, float]]
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot: its title and curves, and whether it is about how the training went, not about what it learns."""
+    """One plot: its title and curves; whether it is about how the training went, not about what it learns; and the step
+    of the best probe, where these curves decide which that is."""
 
     title: str
     curves: Mapping[str, Points]
     aside: bool = False
+    best: int | None = None
 
 
 def curves(source: Source) -> Markup:
@@ -38,7 +41,7 @@ def curves(source: Source) -> Markup:
         found = source.curves(stage)
         if not found.scalars:
             continue
-        panels = panels_of(found)
+        panels = panels_of(found, (source.record["stages"][stage].get("record") or {}).get("probe"))
         shown, seen = panels[: max(0, MOST_PLOTS - seen)], seen + len(panels)
         parts.append(joined([heading(stage), *_drawn(shown)]))
     if not parts:
@@ -70,12 +73,16 @@ def _plot(panel: Panel) -> Markup:
         Series(label, [step for step, _ in points], [value for _, value in points])
         for label, points in panel.curves.items()
     ]
-    return curves_svg(series, title=panel.title, x_label="step")
+    marks = [] if panel.best is None else [(panel.best, "best")]
+    return curves_svg(series, title=panel.title, x_label="step", marks=marks)
 
 
-def panels_of(found: Curves) -> list[Panel]:
+def panels_of(found: Curves, probe: Mapping[str, Any] | None = None) -> list[Panel]:
     """Plots of a training's scalars: each loss, beside its value on held-out images where a probe has it; all terms as
-    they are weighed in one; the probes; and apart, what tells how the training went."""
+    they are weighed in one; the probes; and apart, what tells how the training went.
+
+    probe: what the stage's record keeps of its probes, of which the best is marked where its number is drawn.
+    """
     named = {name: points for name, points in found.scalars.items() if any(math.isfinite(value) for _, value in points)}
     groups: dict[str, dict[str, Points]] = defaultdict(dict)
     for name, points in named.items():
@@ -83,7 +90,12 @@ def panels_of(found: Curves) -> list[Panel]:
         groups[title][label] = points
     if len(groups[WEIGHED]) < 2:  # a single term is the loss itself
         del groups[WEIGHED]
-    panels = [Panel(title, curves, _is_aside(title)) for title, curves in groups.items()]
+    best = (probe or {}).get("best")
+    marked = _place(str(probe["by"]).rpartition(" ")[2], named)[0] if probe and best else None
+    panels = [
+        Panel(title, curves, _is_aside(title), best["step"] if best and title == marked else None)
+        for title, curves in groups.items()
+    ]
     return sorted(panels, key=lambda panel: (panel.aside, _rank(panel.title), panel.title))
 
 
