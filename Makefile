@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: quickstart test test-all test-oldest benchmark gpu faults lint clean help
+.PHONY: quickstart test fast-tests test-all test-oldest benchmark gpu faults lint clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -30,11 +30,14 @@ lint: $(VENV)/.dev  ## style, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint  ## lint and every fast test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not slow'
+test: $(VENV)/.dev  ## lint and every fast test, side by side
+	$(MAKE) -j2 lint fast-tests
+
+fast-tests: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m 'not slow'
 
 test-all: lint  ## also the slow tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 test-oldest:  ## the fast tests with the oldest torch that pyproject.toml allows, in an environment of their own
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest

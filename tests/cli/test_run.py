@@ -70,7 +70,7 @@ def crops(folder: Path, *, classes: bool, count: int) -> None:
         Image.fromarray(photo[top : top + 48, left : left + 48]).save(place / f"crop {index:03d}.jpg", quality=95)
 
 
-@pytest.mark.parametrize("classes", [True, False])
+@pytest.mark.parametrize("classes", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_smoke_on_a_folder_of_200_photographs(tmp_path: Path, classes: bool) -> None:
     crops(tmp_path / "images", classes=classes, count=200)
     options = ["dataset={use: image_folder, root: images, validation: 0.2}"]

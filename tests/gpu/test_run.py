@@ -22,6 +22,7 @@ def test_without_cuda_it_says_so_and_ends_with_2(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow  # `make test-all`
 def test_the_copy_that_it_runs_finds_the_plugins_and_recipes_without_an_installation(tmp_path: Path) -> None:
     make = "import sys; sys.path.insert(0, sys.argv[1]); import run, pathlib; run.installed(pathlib.Path(sys.argv[2]))"
     subprocess.run([sys.executable, "-c", make, str(PROGRAM.parent), str(tmp_path)], check=True, timeout=60)

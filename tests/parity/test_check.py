@@ -242,6 +242,7 @@ def test_a_file_that_cannot_be_rebuilt_fails_for_each_output(tmp_path: Path) -> 
     assert "kind 'new' is not known" in next(check.check(other)).fault
 
 
+@pytest.mark.slow  # `make test-all`; what it does is tested above
 def test_it_runs_as_a_script(tmp_path: Path) -> None:
     script = Path(check.__file__)
     file = GOLDEN[0].parent / "adm_center_crop.safetensors"

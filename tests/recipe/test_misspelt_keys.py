@@ -51,7 +51,7 @@ def plain() -> Registry:
     return load_plugins()
 
 
-FAST = ("gae_d32", "my_images", "quickstart", "smoke")
+FAST = ("gae_d32", "smoke")
 
 
 @pytest.mark.parametrize(
