@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -158,9 +159,14 @@ def test_eight_runs_with_long_names_fit_too(tmp_path: Path) -> None:
 
 
 def test_a_shared_room_is_told(tmp_path: Path) -> None:
-    runs = (make_run(tmp_path, "a", {}, room="one"), make_run(tmp_path, "b", {}, room="one"))
+    numbers = {PSNR: entry(float(HARD.mean()), (25, 27))}
+    runs = tuple(make_run(tmp_path, name, numbers, per_image=HARD, room="one") for name in ("a", "b"))
     found = compare_runs(runs)
     assert [cost.is_shared for cost in found.costs[0].costs if cost] == [False, True]
+    for text in (told(runs), make_page(found)):
+        assert re.search(f"[Tt]he same in all( runs)?: {PSNR}", text)
+        assert re.search(r"[Tt]he same training in all( runs, not drawn)?: diffusion", text)
+        assert "loss/velocity" not in text
 
 
 def test_what_a_run_lacks_is_left_out(tmp_path: Path) -> None:

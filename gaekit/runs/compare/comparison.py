@@ -37,6 +37,16 @@ class Comparison:
         """A letter for each run, by which it is named."""
         return LETTERS[: len(self.runs)]
 
+    @property
+    def shared(self) -> list[str]:
+        """The stages that all runs took from one room."""
+        return [row.stage for row in self.costs if all(cost is not None and cost.is_shared for cost in row.costs[1:])]
+
+    @property
+    def trainings(self) -> list[str]:
+        """The stages of which any run has curves, but for those that all share."""
+        return [s for s in dict.fromkeys(s for one in self.curves for s in one) if s not in self.shared]
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the curves, as JSON values."""
         return {

@@ -64,6 +64,11 @@ class Row:
     numbers: tuple[Number | None, ...]
     changes: tuple[Change, ...]
 
+    @property
+    def is_same(self) -> bool:
+        """Whether it is the same in all runs, as where these share what it is about."""
+        return all(change.verdict == "the same" for change in self.changes)
+
 
 def numbers_of(metrics: Mapping[str, Mapping[str, Any]], run: Path) -> dict[str, Number]:
     """What a run measured. Raises ArtifactError for an interval that is none, or a damaged per_image.npz."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from gaekit import __version__
 from gaekit.runs.compare.comparison import Comparison
@@ -81,11 +81,15 @@ def _numbers(comparison: Comparison) -> Markup:
     rows = comparison.numbers
     if not rows:
         return Markup()
-    plots = Markup().join(_plot(comparison.letters, row) for row in rows if any(n is not None for n in row.numbers))
+    shown = [row for row in rows if not row.is_same and any(n is not None for n in row.numbers)]
+    plots = Markup().join(_plot(comparison.letters, row) for row in shown)
+    same = ", ".join(f"{row.name} {_text(row.numbers[0], decimals_of(row))}" for row in rows if row.is_same)
+    told = Markup("<p>The same in all runs: {}.</p>").format(same) if same else Markup()
     cells = [cells for row in rows for cells in _cells(comparison.letters, row)]
     head = ("number", "run", "value", "95 % interval", f"from {comparison.letters[0]}", "of the difference", "", "how")
     return (
         Markup('<p class="note">{}</p><div class="plots">{}</div>').format(NOTE, plots)
+        + told
         + details("As a table, with what the intervals are made from", table(head, cells, caption="Every number"))
     )  # fmt: skip
 
@@ -98,10 +102,14 @@ def _plot(letters: str, row: Row) -> Markup:
         if number is not None
         for low, high in (number.interval or (None, None),)
     ]
-    return intervals_svg(shown, title=row.name, caption=Markup("<br>").join(_captions(letters, row, decimals)))
+    return intervals_svg(
+        shown, title=row.name, caption=Markup("<br>").join(_captions(letters, row, decimals)), keys=False
+    )
 
 
-def _text(number: Number, decimals: int) -> str:
+def _text(number: Number | None, decimals: int) -> str:
+    if number is None:
+        return "–"
     within = "" if number.interval is None else "  [{:.{d}f}, {:.{d}f}]".format(*number.interval, d=decimals)
     return f"{number.value:.{decimals}f}{within}"
 
@@ -149,16 +157,20 @@ def _bounds(interval: tuple[float, float] | None, decimals: int) -> str:
 
 
 def _curves(comparison: Comparison) -> Markup:
-    plots = list(_curve_plots(comparison))
-    if not plots:
-        return Markup()
-    left = f"<p>{len(plots) - MOST_PLOTS} more are in the files curves.jsonl.</p>" if len(plots) > MOST_PLOTS else ""
-    return Markup('<div class="plots">{}</div>').format(Markup().join(plots[:MOST_PLOTS])) + Markup(left)
+    parts, plots = [], list(_curve_plots(comparison))
+    if plots:
+        parts.append(Markup('<div class="plots">{}</div>').format(Markup().join(plots[:MOST_PLOTS])))
+    if len(plots) > MOST_PLOTS:
+        parts.append(Markup("<p>{} more are in the files curves.jsonl.</p>").format(len(plots) - MOST_PLOTS))
+    if same := [stage for stage in comparison.shared if any(stage in one for one in comparison.curves)]:
+        told = "<p>The same training in all runs, not drawn: {}.</p>"
+        parts.append(Markup(told).format(", ".join(same)))
+    return Markup().join(parts)
 
 
 def _curve_plots(comparison: Comparison) -> Iterator[Markup]:
     """A plot for each scalar of losses and probes that a run has; those of all runs in the same colours."""
-    for stage in dict.fromkeys(stage for one in comparison.curves for stage in one):
+    for stage in comparison.trainings:
         found = [one[stage].scalars if stage in one else {} for one in comparison.curves]
         for name in dict.fromkeys(n for one in found for n in one if n.startswith(("loss/", "probe/"))):
             series = [
@@ -171,24 +183,28 @@ def _curve_plots(comparison: Comparison) -> Iterator[Markup]:
 
 
 def _costs(comparison: Comparison) -> Markup:
-    rows: list[list[str | Cell]] = [
-        [row.stage, *(Cell(cost_text(cost), number=True) for cost in row.costs)] for row in comparison.costs
+    rows: list[list[str | Markup | Cell]] = [
+        [row.stage, *(cost_text(cost) for cost in row.costs)] for row in comparison.costs
     ]
     sums = [total(comparison.costs, number) for number in range(len(comparison.runs))]
-    rows.append(["in all", *(Cell(_total(*found), number=True, strong=True) for found in sums)])
-    rows += [[row.name, *_values(row)] for row in comparison.numbers]
-    found = table(
-        ("stage", *comparison.letters), rows, caption="Device time, all attempts at each stage, and the numbers"
-    )
+    rows.append(["in all", *(Cell(_total(*found), strong=True) for found in sums)])
+    rows += [[_breakable(row.name), *_values(row)] for row in comparison.numbers if not row.is_same]
+    found = table(("", *comparison.letters), rows, caption="Device time of all attempts, and the numbers that differ")
     if len(comparison.runs) < FEWEST_POINTS:
         return found
-    plots = Markup().join(_over_cost(comparison, row, [seconds for seconds, _ in sums]) for row in comparison.numbers)
+    differing = [row for row in comparison.numbers if not row.is_same]
+    plots = Markup().join(_over_cost(comparison, row, [seconds for seconds, _ in sums]) for row in differing)
     return found + Markup('<div class="plots">{}</div>').format(plots)
 
 
 def _values(row: Row) -> list[Cell]:
     decimals = decimals_of(row)
-    return [Cell("–" if n is None else f"{n.value:.{decimals}f}", number=True) for n in row.numbers]
+    return [Cell("–" if n is None else f"{n.value:.{decimals}f}") for n in row.numbers]
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may go on in the next line behind a slash or an underscore."""
+    return Markup(str(escape(name)).replace("/", "/<wbr>").replace("_", "_<wbr>"))
 
 
 def _total(seconds: float, unknown: Sequence[str]) -> str:
@@ -197,9 +213,10 @@ def _total(seconds: float, unknown: Sequence[str]) -> str:
 
 
 def _over_cost(comparison: Comparison, row: Row, seconds: Sequence[float]) -> Markup:
+    unit, name = (3600, "device-hours") if max(seconds) >= 3600 else (60, "device-minutes")
     points = [
-        Point(letter, spent / 3600, number.value, y_interval=number.interval)
+        Point(letter, spent / unit, number.value, y_interval=number.interval)
         for letter, number, spent in zip(comparison.letters, row.numbers, seconds, strict=True)
         if number is not None
     ]
-    return scatter_svg(points, title=f"{row.name} over cost", x_label="device-hours", y_label="")
+    return scatter_svg(points, title=f"{row.name} over cost", x_label=name, y_label="")

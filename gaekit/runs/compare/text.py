@@ -47,9 +47,7 @@ def _settings(comparison: Comparison, width: int) -> Iterator[Text]:
     if comparison.runtime:
         keys = ", ".join(_without_head(setting) for setting in comparison.runtime)
         told = f"runtime differs too, which changes no result: {keys}"
-        yield from (
-            Text(line, style="dim") for line in textwrap.wrap(told, width, initial_indent="  ", subsequent_indent="  ")
-        )
+        yield from _wrapped(told, width)
 
 
 def _without_head(setting: Setting) -> str:
@@ -58,22 +56,32 @@ def _without_head(setting: Setting) -> str:
 
 def _numbers(comparison: Comparison, width: int) -> Iterator[Text]:
     for row in comparison.numbers:
+        if row.is_same:
+            continue
         yield Text(f"  {row.name}")
         decimals = decimals_of(row)
         changes: list[Change | None] = [None, *row.changes]
         for letter, number, change in zip(comparison.letters, row.numbers, changes, strict=True):
             yield _number(letter, number, change, decimals)
             for why in change.why if change else ():
-                yield from (
-                    Text(line, style="dim")
-                    for line in textwrap.wrap(why, width, initial_indent=" " * 7, subsequent_indent=" " * 9)
-                )
+                yield from _wrapped(why, width, " " * 7, " " * 9)
+    same = [f"{row.name} {_value(row.numbers[0], decimals_of(row))}" for row in comparison.numbers if row.is_same]
+    if same:
+        yield from _wrapped(f"the same in all: {', '.join(same)}", width)
     if any(change.is_paired and change.verdict != "the same" for row in comparison.numbers for change in row.changes):
         yield Text("  * of the same held-out images, one by one", style="dim")
     if comparison.numbers:
-        yield from (
-            Text(line, style="dim") for line in textwrap.wrap(NOTE, width, initial_indent="  ", subsequent_indent="  ")
-        )
+        yield from _wrapped(NOTE, width)
+
+
+def _value(number: Number | None, decimals: int) -> str:
+    return "–" if number is None else f"{number.value:.{decimals}f}"
+
+
+def _wrapped(text: str, width: int, indent: str = "  ", further: str = "  ") -> Iterator[Text]:
+    """Dim lines, none wider than asked for."""
+    lines = textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=further, break_on_hyphens=False)
+    yield from (Text(line, style="dim") for line in lines)
 
 
 def _number(letter: str, number: Number | None, change: Change | None, decimals: int) -> Text:
@@ -116,7 +124,9 @@ def decimals_of(row: Row) -> int:
 
 
 def _curves(comparison: Comparison, width: int) -> Iterator[Text]:
-    for stage in dict.fromkeys(stage for one in comparison.curves for stage in one):
+    if same := [stage for stage in comparison.shared if any(stage in one for one in comparison.curves)]:
+        yield from _wrapped(f"the same training in all: {', '.join(same)}", width)
+    for stage in comparison.trainings:
         found = [one[stage].scalars if stage in one else {} for one in comparison.curves]
         names = [
             name for name in dict.fromkeys(n for one in found for n in one) if name.startswith(("loss/", "probe/"))

@@ -146,9 +146,16 @@ def scatter_svg(
 
 
 def intervals_svg(
-    rows: Sequence[Interval], *, title: str, x_label: str = "", log_x: bool = False, caption: str | Markup = ""
+    rows: Sequence[Interval],
+    *,
+    title: str,
+    x_label: str = "",
+    log_x: bool = False,
+    caption: str | Markup = "",
+    keys: bool = True,
 ) -> Markup:
-    """A row for each value: its name and number above a point and its interval. Rows of one group share a colour."""
+    """A row for each value: its name and number above a point and its interval. Rows of one group share a colour;
+    `keys` says whether these are named below."""
     groups = list(dict.fromkeys(row.group for row in rows))
     with drawing(46 + 34 * len(rows), f"{title}: {'; '.join(f'{r.label} {r.shown}' for r in rows)}") as (canvas, made):
         axes = canvas.subplots()
@@ -167,8 +174,8 @@ def intervals_svg(
         axes.margins(x=0.08)
         _set_axes(axes, log_x, False)
         drawn = made()
-    keys = [(series_name(number), name, False) for number, name in enumerate(groups)]
-    return figure(drawn, title=title, caption=caption, keys=legend(keys) if len(groups) > 1 else Markup())
+    named = [(series_name(number), name, False) for number, name in enumerate(groups)] if keys else []
+    return figure(drawn, title=title, caption=caption, keys=legend(named) if len(named) > 1 else Markup())
 
 
 def is_logarithmic(values: Sequence[float]) -> bool:
