@@ -86,11 +86,30 @@ class OpenRun:
         return found
 
     @property
+    def curves(self) -> dict[str, Any]:
+        """Every scalar that was logged, by stage: loss terms, learning rates, probes (`probe/...`).
+
+        Where pandas is installed a frame for each stage, its index the step, with a column for each scalar and one for
+        the training's `seconds`; else the same as lists: {"step": [...], "seconds": [...], "loss/...": [...]}. A step
+        that logged no such scalar has nan. Raises ArtifactError where a file is damaged.
+        """
+        from gaekit.runs.frames import columns_of, frame_of
+
+        found = {name: columns_of(stage.curves) for name, stage in self.stages.items()}
+        return {name: frame_of(columns) for name, columns in found.items() if columns["step"]}
+
+    @property
     def settings(self) -> dict[str, Any]:
-        """The resolved recipe as plain data; needs no plugin."""
+        """The resolved recipe as plain data; needs no plugin. Raises ArtifactError where it is missing."""
         from gaekit.recipe.document import read_document
 
-        return dict(read_document((self.path / RECIPE).read_text(encoding="utf-8"), str(self.path / RECIPE)).data)
+        return dict(read_document(self._recipe_text(), str(self.path / RECIPE)).data)
+
+    def _recipe_text(self) -> str:
+        try:
+            return (self.path / RECIPE).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ArtifactError(f"{self.path / RECIPE}: cannot be read: {error}") from error
 
     @cached_property
     def recipe(self) -> Recipe:

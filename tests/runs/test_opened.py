@@ -230,3 +230,27 @@ def test_everything_wrong_with_a_recipe_is_told_under_the_key_that_set_it() -> N
         assert line in text
     with pytest.raises(RecipeError, match="recipe: is no plain data"):
         gaekit.run({"recipe": 1, "name": print})
+
+
+def test_curves_are_what_was_logged(run: OpenRun, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [json.loads(line) for line in (tiny_run / "diffusion/curves.jsonl").read_text().splitlines()]
+    name = next(name for name in lines[0]["scalars"] if name.startswith("loss/"))
+    frames = run.curves
+    assert list(frames) == ["autoencoder", "diffusion"]
+    frame = frames["diffusion"]
+    assert list(frame.index) == [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert list(frame[name]) == [line["scalars"][name] for line in lines]
+    assert list(frame["seconds"]) == [line["seconds"] for line in lines]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert run.curves["diffusion"][name] == list(frame[name])
+    assert run.curves["diffusion"]["step"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_step_that_logged_no_such_scalar_has_nan() -> None:
+    from gaekit.runs.frames import columns_of
+    from gaekit.store.curves import Curves
+
+    columns = columns_of(Curves({"loss/a": [(1, 0.5), (2, 0.25)], "probe/b": [(2, 3.0)]}, [(1, 1.0), (2, 2.0)]))
+    assert list(columns) == ["step", "seconds", "loss/a", "probe/b"]
+    assert math.isnan(columns["probe/b"][0])
+    assert columns["probe/b"][1] == 3.0
