@@ -56,11 +56,13 @@ def _fill(app: typer.Typer) -> None:
         recipes,
         report,
         run,
+        runs,
         sweep,
         view,
     )
 
     _add(app, MAKE, run.run, sweep.sweep, inspect.check, run.plan)
+    _add(app, LOOK, runs.runs)
     _add(app, LOOK, report.report, compare.compare, bill.bill, likelihood.likelihood)
     _add(app, USE, images.sample, images.reconstruct, demo.demo, view.pack, interop.export)
     _add(app, USE, interop.import_, name="import")

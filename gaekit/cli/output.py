@@ -55,14 +55,19 @@ def print_warnings(source: str, problems: Iterable[Problem]) -> None:
         say(Text.assemble(("warning: ", "yellow"), printable(problem)), stderr=True)
 
 
-def print_table(head: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
-    """Columns under their names; the last column takes what room is left and wraps. A pipe gets whole lines."""
+def make_table(head: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
+    """Columns under their names; the last column takes what room is left and wraps."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(head):
         table.add_column(name, overflow="fold", no_wrap=index < len(head) - 1)
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row))
-    screen = console()
+    return table
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
+    """A table; a pipe gets whole lines."""
+    table, screen = make_table(head, rows), console()
     if screen.is_terminal:
         screen.print(table)
         return
