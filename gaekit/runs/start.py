@@ -13,6 +13,7 @@ from gaekit.plugins import load_plugins
 from gaekit.recipe.load import CheckedRecipe, check_recipe_data
 from gaekit.recipe.overrides import as_document
 from gaekit.runs.opened import OpenRun, open_run
+from gaekit.runs.report import end_with_report
 from gaekit.sizing.build import build_problems
 
 
@@ -30,6 +31,7 @@ def start(
     view = run_recipe(
         checked.recipe, registry, out=out, until=until, redo=redo, fresh=fresh, offline=offline, command=command
     )
+    end_with_report(view, checked.recipe, registry)
     return open_run(view.path, registry)
 
 
