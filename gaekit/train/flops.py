@@ -10,8 +10,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
@@ -163,7 +165,7 @@ class _Copy:
         self.module.train(call.training)
         counter = FlopCounterMode(display=False)
         math = sdpa_kernel(SDPBackend.MATH)  # no other is counted on every device, and by its products alone
-        with self._mode, math, torch.set_grad_enabled(call.backward), counter:
+        with _unlogged(), self._mode, math, torch.set_grad_enabled(call.backward), counter:
             positional, named = call.arguments
             args, kwargs = _made(positional), {name: _made(value) for name, value in named}
             out = self.module(*args, **kwargs)
@@ -171,6 +173,18 @@ class _Copy:
                 torch.autograd.backward(ends, [torch.ones_like(t) for t in ends])
         self.module.zero_grad(set_to_none=True)
         return int(counter.get_total_flops())
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Have torch log no traceback of a network that cannot be counted, such as one whose own call has just failed: the
+    meter says so in a line."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _noted(
