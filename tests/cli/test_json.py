@@ -16,7 +16,7 @@ from typer.main import get_command
 from gaekit.cli import make_app
 
 WITHOUT = {
-    "run", "sample", "report", "pack", "export", "import", "recipes copy", "latents mend",  # they make something
+    "run", "sample", "report", "demo", "pack", "export", "import", "recipes copy", "latents mend",  # they make or show
     "schema",  # is JSON
 }  # fmt: skip
 PLAN = {
