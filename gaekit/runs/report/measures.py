@@ -13,6 +13,9 @@ from torch import Tensor
 
 LEAST_HELD_OUT = 20
 """Held-out images below which nothing is called a copy: that a sample lies nearer than all of a few is mere chance."""
+NEARER = 0.5
+"""How near a copy lies, as a share of the least distance of a held-out image: of many samples one is always the
+nearest, and often nearer than all of as many held-out images, by chance."""
 RECONSTRUCTED = 0.95
 """The quantile of the distances between training images and their reconstructions within which a copy lies."""
 
@@ -103,16 +106,18 @@ class Copies:
 def find_copies(samples: Tensor, held_out: Tensor, reconstructed: Tensor) -> Copies:
     """Judge distances to the nearest training image, of samples and of held-out images.
 
-    A sample is called a copy where it lies nearer than every held-out image, and no farther than training images lie
-    from their own reconstructions (95 % of them, `reconstructed`): what a copied latent would be decoded to.
+    A sample is called a copy where it lies nearer than half of the least distance of a held-out image, and no farther
+    than training images lie from their own reconstructions (95 % of them, `reconstructed`): what a copied latent would
+    be decoded to.
     """
     middle = float(held_out.median())
     below = (samples[:, None] < held_out[None, :]).double() + 0.5 * (samples[:, None] == held_out[None, :]).double()
     bound: float | None = None
     copies: tuple[int, ...] = ()
     if len(held_out) >= LEAST_HELD_OUT and len(reconstructed):
-        bound = min(float(held_out.min()), float(reconstructed.double().quantile(RECONSTRUCTED)))
-        inside = (samples <= bound) & (samples < held_out.min())
+        least = NEARER * float(held_out.min())
+        bound = min(least, float(reconstructed.double().quantile(RECONSTRUCTED)))
+        inside = (samples <= bound) & (samples < least)
         copies = tuple(int(place) for place in inside.nonzero().flatten())
     ratio = float(samples.median()) / middle if middle > 0 else float("nan")
     return Copies(ratio, float(below.mean()), bound, copies)

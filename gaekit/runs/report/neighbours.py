@@ -117,8 +117,8 @@ def _verdict(judged: Copies, samples: int, held_out: int) -> Markup:
     are = "is a copy" if number <= 1 else "are copies"
     verdict = f"{number or 'None'} of {samples:,} samples {are}"
     rule = (
-        f" by this rule: it lies nearer to a training image than each of {held_out} held-out images does to its "
-        "nearest, and no farther than 95 % of training images lie from their own reconstructions."
+        f" by this rule: it lies less than half as far from a training image as each of {held_out} held-out images "
+        "from its nearest, and no farther than 95 % of training images lie from their own reconstructions."
     )
     strong = Markup('<strong class="{}">{}</strong>').format("warn" if number else "", verdict)
     return joined([paragraph(nearer), paragraph(Markup("{}{}").format(strong, rule))])
