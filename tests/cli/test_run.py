@@ -114,6 +114,7 @@ def test_a_trial_of_shipped_recipes(recipe: str, tmp_path: Path) -> None:
 def test_the_readmes_commands_run(smoke: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each as it stands there, but on the smoke recipe, and without the trainings of hours."""
     shutil.copytree(smoke / "runs", tmp_path / "runs", symlinks=True)
+    shutil.copytree(tmp_path / "runs/smoke", tmp_path / "runs/other", symlinks=True)
     crops(tmp_path / "my_folder", classes=False, count=3)
     crops(tmp_path / "pictures", classes=True, count=200)
     lines = [

@@ -145,7 +145,7 @@ def test_a_difference_is_claimed_of_equal_distributions_in_one_of_twenty() -> No
 
 def test_the_terminal_fits_into_80_columns_and_says_all(tmp_path: Path) -> None:
     text = told(two(tmp_path))
-    assert max(map(len, text.splitlines())) <= 80
+    assert max(len(line) for line in text.splitlines() if str(tmp_path) not in line) <= 80  # a path is not cut
     for part in ("diffusion.train.lr", "0.002", "higher", "not comparable", "n: 60 and 50", "no such number",
                  "40 steps, 5 s (steps alone)", "40 steps, 18 s", "runtime differs too", "loss/velocity"):  # fmt: skip
         assert part in text, part

@@ -267,7 +267,7 @@ sys.exit(main(["run", "tiny.yaml", *sys.argv[2:]]))
 """
 
 
-@pytest.mark.parametrize("settings", [(), ("--set", "latents.online=true")])
+@pytest.mark.parametrize("settings", [(), pytest.param(("--set", "latents.online=true"), marks=pytest.mark.slow)])
 def test_two_processes_leave_the_bytes_of_one(here: Path, settings: tuple[str, ...]) -> None:
     assert main(["run", "tiny.yaml", "--until", "latents", *settings]) == 0
     Path("program.py").write_text(SMALL_SHARDS)

@@ -62,11 +62,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     [
         pytest.param("autoencoder", 1, "SIGKILL", -9, marks=pytest.mark.slow),
         ("autoencoder", 6, "SIGKILL", -9),
-        ("autoencoder", 5, "SIGINT", 130),
+        pytest.param("autoencoder", 5, "SIGINT", 130, marks=pytest.mark.slow),
         ("diffusion", 7, "SIGKILL", -9),
         pytest.param("diffusion", 2, "SIGINT", 130, marks=pytest.mark.slow),
         pytest.param("diffusion", 6, "SIGTERM", 85, marks=pytest.mark.slow),
-        ("latents", 4, "SIGKILL", -9),
+        pytest.param("latents", 4, "SIGKILL", -9, marks=pytest.mark.slow),
         pytest.param("sample", 4, "SIGKILL", -9, marks=pytest.mark.slow),
         ("sample", 4, "SIGTERM", 85),
     ],

@@ -72,7 +72,7 @@ def test_a_process_that_hears_no_signal_ends_with_4_when_another_has_died() -> N
         dying.communicate()
 
 
-@pytest.mark.parametrize("slow", [0, 1])
+@pytest.mark.parametrize("slow", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_ranks_that_wait_for_a_slow_one_and_the_slow_one_itself_are_left_alone(slow: int) -> None:
     ranks = start(*(("hears", 6.0 if rank == slow else 0.0) for rank in range(2)))
     begin = time.monotonic()
