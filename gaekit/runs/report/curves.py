@@ -17,8 +17,8 @@ from gaekit.runs.report.source import Absent, Source
 from gaekit.store.curves import Curves
 
 MOST_PLOTS = 60
-PROBE, WEIGHED = "probe", "Terms as they are weighed"
-VARIANTS = {"raw": "raw weights", "ema": "averaged weights", "noise": "no better than noise", "noised": "under noise"}
+PROBE, NOISED, WEIGHED = "probe", "noised", "Terms as they are weighed"
+VARIANTS = {"raw": "raw weights", "ema": "averaged weights", "noise": "no better than noise"}
 """How a probe's scalars end that stand in one plot, and what that means."""
 Points = Sequence[tuple[int, float]]
 
@@ -107,6 +107,9 @@ def _place(name: str, named: Collection[str]) -> tuple[str, str]:
         return WEIGHED, rest
     if head == "loss":
         return name, "training"
+    if head == PROBE and last == NOISED:
+        title, label = _place(f"{head}/{path}", named)
+        return title, f"{label}, under noise"
     if head == PROBE and path and last in VARIANTS:
         return (path, f"held-out, {VARIANTS[last]}") if path in named else (f"{head}/{path}", VARIANTS[last])
     if head == PROBE and path and (at := re.fullmatch(r"t([\d.]+)", last)):
