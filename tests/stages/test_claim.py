@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -146,8 +147,9 @@ def test_a_signal_to_any_rank_ends_the_wait_of_all(tmp_path: Path) -> None:
     with room.lock():
         ranks = two_ranks(room)
         assert ranks.stdout is not None
-        lines = [ranks.stdout.readline() for _ in range(2)]
-        (second,) = [int(line.split()[-1]) for line in lines if line.startswith("rank 1 ")]
+        second = next(
+            int(found[1]) for line in ranks.stdout if (found := re.search(r"rank 1 .*?(\d+)$", line.rstrip()))
+        )
         os.kill(second, signal.SIGTERM)
         out, _ = ranks.communicate(timeout=120)
     assert f"rank 0 ends with 85: diffusion: stopped while waiting for {room.path}" in out
