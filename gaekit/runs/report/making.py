@@ -68,7 +68,7 @@ def make_report(view: View, registry: Registry, say: Callable[[str], None] = pri
     source = Source(view, registry, Reporter(Console(quiet=True)), Pictures())
     _ = source.record
     sections = progress(SECTIONS, "making the report", len(SECTIONS), "sections")
-    made = [(section, _made(section, source, say)) for section in sections]
+    made = [(section.anchor, section.title, _made(section, source, say)) for section in sections]
     page = render(
         "report.html",
         name=source.settings["name"],
