@@ -1,7 +1,11 @@
-"""The code of docs/python.md runs, from top to bottom, and says what the page says."""
+"""The code of docs/python.md and of docs/gaekit.ipynb runs, from top to bottom, and says what they say."""
 
 from __future__ import annotations
 
+import ast
+import base64
+import io
+import json
 import re
 import shutil
 from pathlib import Path
@@ -10,7 +14,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-PAGE = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "python.md").read_text(encoding="utf-8")
+NOTEBOOK = json.loads((DOCS / "gaekit.ipynb").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -38,3 +44,32 @@ def test_the_code_of_the_page_runs(quickstart: Path, capsys: pytest.CaptureFixtu
     assert names["latents"].shape == (*names["again"].tensors.shape[:1], 4, 4, 4)
     with Image.open(quickstart / "grid.png") as grid:
         assert grid.size == (4 * 18 + 2, 4 * 18 + 2)
+
+
+def test_the_code_of_the_notebook_runs_and_gives_what_is_stored(quickstart: Path) -> None:
+    """Each cell's last line gives a picture where one is stored, on the tiny run in place of the quickstart."""
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("agg")
+    names: dict[str, Any] = {}
+    pictures = 0
+    for cell in (cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"):
+        body = ast.parse("".join(cell["source"]))
+        last = body.body.pop()
+        assert isinstance(last, ast.Expr), cell["source"]
+        exec(compile(body, "docs/gaekit.ipynb", "exec", dont_inherit=True), names)
+        value = eval(compile(ast.Expression(last.value), "docs/gaekit.ipynb", "eval", dont_inherit=True), names)
+        stored = {kind for output in cell["outputs"] for kind in output["data"]}
+        assert ("image/png" in stored) == isinstance(value, Image.Image | pyplot.Axes), cell["source"]
+        pictures += "image/png" in stored
+    assert pictures >= 6
+    pyplot.close("all")
+
+
+def test_the_notebook_was_run_from_top_to_bottom_without_an_error() -> None:
+    cells = [cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    assert {output["output_type"] for cell in cells for output in cell["outputs"]} == {"execute_result", "display_data"}
+    for output in (output for cell in cells for output in cell["outputs"] if "image/png" in output["data"]):
+        with Image.open(io.BytesIO(base64.b64decode(output["data"]["image/png"]))) as picture:
+            darkest, lightest = picture.convert("L").getextrema()
+            assert lightest - darkest > 128
