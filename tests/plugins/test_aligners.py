@@ -137,9 +137,9 @@ def test_fitting_on_real_photos_beats_the_best_linear_bottleneck() -> None:
 def photo_features() -> Tensor:
     from sklearn.datasets import load_sample_images
 
-    from gaekit_teachers.efficientnet import EfficientNetLite0, EfficientNetLite0Config
+    from gaekit_teachers.efficientnet import EfficientNetLite0, EfficientNetLiteConfig
 
-    teacher = EfficientNetLite0(EfficientNetLite0Config(use="efficientnet_lite0"), grid=4)
+    teacher = EfficientNetLite0(EfficientNetLiteConfig(use="efficientnet_lite0"), grid=4)
     photos = [torch.from_numpy(np.array(p)).permute(2, 0, 1) / 127.5 - 1 for p in load_sample_images().images]
     crops = [p[:, y : y + 128, x : x + 128] for p in photos for y in (0, 128, 256) for x in (0, 128, 256, 384)]
     features: Tensor = teacher(torch.stack(crops))

@@ -15,14 +15,14 @@ from gaekit.api import ComponentConfig, Perceptual
 from gaekit.plugins import build, load_plugins
 from gaekit_perceptual.none import NoneConfig, NoPerceptual
 from gaekit_perceptual.teacher import TeacherDistance, TeacherDistanceConfig
-from gaekit_teachers.efficientnet import EfficientNetLite0, EfficientNetLite0Config
+from gaekit_teachers.efficientnet import EfficientNetLite0, EfficientNetLiteConfig
 
 SIDE = 64
 
 
 @pytest.fixture(scope="module")
 def distance() -> TeacherDistance:
-    teacher = EfficientNetLite0Config(use="efficientnet_lite0", layer="stage3")
+    teacher = EfficientNetLiteConfig(use="efficientnet_lite0", layer="stage3")
     return TeacherDistance(
         TeacherDistanceConfig(use="teacher", teacher=teacher),
         image_size=SIDE,
@@ -90,7 +90,7 @@ def test_the_frozen_network_is_neither_trained_nor_saved_and_still_moves(distanc
 @pytest.mark.parametrize(("settings", "grid"), [({}, 8), ({"grid": 3}, 3)])
 def test_from_a_recipe_it_builds_its_teacher_for_the_grid(settings: dict[str, Any], grid: int) -> None:
     registry = load_plugins()
-    teacher: ComponentConfig = EfficientNetLite0Config(use="efficientnet_lite0")
+    teacher: ComponentConfig = EfficientNetLiteConfig(use="efficientnet_lite0")
     config = TeacherDistanceConfig.model_validate({"use": "teacher", "teacher": teacher, **settings})
     perceptual = build(Perceptual, config, registry, image_size=SIDE)  # type: ignore[type-abstract]
     assert isinstance(perceptual, TeacherDistance)
