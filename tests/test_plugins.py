@@ -87,6 +87,12 @@ def test_the_example_plugin_installs_as_a_distribution_of_its_own(tmp_path: Path
     assert found["components"] == ["noise:laplace", "regularizer:tanh"]
 
 
+@pytest.mark.parametrize("attribution", ["", " ", 3, ("CC BY-SA 4.0",)])
+def test_an_attribution_that_says_nothing_is_refused(attribution: object) -> None:
+    with pytest.raises(PluginError, match=r"Nameless: attribution = .*; it is text, or None"):
+        type("Nameless", (NoiseSampler,), {"name": "nameless", "__doc__": "Noise.", "attribution": attribution})
+
+
 @pytest.mark.parametrize(
     ("module", "reason"),
     [

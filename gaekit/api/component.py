@@ -55,6 +55,10 @@ class Component:
     former_names: ClassVar[tuple[str, ...]] = ()
     """Names that recipes may still give it; they are refused with the present one."""
 
+    attribution: ClassVar[str | None] = None
+    """Who made what this component brings (images, weights) and under which licence, where that must be said wherever
+    it is shown: `gaekit components`, run.json and the report say it. One paragraph of plain text."""
+
     config: Any
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -94,6 +98,8 @@ def _check_contract(cls: type[Component]) -> None:
         raise PluginError(f"{where}: needs a docstring; its first line is what `gaekit components` shows")
     if not isinstance(cls.revision, int) or cls.revision < 1:
         raise PluginError(f"{where}: revision = {cls.revision!r}; it counts up from 1")
+    if cls.attribution is not None and not (isinstance(cls.attribution, str) and cls.attribution.strip()):
+        raise PluginError(f"{where}: attribution = {cls.attribution!r}; it is text, or None")
 
 
 def require(module: str, *, wanted_by: str, extra: str | None = None) -> Any:

@@ -148,9 +148,25 @@ def components(
     chosen = registry.classes if kind is None else {kind: registry.classes[kind]}
     rows = [(k, n, one_line(cls)) for k, classes in chosen.items() for n, cls in sorted(classes.items())]
     if as_json:
-        print_json([{"kind": k, "use": n, "summary": s, "plugin": registry.origin[k, n].name} for k, n, s in rows])
+        said = {(k, n): registry.classes[k][n].attribution for k, n, _ in rows}
+        print_json(
+            [
+                {"kind": k, "use": n, "summary": s, "plugin": registry.origin[k, n].name, "attribution": said[k, n]}
+                for k, n, s in rows
+            ]
+        )
     else:
         print_table(("kind", "use", ""), rows)
+        _print_attributions(registry, [(k, n) for k, n, _ in rows])
+
+
+def _print_attributions(registry: Registry, names: Sequence[tuple[str, str]]) -> None:
+    """Whom to name for what components bring, below a table of them."""
+    from gaekit.cli.output import say
+
+    said = [(k, n, text) for k, n in names if (text := registry.classes[k][n].attribution) is not None]
+    for number, (kind, name, text) in enumerate(said):
+        say(f"{'' if number else chr(10)}{kind} '{name}': {text}")
 
 
 def _known(what: str, word: str, known: Any, notes: str = "") -> None:
@@ -178,9 +194,12 @@ def _print_component(registry: Registry, kind: str, name: str, as_json: bool) ->
     about = cleandoc(cls.__doc__ or "")
     if as_json:
         found = [asdict(setting) for setting in settings(cls.Config)]
-        print_json({"kind": kind, "use": name, "plugin": plugin.name, "about": about, "settings": found})
+        told = {"about": about, "attribution": cls.attribution, "settings": found}
+        print_json({"kind": kind, "use": name, "plugin": plugin.name, **told})
         return
     say(f"{kind} '{name}', of plugin {plugin}\n\n{about}\n")
+    if cls.attribution is not None:
+        say(f"{cls.attribution}\n")
     rows = [(s.key, s.type, s.default, s.about) for s in settings(cls.Config)]
     if rows:
         print_table(("setting", "type", "default", ""), rows)

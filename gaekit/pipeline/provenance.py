@@ -41,15 +41,26 @@ def package_versions(names: Sequence[str]) -> dict[str, str]:
 def providers(recipe: Recipe, plan: Plan, registry: Registry) -> dict[str, dict[str, str]]:
     """What run.json records of every component of a recipe, and of the artifacts that it takes from elsewhere:
     {"kind:name": {distribution, version}}. Without one that belongs to no distribution."""
-    used = {(kind, config.use) for kind, config in nested(recipe)}
-    for stage in plan.stages:
-        used |= {(kind, name) for kind, name, _ in (key.split(":") for key in stage.facts.get("components", ()))}
     found = {}
-    for kind, name in sorted(used):
+    for kind, name in _used(recipe, plan):
         plugin = registry.origin[kind, name]
         if plugin.distribution != UNKNOWN:
             found[f"{kind}:{name}"] = {"distribution": plugin.distribution, "version": plugin.version}
     return found
+
+
+def attributions(recipe: Recipe, plan: Plan, registry: Registry) -> dict[str, str]:
+    """What run.json records of whom to name, of the same components: {"kind:name": text}."""
+    said = {f"{kind}:{name}": registry.find(kind, name).attribution for kind, name in _used(recipe, plan)}
+    return {key: text for key, text in said.items() if text is not None}
+
+
+def _used(recipe: Recipe, plan: Plan) -> list[tuple[str, str]]:
+    """(kind, name) of every component of a recipe, and of the artifacts that it takes from elsewhere."""
+    used = {(kind, config.use) for kind, config in nested(recipe)}
+    for stage in plan.stages:
+        used |= {(kind, name) for kind, name, _ in (key.split(":") for key in stage.facts.get("components", ()))}
+    return sorted(used)
 
 
 def made_by(stage: StagePlan, registry: Registry) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from gaekit.pipeline.again import FAILED, Again, place_again, remember
 from gaekit.pipeline.assets import prepare_assets
 from gaekit.pipeline.generations import RoomChooser, earlier_record
 from gaekit.pipeline.plan import Plan, StagePlan, line_of_shorter, make_plan, start_of_shorter, status_of
-from gaekit.pipeline.provenance import PACKAGES, made_by, package_versions, providers, what_changed
+from gaekit.pipeline.provenance import PACKAGES, attributions, made_by, package_versions, providers, what_changed
 from gaekit.pipeline.shown_curves import show_curves
 from gaekit.pipeline.tryout import begin_afresh
 from gaekit.pipeline.view import STORE, View
@@ -227,6 +227,7 @@ def _new_record(
         "packages": package_versions(PACKAGES),
         "plugins": sorted({f"{p.distribution} {p.version}" for p in registry.plugins if not p.error}),
         "components": providers(recipe, plan, registry),
+        "attributions": attributions(recipe, plan, registry),
         "data": plan.data,
         "stages": {stage.name: _entry(stage, recipe) for stage in plan.stages},
     }

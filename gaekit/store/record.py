@@ -19,6 +19,7 @@ _PLAIN = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 RoomName = Annotated[str, Field(pattern=rf"^{STORE}/{_PLAIN}/{_PLAIN}$", max_length=300)]
 """A room relative to the folder of all runs."""
 _Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+!-]*$", max_length=200)]
+_Said = Annotated[str, Field(pattern=r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]+$", max_length=2000)]
 PathText = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=4096)]
 
 
@@ -51,6 +52,7 @@ class _Provider(_Checked):
 class _Record(_Checked):
     stages: dict[str, _Entry]
     components: dict[str, _Provider] = {}
+    attributions: dict[str, _Said] = {}
 
 
 def read_record(file: Path) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Data sets: scikit-learn's digits, any folder of images, tar shards, and what the package `datasets` reads."""
+"""Data sets: scikit-learn's digits, OpenMoji's drawings, any folder of images, tar shards, and what the package
+`datasets` reads."""
 
 from __future__ import annotations
 
@@ -6,10 +7,11 @@ from gaekit.api import Component, hookimpl
 from gaekit_datasets.digits import Digits
 from gaekit_datasets.huggingface import HuggingFace
 from gaekit_datasets.image_folder import ImageFolder
+from gaekit_datasets.openmoji import OpenMoji
 from gaekit_datasets.webdataset import WebDataset
 
 
 @hookimpl
 def gaekit_components() -> list[type[Component]]:
     """The data sets."""
-    return [Digits, ImageFolder, WebDataset, HuggingFace]
+    return [Digits, ImageFolder, WebDataset, HuggingFace, OpenMoji]

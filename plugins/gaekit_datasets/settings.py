@@ -11,10 +11,9 @@ from gaekit.api import ComponentConfig
 RGB = tuple[int, int, int]
 
 
-class ImageConfig(ComponentConfig):
-    """How images that are odd are taken."""
+class BackgroundConfig(ComponentConfig):
+    """What lies under images that are not opaque."""
 
-    on_bad_image: Literal["error", "skip"] = Field(default="error", description="skip: go on without it, and count")
     background: str = Field(
         default="white",
         pattern=r"^(white|black|#[0-9a-fA-F]{6})$",
@@ -29,6 +28,12 @@ class ImageConfig(ComponentConfig):
             return named[self.background]
         red, green, blue = bytes.fromhex(self.background[1:])
         return red, green, blue
+
+
+class ImageConfig(BackgroundConfig):
+    """How images that are odd are taken."""
+
+    on_bad_image: Literal["error", "skip"] = Field(default="error", description="skip: go on without it, and count")
 
     @property
     def decides_pixels(self) -> dict[str, Any]:

@@ -105,10 +105,23 @@ def test_plugins_are_listed_for_people_and_for_programs(capsys: Capture) -> None
 
 def test_every_component_is_listed_with_a_line_of_its_own(capsys: Capture) -> None:
     assert main(["components"]) == 0
-    rows = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()[1:]]
+    table, _, attributions = capsys.readouterr().out.partition("\n\n")
+    rows = [line.split(maxsplit=2) for line in table.splitlines()[1:]]
     classes = load_plugins().classes
     assert [(kind, name) for kind, name, _ in rows] == [(k, n) for k in classes for n in sorted(classes[k])]
     assert all(len(text) > 10 and text.endswith(".") for _, _, text in rows)
+    said = [(k, n, cls.attribution) for k in classes for n, cls in sorted(classes[k].items()) if cls.attribution]
+    assert attributions.splitlines() == [f"{kind} '{name}': {text}" for kind, name, text in said]
+    assert ("dataset", "openmoji") in {(kind, name) for kind, name, _ in said}
+
+
+def test_a_component_says_whom_to_name(capsys: Capture) -> None:
+    assert main(["components", "dataset", "openmoji"]) == 0
+    assert "OpenMoji, the open-source emoji and icon project" in capsys.readouterr().out
+    assert main(["components", "dataset", "openmoji", "--json"]) == 0
+    assert "CC BY-SA 4.0" in json.loads(capsys.readouterr().out)["attribution"]
+    assert main(["components", "dataset", "digits", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["attribution"] is None
 
 
 def test_one_kind_is_listed_alone(capsys: Capture) -> None:

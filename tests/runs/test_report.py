@@ -178,6 +178,19 @@ def change(view: View, edit: Callable[[dict[str, Any]], None]) -> None:
     (view.path / "run.json").write_text(json.dumps(record))
 
 
+def test_whom_to_name_is_said_once_and_as_text(
+    copied: View, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(making, "SECTIONS", ())
+    text = "Drawings: <b>somebody</b>, CC BY-SA 4.0"
+    change(copied, lambda record: record.update(attributions={"dataset:a": text, "teacher:b": text}))
+    found = write_report(copied, registry, say=pytest.fail).read_text(encoding="utf-8")
+    assert found.count(f'<p class="note">{html.escape(text)}</p>') == 1
+    assert making.is_current(copied)
+    change(copied, lambda record: record.update(attributions={}))
+    assert not making.is_current(copied)
+
+
 # Nearest training images.
 
 

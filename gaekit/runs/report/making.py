@@ -75,6 +75,7 @@ def make_report(view: View, registry: Registry, say: Callable[[str], None] = pri
         identity=identity_of(view),
         about=about(source),
         taken=list(source.sentences()),
+        attributions=sorted(set(source.record.get("attributions", {}).values())),
         sections=made,
         version=__version__,
         finished=source.record.get("finished"),
@@ -107,7 +108,8 @@ def identity_of(view: View) -> str:
     shown = {
         stage: [entry["identity"], entry["status"] in ("done", "cached", "from")] for stage, entry in entries.items()
     }
-    return sha256_json({"revision": REVISION, "version": __version__, "stages": shown})
+    said = view.record.get("attributions", {})
+    return sha256_json({"revision": REVISION, "version": __version__, "stages": shown, "attributions": said})
 
 
 def end_with_report(view: View, recipe: Recipe, registry: Registry, reporter: Reporter | None = None) -> None:
