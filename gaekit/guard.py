@@ -213,7 +213,7 @@ def check_extracted(metric: Any, rows: Any, image: Tensor) -> None:
 def check_kept(metric: Any, state: Any) -> None:
     """Tensors by name, or None."""
     right = state is None or (isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values()))
-    expect(right, "`reference_state` gives tensors by name, or None", type(state).__name__)
+    expect(right, "what is kept of a reference is tensors by name, or None", type(state).__name__)
 
 
 def check_protocol(metric: Any, protocol: Any) -> None:
@@ -325,6 +325,7 @@ PROMISES: dict[str, dict[str, Check]] = {
     "metric": {
         "extract": check_extracted,
         "reference_state": check_kept,
+        "reconstruction_state": check_kept,
         "compute": check_numbers,
         "intervals": check_intervals,
         "per_image": check_per_image,

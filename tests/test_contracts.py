@@ -45,7 +45,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("denoiser", "dit_dh"): {**SMALL_DIT, "decoder_width": 48, "decoder_heads": 2},
     ("perceptual", "teacher"): {"teacher": lite("stage2")},
     ("perceptual", "lpips"): {"net": "squeeze", "backbone": "random"},
-    ("metric", "frechet"): {"teacher": lite("stage2"), "grid": 8},
+    ("metric", "frechet"): {"teacher": lite("stage2"), "grid": 8, "parts": True},
     ("metric", "lpips"): {**RANDOM, "net": "squeeze"},
     ("metric", "adm"): RANDOM,
     ("metric", "fid"): RANDOM,

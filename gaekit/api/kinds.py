@@ -309,6 +309,11 @@ class Metric(Component, ABC):
     series: a copy of the metric judges each, so what is done in `ready` is done once for all of them, and what `update`
     does first, once for each. What it took in of the real images is kept for later runs if `reference_state` tells it.
 
+    A metric of samples whose `reconstructions` is true also compares with what the run's autoencoder makes of the real
+    images of `split`: after each `reference`, `reference_reconstruction` is handed the same images' reconstructions,
+    from the latent's mean. They are kept apart, for runs with the same autoencoder, if `reconstruction_state` tells
+    them; the real images' are then kept for runs with any.
+
     Where `needs_classes` and the data has fewer than two, the metric is left out, and the run says so. Its numbers are
     better the lower they are, but for those whose names begin as one of `higher` does: they are better the higher.
     """
@@ -318,6 +323,7 @@ class Metric(Component, ABC):
     needs_classes: ClassVar[bool] = False
     higher: ClassVar[tuple[str, ...]] = ()
     split: Literal["train", "validation"] | None = "train"
+    reconstructions: bool = False
 
     def __init__(self, config: Any, *, image_size: int, classes: tuple[str, ...]):
         self.config, self.image_size, self.classes = config, image_size, classes
@@ -339,6 +345,18 @@ class Metric(Component, ABC):
     def reference(self, real_B: Tensor, label_B: Tensor) -> None:
         """Take in a batch of what the metric compares with; metrics of pairs need none."""
         raise TypeError(f"metric '{self.name}' takes no reference")
+
+    def reconstruction_state(self) -> dict[str, Tensor] | None:
+        """All that `reference_reconstruction` took in, as `reference_state` tells of the real images."""
+        return None
+
+    def load_reconstruction(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `reconstruction_state` told, in place of every call of `reference_reconstruction`."""
+        raise TypeError(f"metric '{self.name}' keeps no reconstructions")
+
+    def reference_reconstruction(self, fake_B: Tensor, label_B: Tensor) -> None:
+        """Take in what `extract` makes of a batch of reconstructions of real images; for `reconstructions`."""
+        raise TypeError(f"metric '{self.name}' takes no reconstructions")
 
     def ready(self, device: torch.device) -> None:
         """Every reference is in and no `update` yet: read a reference of one's own on `device`. Nothing by default."""

@@ -21,8 +21,9 @@ from gaekit.recipe.schema import Diffusion, Guidance, Latents, Sample
 from gaekit.stages.generate import ImageGenerator, labels_for
 from gaekit.stages.held_out import AVERAGED, BATCH, RAW, BatchMeans, HeldOut, draws_for, means_over_ranks, weights_of
 from gaekit.stages.job import Job
-from gaekit.stages.judging import is_higher_better, judge_samples, judges_of, results, with_references
+from gaekit.stages.judging import is_higher_better, judge_samples, judges_of, results
 from gaekit.stages.latents import encode, load_encoder
+from gaekit.stages.references import Reconstructor, with_references
 from gaekit.store.models import DenoiserSpec, LoadedDenoiser, load_autoencoder
 from gaekit.train.probing import Probe, Probed
 
@@ -196,7 +197,7 @@ class SampleMetrics:
         guidance = self.section.guidance
         self.guidance = Guidance() if guidance.weak is not None else guidance  # as in previews
         self.judged = judges_of(job, wanted.metrics, "samples")
-        with_references(job, self.judged, BATCH)
+        with_references(job, self.judged, BATCH, Reconstructor(job, job.inputs["autoencoder"]))
         self.judged.ready(job.device)
 
     def of(self, network: Denoiser) -> dict[str, float]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gaekit.data.images import ImageBatch, Images, to_uint8
+from gaekit.data.images import Images
 from gaekit.data.latents import LatentCache
 from gaekit.recipe.schema import Evaluate, Recipe
 from gaekit.stages.job import Job
@@ -30,12 +30,12 @@ from gaekit.stages.judging import (
     left_out,
     own_batches,
     results,
-    with_references,
 )
+from gaekit.stages.references import Reconstructor, with_references
 from gaekit.stages.sample import read_protocol
 from gaekit.stages.stage import Stage
 from gaekit.store.files import sha256_file, write_json
-from gaekit.store.models import Autoencoder, load_autoencoder
+from gaekit.store.models import Autoencoder
 from gaekit.store.npz import NpzWriter, npz_length, npz_names, npz_rows
 from gaekit.store.shard_reader import read_manifest
 
@@ -53,10 +53,11 @@ def run(job: Job) -> dict[str, Any]:
     section = job.recipe.evaluate
     assert isinstance(section, Evaluate)
     numbers: Numbers = {}
-    numbers |= _of_pairs(job, section)
-    numbers |= _of_latents(job, section)
+    model = Reconstructor(job, job.inputs["autoencoder"])
+    numbers |= _of_pairs(job, section, model)
+    numbers |= _of_latents(job, section, model)
     if "sample" in job.inputs:
-        numbers |= _of_samples(job, section, sorted(job.inputs["sample"].parent.glob("samples*.npz")))
+        numbers |= _of_samples(job, section, sorted(job.inputs["sample"].parent.glob("samples*.npz")), model)
     numbers = dict(sorted(numbers.items()))
     per_image = {name: entry.pop(PER_IMAGE) for name, entry in numbers.items() if PER_IMAGE in entry}
     if job.world.is_rank0:
@@ -81,30 +82,23 @@ def _write_per_image(file: Path, per_image: dict[str, np.ndarray]) -> None:
                 npz.add(name, rows.dtype, rows.shape, [rows])
 
 
-def _of_pairs(job: Job, section: Evaluate) -> Numbers:
+def _of_pairs(job: Job, section: Evaluate, model: Reconstructor) -> Numbers:
     judged = judges_of(job, section.metrics, "pairs")
     if not judged.metrics:
         return {}
-    model, images = _autoencoder(job), job.images("validation")
+    images = job.images("validation")
     judged.ready(job.device)
-    judge_pairs(job, judged, _reconstructed(job, model, own_batches(job, images, section.batch, "reconstructions")))
+    batches = own_batches(job, images, section.batch, "reconstructions")
+    judge_pairs(job, judged, ((batch.pixels_BRR3, model.rebuilt(batch)) for batch in batches))
     facts = {"split": "validation", "of": "reconstruction of the latent's mean, 8 bit"}
     return results(job, "reconstruction", judged, facts | _data_facts(job, images), intervals=True)
 
 
-@torch.no_grad()
-def _reconstructed(job: Job, model: Autoencoder, batches: Iterator[ImageBatch]) -> Iterator[tuple[Tensor, Tensor]]:
-    """(images, their reconstructions) as uint8, on the CPU."""
-    for batch in batches:
-        fake = model.reconstruct(batch.to(job.device).image_B3RR).float()
-        yield batch.pixels_BRR3, to_uint8(fake).cpu()
-
-
-def _of_latents(job: Job, section: Evaluate) -> Numbers:
+def _of_latents(job: Job, section: Evaluate, reconstructor: Reconstructor) -> Numbers:
     judged = judges_of(job, section.metrics, "latents")
     if not judged.metrics:
         return {}
-    model, images = _autoencoder(job), job.images("validation")
+    model, images = reconstructor.model, job.images("validation")
     for metric, (latent, label) in handed(judged, _for_all(judged, _training_latents(job, section, model))):
         metric.reference(latent, label)
     judged.ready(job.device)
@@ -135,10 +129,10 @@ def _encoded(job: Job, images: Images, size: int, model: Autoencoder) -> Iterato
         yield model.encode(batch.to(job.device).image_B3RR)[1].mean_BDHW.float().cpu(), batch.label_B
 
 
-def _of_samples(job: Job, section: Evaluate, files: list[Path]) -> Numbers:
+def _of_samples(job: Job, section: Evaluate, files: list[Path], model: Reconstructor) -> Numbers:
     """Every series of samples by every metric of samples; what they are compared with is taken in once."""
     judged = judges_of(job, section.metrics, "samples")
-    with_references(job, judged, section.batch)
+    with_references(job, judged, section.batch, model)
     judged.ready(job.device)
     numbers: Numbers = {}
     for file in files if judged.metrics else ():
@@ -172,13 +166,6 @@ def _generated(file: Path, size: int, first: int, every: int) -> Iterator[tuple[
 def _data_facts(job: Job, images: Images) -> dict[str, Any]:
     skipped = job.skipped(images)
     return {"dataset": job.data.digest, "skipped_images": skipped, "images": len(images) - len(skipped)}
-
-
-def _autoencoder(job: Job) -> Autoencoder:
-    model = load_autoencoder(job.inputs["autoencoder"], job.registry)
-    job.machine.prepare(model.encoder)
-    job.machine.prepare(model.decoder)
-    return model.to(job.device)
 
 
 STAGE = Stage(

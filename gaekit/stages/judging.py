@@ -1,36 +1,30 @@
 """Metrics over several ranks: each extracts what a metric looks at of its own images, one makes a number of it.
 
 Batches of images are dealt out over the ranks. What a rank extracted is sent to the rank that computes the metric, in
-the order of the data, so that no number depends on how many ranks there are. What metrics took in of the real images is
-kept for later evaluations.
+the order of the data, so that no number depends on how many ranks there are.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gaekit.api import ComponentConfig, Interval, Metric
 from gaekit.data.images import ImageBatch, Images, to_float
 from gaekit.parallel import World
-from gaekit.plugins import build, nested
-from gaekit.recipe import canonical
+from gaekit.plugins import build
 from gaekit.stages.job import Job
-from gaekit.store.files import atomic, sha256_json
-from gaekit.store.room import Room
 
 Numbers = dict[str, dict[str, Any]]
 T = TypeVar("T")
-REFERENCES, STATE = "references", "reference.safetensors"
 PER_IMAGE = "per_image"
 """The key of an entry, and the name of the file: what each held-out image contributes to a number, their mean."""
 BATCHES_AT_ONCE = 8
@@ -184,56 +178,6 @@ def is_higher_better(judged: Judged, name: str) -> bool:
     """Whether more of a number is better, by its name among `results`."""
     own = name.partition("/")[2]
     return any(own.startswith(start) for metric in judged.metrics.values() for start in metric.higher)
-
-
-def with_references(job: Job, judged: Judged, size: int) -> None:
-    """Have the metrics of samples take in the real images: what an evaluation of the same images by the same metric
-    kept, else every image once, by one rank."""
-    facts = {place: _reference_facts(job, judged, place) for place, metric in judged.metrics.items() if metric.split}
-    rooms = {place: Room(job.store / REFERENCES / sha256_json(found)[:12]) for place, found in facts.items()}
-    for room in rooms.values():
-        job.use_cache(room)
-    kept = job.world.on_rank0(lambda: {place for place, room in rooms.items() if room.done() is not None})
-    for place in kept & judged.own.keys():
-        judged.metrics[place].load_reference(load_file(rooms[place].path / STATE))
-    wanting = judged.only(place for place, metric in judged.metrics.items() if metric.split and place not in kept)
-    for split in sorted({str(metric.split) for metric in wanting.metrics.values()}):
-        of_split = wanting.only(place for place, metric in wanting.metrics.items() if metric.split == split)
-        batches = (
-            {place: (extracted(job, metric, b.pixels_BRR3), b.label_B) for place, metric in of_split.metrics.items()}
-            for b in own_batches(job, job.images(split), size, f"{split} images")
-        )
-        for metric, (sent, label) in handed(of_split, batches):
-            metric.reference(received(job, metric, sent), label)
-    for place, metric in wanting.own.items():
-        if (state := metric.reference_state()) is not None:
-            _keep(rooms[place], facts[place], state)
-    job.world.barrier()
-
-
-def _reference_facts(job: Job, judged: Judged, place: int) -> dict[str, Any]:
-    """What decides what a metric takes in of the real images."""
-    metric, config = judged.metrics[place], judged.configs[place]
-    inner = [(job.registry.find(kind, part.use), part) for kind, part in nested(config)]
-    return {
-        "metric": canonical(config),
-        "components": [
-            {"name": f"{cls.kind}:{cls.name}", "revision": cls.revision, "external": cls.external(part)}
-            for cls, part in ((type(metric), config), *inner)
-        ],
-        "split": metric.split,
-        "dataset": job.data.dataset.digest(),
-        "on_bad_image": job.data.dataset.on_bad_image,
-        "image_size": job.recipe.image.size,
-    }
-
-
-def _keep(room: Room, facts: dict[str, Any], state: Mapping[str, Tensor]) -> None:
-    """Write what a metric took in. Two runs at once write the same, and either appears whole."""
-    with atomic(room.path / STATE) as part:
-        save_file({name: value.contiguous() for name, value in state.items()}, part)
-    room.describe(facts)
-    room.finish({"holds": "what a metric took in of the real images"})
 
 
 def judge_pairs(job: Job, judged: Judged, pairs: Iterator[tuple[Tensor, Tensor]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,9 +77,9 @@ def check_metric(make: Make, sizes: Mapping[str, Any]) -> None:
     _check_beside(whole, cut)
     first, second = make(), make()
     if first.needs == "samples" and first.split is not None:
-        _measured(first, sizes, 24)
+        _take_reference(first, sizes, 24)
         if (state := first.reference_state()) is not None:
-            kept = _measured(second, sizes, 24, reference=state).numbers
+            kept = _measured(second, sizes, 24, (state, first.reconstruction_state())).numbers
             expect(kept == whole.numbers, f"a kept reference gives the same numbers: {kept} and {whole.numbers}")
 
 
@@ -119,26 +119,49 @@ class Measured:
     protocol: dict[str, Any]
 
 
-def _measured(
-    metric: Metric, sizes: Mapping[str, Any], batch: int, reference: Mapping[str, torch.Tensor] | None = None
-) -> Measured:
+Kept = tuple[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor] | None]
+"""What a metric told of the real images, and of their reconstructions."""
+
+
+def _measured(metric: Metric, sizes: Mapping[str, Any], batch: int, kept: Kept | None = None) -> Measured:
+    _take_reference(metric, sizes, batch, kept)
+    metric.ready(torch.device("cpu"))
+    seen = _seen(metric)
+    for first, second, label in _batches(metric, sizes, batch):
+        metric.update(*((seen(first), seen(second)) if metric.needs == "pairs" else (seen(second), label)))
+    return Measured(metric.compute(), metric.intervals(), metric.per_image(), metric.protocol())
+
+
+def _take_reference(metric: Metric, sizes: Mapping[str, Any], batch: int, kept: Kept | None = None) -> None:
+    """What comes before `ready`. Reconstructions are images between the real and the generated ones."""
+    images, reconstructions = kept or (None, None)
+    if images is not None:
+        metric.load_reference(images)
+    if reconstructions is not None:
+        metric.load_reconstruction(reconstructions)
+    if metric.needs == "pairs" or metric.split is None:
+        return
+    seen = _seen(metric)
+    for first, second, label in _batches(metric, sizes, batch):
+        if images is None:
+            metric.reference(seen(first), label)
+        if metric.reconstructions and reconstructions is None:
+            metric.reference_reconstruction(seen((first + second) / 2), label)
+
+
+def _seen(metric: Metric) -> Callable[[torch.Tensor], torch.Tensor]:
+    return (lambda value: value) if metric.needs == "latents" else metric.extract
+
+
+def _batches(metric: Metric, sizes: Mapping[str, Any], batch: int) -> Iterator[tuple[torch.Tensor, ...]]:
+    """(images or latents, others of the same classes, their labels)."""
     count, classes = 24, max(1, len(sizes["classes"]))
     label = torch.arange(count) % classes
     level = (label / classes).view(-1, 1, 1, 1) - 0.4
     shape = (count, 8, 4, 4) if metric.needs == "latents" else (count, 3, sizes["image_size"], sizes["image_size"])
     first, second = ((level + 0.2 * numbers(*shape, seed=s)).clamp(-1, 1) for s in (1, 2))
-    parts = [slice(i, i + batch) for i in range(0, count, batch)]
-    seen = (lambda value: value) if metric.needs == "latents" else metric.extract
-    if reference is not None:
-        metric.load_reference(reference)
-    elif metric.needs != "pairs" and metric.split is not None:
-        for part in parts:
-            metric.reference(seen(first[part]), label[part])
-    metric.ready(torch.device("cpu"))
-    for part in parts:
-        other = seen(second[part])
-        metric.update(*((seen(first[part]), other) if metric.needs == "pairs" else (other, label[part])))
-    return Measured(metric.compute(), metric.intervals(), metric.per_image(), metric.protocol())
+    for part in (slice(i, i + batch) for i in range(0, count, batch)):
+        yield first[part], second[part], label[part]
 
 
 def check_tracker(make: Make, sizes: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gaekit.api import ComponentConfig, GaekitError, Interval, Metric, Slot, Teacher
 from gaekit.api.metrics import (
+    FeatureSettings,
     GroupedMoments,
     Moments,
     frechet_distance,
@@ -20,8 +21,14 @@ from gaekit.api.metrics import (
     to_uint8,
 )
 
+PARTS = {
+    "reconstructed": "real images to their reconstructions from the latent's mean, 8 bit",
+    "from_reconstructions": "these reconstructions to the samples",
+}
+"""What the parts compare, for their protocol."""
 
-class FrechetConfig(ComponentConfig):
+
+class FrechetConfig(FeatureSettings):
     """Settings of `frechet`."""
 
     teacher: Annotated[ComponentConfig, Slot("teacher")] = Field(description="the network whose features are compared")
@@ -31,18 +38,29 @@ class FrechetConfig(ComponentConfig):
         "(7: 224 px for a network of stride 32; a ViT of patch 14 wants 16)",
     )
     split: Literal["train", "validation"] = Field(default="train", description="the real images to compare with")
+    parts: bool = Field(
+        default=False,
+        description="also how far the autoencoder's reconstructions of the real images are from these, and how far the "
+        "samples are from the reconstructions",
+    )
 
 
 class Frechet(Metric):
     """Fréchet distance of generated to real images, on a teacher's features averaged over positions.
 
-    The value is named after the teacher (`frechet_efficientnet_lite0`). It is no FID: that one has Inception's
-    features, and distances of different features, or of different numbers of images, cannot be compared. Both sides go
-    through uint8. Raises GaekitError for fewer than two images on a side.
+    The value is named after the teacher (`frechet_efficientnet_lite0`), then by `suffix`. It is no FID: that one has
+    Inception's features, and distances of different features, or of different numbers of images, cannot be compared.
+    Both sides go through uint8.
+
+    With `parts` there are two more: `..._reconstructed`, of the real images to what the run's autoencoder makes of
+    them, which is what the decoder loses, and `..._from_reconstructions`, of these to the generated images, which is
+    what the denoiser misses. They do not add up to the whole: the root of the distance, not the distance, obeys the
+    triangle's inequality. Raises GaekitError for fewer than two images on a side.
     """
 
     name = "frechet"
     Config = FrechetConfig
+    revision = 2  # parts, suffix
     needs = "samples"
     config: FrechetConfig
 
@@ -50,10 +68,11 @@ class Frechet(Metric):
         self, config: FrechetConfig, *, image_size: int, classes: tuple[str, ...], teacher: Callable[..., Teacher]
     ):
         super().__init__(config, image_size=image_size, classes=classes)
-        self.split = config.split
+        self.split, self.reconstructions = config.split, config.parts
         self.teacher = teacher(grid=config.grid).eval().requires_grad_(False)
-        self._real, self._fake = Moments(self.teacher.feature_dim), GroupedMoments(self.teacher.feature_dim)
-        self._value = 0.0
+        moments, width = GroupedMoments if config.parts else Moments, self.teacher.feature_dim
+        self._real, self._rebuilt, self._fake = moments(width), moments(width), GroupedMoments(width)
+        self._numbers: dict[str, tuple[float, Interval | None]] = {}
 
     def reference(self, feature_BF: Tensor, label_B: Tensor) -> None:
         """Take in features of real images of `split`."""
@@ -67,27 +86,41 @@ class Frechet(Metric):
         """Take over kept moments."""
         self._real.load(state)
 
+    def reference_reconstruction(self, feature_BF: Tensor, label_B: Tensor) -> None:
+        """Take in features of the reconstructions of real images."""
+        self._rebuilt.add(feature_BF)
+
+    def reconstruction_state(self) -> dict[str, Tensor]:
+        """The moments of the reconstructions' features."""
+        return self._rebuilt.state()
+
+    def load_reconstruction(self, state: Mapping[str, Tensor]) -> None:
+        """Take over kept moments of reconstructions."""
+        self._rebuilt.load(state)
+
+    def ready(self, device: torch.device) -> None:
+        """With `parts`, compare the two references, once for all series of samples."""
+        if isinstance(self._real, GroupedMoments) and isinstance(self._rebuilt, GroupedMoments):
+            value = self._distance(self._real, self._rebuilt, "reconstructed")
+            interval = frechet_interval(value, self._real, self._rebuilt, "pairs of images")
+            self._numbers[self._named("_reconstructed")] = value, interval
+            self._real, self._rebuilt = self._real.plain(), self._rebuilt.plain()  # the groups have done their work
+
     def update(self, feature_BF: Tensor, label_B: Tensor) -> None:
         """Take in features of generated images."""
         self._fake.add(feature_BF)
 
     def compute(self) -> dict[str, float]:
-        """{frechet_<teacher>: distance >= 0}."""
-        for moments, what in ((self._real, "real"), (self._fake, "generated")):
-            if moments.count < 2:
-                raise GaekitError(
-                    f"metric 'frechet' was given {moments.count} {what} image(s); a covariance needs at least 2, "
-                    f"and more than {self.teacher.feature_dim} (the width of the features) to be of full rank"
-                )
-        real, fake = self._real, self._fake
-        self._value = frechet_distance(real.mean, real.covariance, fake.mean, fake.covariance)
-        return {f"{self.name}_{self.config.teacher.use}": self._value}
+        """{frechet_<teacher>: distance >= 0}, and the two parts where they are wanted."""
+        self._numbers[self._named("")] = self._to_samples(self._real)
+        if self.config.parts:
+            self._numbers[self._named("_from_reconstructions")] = self._to_samples(self._rebuilt)
+        return {name: value for name, (value, _) in sorted(self._numbers.items())}
 
     def intervals(self) -> dict[str, Interval]:
-        """By the jackknife over groups of the generated images; none for fewer than 32."""
-        real = self._real.mean, self._real.covariance
-        interval = frechet_interval(self._value, real, self._fake, "images")
-        return {} if interval is None else {f"{self.name}_{self.config.teacher.use}": interval}
+        """By the jackknife over groups of the generated images, and of `_reconstructed` over groups of pairs of an
+        image and its reconstruction; none for fewer than 32."""
+        return {name: interval for name, (_, interval) in self._numbers.items() if interval is not None}
 
     def protocol(self) -> dict[str, Any]:
         """The features and their weights, the counts of both sides, and a warning where these are too few."""
@@ -103,7 +136,27 @@ class Frechet(Metric):
             "n_reference": self._real.count,
             "n": self._fake.count,
         }
+        if self.config.parts:
+            protocol["parts"] = PARTS | {"n_reconstructions": self._rebuilt.count}
         return protocol | singular_warning(min(self._real.count, self._fake.count), width)
+
+    def _named(self, part: str) -> str:
+        suffix = f"_{self.config.suffix}" if self.config.suffix else ""
+        return f"{self.name}_{self.config.teacher.use}{suffix}{part}"
+
+    def _to_samples(self, reference: Moments) -> tuple[float, Interval | None]:
+        """The distance of a reference to the generated images, with its interval."""
+        value = self._distance(reference, self._fake, "generated")
+        return value, frechet_interval(value, (reference.mean, reference.covariance), self._fake, "images")
+
+    def _distance(self, real: Moments, fake: Moments, what: str) -> float:
+        for moments, side in ((real, "real"), (fake, what)):
+            if moments.count < 2:
+                raise GaekitError(
+                    f"metric 'frechet' was given {moments.count} {side} image(s); a covariance needs at least 2, "
+                    f"and more than {self.teacher.feature_dim} (the width of the features) to be of full rank"
+                )
+        return frechet_distance(real.mean, real.covariance, fake.mean, fake.covariance)
 
     @torch.no_grad()
     def extract(self, image_B3RR: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gaekit.api import ComponentConfig, GaekitError, Metric, Teacher
-from gaekit.api.metrics import Moments, frechet_distance
+from gaekit.api.metrics import GroupedMoments, Moments, frechet_distance, frechet_interval
 from gaekit.plugins import Plugin, Registry, build
 from gaekit_metrics import gaekit_components
 
@@ -158,7 +158,7 @@ def test_the_protocol_holds_the_features_their_weights_and_both_counts() -> None
     made.update(made.extract(crops("flower")[:8]), torch.zeros(8))
     protocol = made.protocol()
     assert json.loads(json.dumps(protocol, allow_nan=False)) == protocol
-    assert protocol["implementation"] == "gaekit frechet 1"
+    assert protocol["implementation"] == "gaekit frechet 2"
     assert protocol["teacher"] == {"use": "edges"}
     assert protocol["teacher_identity"] == "sha256 of edges"
     assert (protocol["n_reference"], protocol["n"], protocol["feature_dim"]) == (10, 8, 6)
@@ -195,3 +195,89 @@ def test_the_teacher_stays_frozen() -> None:
     made: Any = metric()
     assert not made.teacher.training
     assert not any(p.requires_grad for p in made.teacher.parameters())
+
+
+def blurred(name: str) -> Tensor:
+    """What an autoencoder might make of the crops."""
+    return functional.avg_pool2d(crops(name), 3, 1, 1)
+
+
+def rows(image: Tensor) -> np.ndarray:
+    """Features of images, pooled."""
+    return metric().extract(image).numpy()
+
+
+def by_scipy(a: np.ndarray, b: np.ndarray) -> float:
+    ca, cb = np.cov(a.T), np.cov(b.T)
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca + cb - 2 * sqrtm(ca @ cb).real))
+
+
+def in_parts(cut: int = 64, made: Metric | None = None, **settings: Any) -> Metric:
+    """A metric with parts, that is ready for samples."""
+    made = made or metric(parts=True, **settings)
+    for real, rebuilt in zip(crops("china").split(cut), blurred("china").split(cut), strict=True):
+        made.reference(made.extract(real), torch.zeros(len(real)))
+        made.reference_reconstruction(made.extract(rebuilt), torch.zeros(len(real)))
+    return made
+
+
+def judged(made: Metric) -> dict[str, float]:
+    made.ready(torch.device("cpu"))
+    made.update(made.extract(crops("flower")), torch.zeros(60))
+    return made.compute()
+
+
+def test_the_parts_are_scipys_distances_between_images_reconstructions_and_samples() -> None:
+    china, rebuilt, flower = rows(crops("china")), rows(blurred("china")), rows(crops("flower"))
+    expected = {
+        "frechet_edges_val": by_scipy(china, flower),
+        "frechet_edges_val_from_reconstructions": by_scipy(rebuilt, flower),
+        "frechet_edges_val_reconstructed": by_scipy(china, rebuilt),
+    }
+    made = in_parts(suffix="val")
+    assert judged(made) == pytest.approx(expected, rel=1e-6)
+    assert len({round(value, 6) for value in expected.values()}) == 3
+    assert made.protocol()["parts"]["n_reconstructions"] == made.protocol()["n_reference"] == 60
+
+
+def test_each_part_has_an_interval_of_what_it_judges_and_they_are_those_of_rfid_and_fid() -> None:
+    made = in_parts()
+    numbers = judged(made)
+    intervals = made.intervals()
+    assert intervals.keys() == numbers.keys()
+    assert intervals["frechet_edges_reconstructed"].method.endswith("60 pairs of images")
+    real, rebuilt = GroupedMoments(6), GroupedMoments(6)
+    real.add(made.extract(crops("china")))
+    rebuilt.add(made.extract(blurred("china")))
+    value = numbers["frechet_edges_reconstructed"]
+    assert intervals["frechet_edges_reconstructed"] == frechet_interval(value, real, rebuilt, "pairs of images")
+    for name in ("frechet_edges", "frechet_edges_from_reconstructions"):
+        assert intervals[name].method.endswith("60 images")
+
+
+def test_images_and_reconstructions_that_were_kept_give_the_same_numbers_and_intervals() -> None:
+    whole, cut, kept = in_parts(), in_parts(cut=7), metric(parts=True)
+    kept.load_reference(whole.reference_state() or {})
+    kept.load_reconstruction(whole.reconstruction_state() or {})
+    expected = judged(whole)
+    assert judged(kept) == expected
+    assert kept.intervals() == whole.intervals()
+    assert judged(cut) == pytest.approx(expected, rel=1e-5)
+
+
+def test_reconstructions_of_fewer_than_two_images_are_refused() -> None:
+    made = metric(parts=True)
+    made.reference(made.extract(crops("china")), torch.zeros(60))
+    with pytest.raises(GaekitError, match="was given 0 reconstructed image"):
+        made.ready(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("count", [40, 1024 + 40])
+def test_moments_in_groups_are_kept_exactly(count: int) -> None:
+    made, kept = GroupedMoments(3), GroupedMoments(3)
+    made.add(torch.randn(count, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 5)
+    kept.load(made.state())
+    for groups in ((), (3,), (2, 9)):
+        for ours, theirs in zip(kept.without(*groups), made.without(*groups), strict=True):
+            assert torch.equal(ours, theirs)
+    assert torch.equal(kept.plain().covariance, made.covariance)

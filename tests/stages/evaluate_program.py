@@ -1,6 +1,6 @@
 """A small run with metrics of every sort, by as many processes as torchrun starts: `evaluate_program.py OUT [UNTIL]`.
 
-Each rank leaves in OUT/seen-<rank> how many images its network of FID looked at.
+Each rank leaves in OUT/seen-<rank> how many images its networks looked at.
 """
 
 from __future__ import annotations
@@ -12,20 +12,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from rich.console import Console
-from stages.test_evaluate import LOOKED_AT, NotedFid, recipe
+from stages.test_evaluate import LOOKED_AT, PARTS, recipe, registry_of_test
 
 from gaekit.pipeline.run import run_recipe
-from gaekit.plugins import Plugin, load_plugins
 from gaekit.recipe import load_recipe_data
 from gaekit.train.progress import Reporter
 
 
 def main(out: Path, until: str | None = None) -> None:
-    registry = load_plugins()
-    registry.add(NotedFid, Plugin("test", "gaekit", "0", "test"))
+    registry = registry_of_test()
     wanted = recipe(None)
     others = [{"use": "psnr"}, {"use": "class_accuracy", "limit": 500}, {"use": "linear_probe", "limit": 200}]
-    wanted["evaluate"]["metrics"] += others
+    wanted["evaluate"]["metrics"] += [*others, PARTS]
     reporter = Reporter(Console(quiet=True))
     run_recipe(load_recipe_data(wanted, registry), registry, out=out, until=until, reporter=reporter)
     (out / f"seen-{os.environ.get('RANK', '0')}").write_text(str(sum(LOOKED_AT)))

@@ -48,7 +48,11 @@ PROBES: dict[str, Any] = {
     "autoencoder": {"every": 2, "loss": {"images": IMAGES}, "metrics": [{"use": "psnr"}], "count": 70},
     "diffusion": {
         "every": 2, "loss": {"images": IMAGES, "times": TIMES},
-        "metrics": [{"use": "class_accuracy", "limit": 200}], "count": 20, "sampler": {"use": "heun", "steps": 1},
+        "metrics": [
+            {"use": "class_accuracy", "limit": 200},
+            {"use": "frechet", "teacher": yaml.safe_load(TEACHER), "grid": 2, "split": "validation", "parts": True},
+        ],
+        "count": 20, "sampler": {"use": "heun", "steps": 1},
     },
 }  # fmt: skip
 
@@ -120,7 +124,12 @@ def test_every_number_is_told_by_its_weights_and_its_time(view: View) -> None:
     found = curves(view, "diffusion").under("probe/")
     times = [f"/t{(number + 0.5) / TIMES:.4g}" for number in range(TIMES)]
     losses = {f"probe/loss/{which}{at}" for which in ("raw", "ema") for at in ("", *times)}
-    assert set(found) == {*losses, "probe/loss/noise", "probe/samples/class_accuracy", "probe/seconds"}
+    distances = {f"probe/samples/frechet_timm{part}" for part in ("", "_reconstructed", "_from_reconstructions")}
+    others = {"probe/loss/noise", "probe/samples/class_accuracy", "probe/seconds"}
+    assert set(found) == losses | distances | others
+    lost = [value for _, value in found["probe/samples/frechet_timm_reconstructed"]]
+    assert len(lost) == 2
+    assert lost[0] == lost[1] > 0  # of the autoencoder, which this training does not change
     of_autoencoder = set(curves(view, "autoencoder").under("probe/"))
     terms = ("l1", "perceptual")
     expected = {

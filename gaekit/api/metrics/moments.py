@@ -103,21 +103,36 @@ class GroupedMoments(Moments):
 
     def without(self, *groups: int) -> tuple[Tensor, Tensor]:
         """(mean, unbiased covariance) of the rows outside of some groups, on the CPU."""
-        whole = self._all()
-        rows = torch.cat(self._waiting) if self._waiting else self._mean[:0]
-        waiting = groups_of(self._taken, self._taken + len(rows)).to(rows.device)
+        whole, waiting = self._all(), self._waiting_groups()
         left, mean, scatter = whole._taken, whole._mean, whole._scatter
         for group in groups:
-            count, own, own_scatter = self._group(group, rows[waiting == group])
+            count, own, own_scatter = self._group(group, waiting[group])
             rest = left - count
             other = mean + (mean - own) * (count / rest)
             scatter = scatter - own_scatter - torch.outer(own - other, own - other) * (count * rest / left)
             left, mean = rest, other
         return mean.cpu(), (scatter / (left - 1)).cpu()
 
+    def state(self) -> dict[str, Tensor]:
+        """Count, mean and scatter of all rows and of each group, exactly."""
+        down, across = torch.tril_indices(self.width, self.width)
+        found = [self._group(group, rows) for group, rows in enumerate(self._waiting_groups())]
+        return super().state() | {
+            "counts": torch.tensor([count for count, _, _ in found]),
+            "means": torch.stack([mean for _, mean, _ in found]).cpu(),
+            "halves": torch.stack([scatter.cpu()[down, across] for _, _, scatter in found]),
+        }
+
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Moments that were kept are those of a reference, whose rows are in no group."""
-        raise TypeError("moments in groups are of images that are judged, and not kept")
+        """Inverse of `state`; nothing is added hereafter."""
+        super().load(state)
+        self._counts, self._means, self._halves = state["counts"].tolist(), state["means"], state["halves"]
+
+    def plain(self) -> Moments:
+        """The moments of all rows alone, which take a sixteenth of the memory."""
+        found = Moments(self.width)
+        found.load(super().state())
+        return found
 
     def _take(self, row_BN: Tensor) -> None:
         group_B = groups_of(self._taken, self._taken + len(row_BN)).to(row_BN.device)
@@ -132,6 +147,12 @@ class GroupedMoments(Moments):
             self._means[group] += mean
             self._halves[group] += scatter[down, across]
             self._counts[group] += len(own)
+
+    def _waiting_groups(self) -> list[Tensor]:
+        """Of each group, the rows that wait for a whole block."""
+        rows = torch.cat(self._waiting) if self._waiting else self._mean[:0]
+        group_B = groups_of(self._taken, self._taken + len(rows)).to(rows.device)
+        return [rows[group_B == group] for group in range(GROUPS)]
 
     def _group(self, group: int, waiting_BN: Tensor) -> tuple[int, Tensor, Tensor]:
         """Count, mean and scatter of a group, with those of its rows that wait for a whole block."""
