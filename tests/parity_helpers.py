@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from drawn_weights import drawn
 from safetensors import safe_open
 from torch import Tensor
 
@@ -23,14 +24,17 @@ Tensors = dict[str, Tensor]
 
 
 def load_fixture(name: str) -> tuple[dict[str, Any], Tensors, Tensors, Tensors]:
-    """(config, state, inputs, outputs) of `golden/<name>.safetensors`, the prefixes cut off the tensors' names."""
+    """(config, state, inputs, outputs) of `golden/<name>.safetensors`, the prefixes cut off the tensors' names.
+
+    A state that is `drawn` is drawn.
+    """
     groups: dict[str, Tensors] = {"state": {}, "in": {}, "out": {}}
     with safe_open(str(GOLDEN / f"{name}.safetensors"), framework="pt") as file:
         config = json.loads(file.metadata()["config"])
         for key in file.keys():  # noqa: SIM118 -- the file is no mapping
             group, _, rest = key.partition(".")
             groups[group][rest] = file.get_tensor(key)
-    return config, groups["state"], groups["in"], groups["out"]
+    return config, groups["state"] or drawn(config.get("drawn", {})), groups["in"], groups["out"]
 
 
 def close(ours: Tensor, reference: Tensor, tolerance: float = TOLERANCE) -> None:

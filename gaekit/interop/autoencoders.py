@@ -43,10 +43,10 @@ def read_gae(state: State, options: Options, registry: Registry) -> Autoencoder:
         "regularizer": {"use": "rms_norm"},
     }
     sizes = {"image_size": grid * stride, "stride": stride, "latent_dim": adapter.shape[0]}
-    model = _empty({**sizes, **parts}, registry, "imported gae")
+    model = empty({**sizes, **parts}, registry, "imported gae")
     given = gae.tokenizer_to_published(encoder, decoder)
     check_names(given, write_autoencoder("gae", model.state_dict()), kind=TOKENIZER)
-    load(model, _both(encoder, decoder))
+    load(model, both(encoder, decoder))
     return model
 
 
@@ -82,9 +82,7 @@ def read_ldm_vae(state: State, options: Options, registry: Registry) -> Autoenco
     Raises ArtifactError for what is missing, unexpected or not said.
     """
     if options.image_size is None:
-        raise ArtifactError(
-            "an autoencoder of convolutions does not tell the images that it is for; say their side with --image-size N"
-        )
+        raise ArtifactError(ldm_vae.NO_SIZE)
     in_diffusers = diffusers_vae.is_diffusers(state)
     published = diffusers_vae.to_published(state) if in_diffusers else state
     sizes = ldm_vae.sizes_of_published(published, resolution=options.image_size)
@@ -97,14 +95,14 @@ def read_ldm_vae(state: State, options: Options, registry: Registry) -> Autoenco
         "decoder": sizes.decoder,
         "regularizer": {"use": regularizer},
     }
-    model = _empty(spec, registry, "imported ldm-vae")
+    model = empty(spec, registry, "imported ldm-vae")
     encoder, decoder = ldm_vae.autoencoder_from_published(published)
     given = ldm_vae.autoencoder_to_published(encoder, decoder)
     expected = write_autoencoder("ldm-vae", model.state_dict())
     if in_diffusers:
         given, expected = diffusers_vae.renewed(state), diffusers_vae.from_published(expected)
     check_names(given, expected, kind="an autoencoder of latent diffusion")
-    load(model, _both(encoder, decoder))
+    load(model, both(encoder, decoder))
     return model
 
 
@@ -139,13 +137,13 @@ def write_autoencoder(name: str, weights: Mapping[str, Tensor]) -> State:
     return gae.tokenizer_to_published(*halves) if name == "gae" else ldm_vae.autoencoder_to_published(*halves)
 
 
-def _empty(spec: Mapping[str, Any], registry: Registry, source: str) -> Autoencoder:
+def empty(spec: Mapping[str, Any], registry: Registry, source: str) -> Autoencoder:
     """An autoencoder without memory, to be given its weights."""
     with torch.device("meta"):
         return Autoencoder(AutoencoderSpec.from_json(spec, registry, source), registry)
 
 
-def _both(encoder: Mapping[str, Tensor], decoder: Mapping[str, Tensor]) -> State:
+def both(encoder: Mapping[str, Tensor], decoder: Mapping[str, Tensor]) -> State:
     """The state of an autoencoder from those of its halves."""
     halves = {"encoder": encoder, "decoder": decoder}
     return {f"{name}.{key}": value for name, half in halves.items() for key, value in half.items()}

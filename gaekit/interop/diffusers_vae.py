@@ -15,15 +15,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gaekit.errors import ArtifactError
+from gaekit.interop.diffusers_folder import CONFIG, WEIGHTS, settings_beside
 from gaekit.nn.conv import GROUPS
-from gaekit.store.files import atomic, read_json, write_json
+from gaekit.store.files import atomic, write_json
 
 State = dict[str, Tensor]
 
-WEIGHTS, CONFIG = "diffusion_pytorch_model.safetensors", "config.json"
-"""The files of a folder as diffusers writes it."""
 SD_FACTOR = 0.18215
 """What diffusers takes for `scaling_factor` where a config.json says none."""
+NETWORK: dict[str, Any] = {"norm_num_groups": GROUPS, "act_fn": "silu"}
+"""Settings that no tensor tells, as gaekit's autoencoder `conv` has them."""
 _FACTORS = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
 """Settings about the latents that no tensor tells and gaekit keeps."""
 _MARKS = ("encoder.down_blocks.", "encoder.mid_block.", "decoder.up_blocks.", "decoder.mid_block.")
@@ -125,21 +126,9 @@ def factors_beside(file: Path) -> dict[str, Any]:
 
     Raises ArtifactError where it says that the network is another than gaekit's, which no tensor would tell.
     """
-    path = file.parent / CONFIG
-    if not path.is_file():
+    if not (config := settings_beside(file, {"_class_name": "AutoencoderKL", **NETWORK})):
         return {}
-    config = read_json(path)
-    if not isinstance(config, dict):
-        raise ArtifactError(f"{path}: holds no settings; it is damaged or cut off")
-    for key, wanted in {"_class_name": "AutoencoderKL", "norm_num_groups": GROUPS, "act_fn": "silu"}.items():
-        if config.get(key, wanted) != wanted:
-            raise ArtifactError(f"{path}: {key} is {config[key]}; gaekit's autoencoder `conv` is for {wanted}")
     return {"scaling_factor": SD_FACTOR, **{key: config[key] for key in _FACTORS if config.get(key) is not None}}
-
-
-def weights_in(path: Path) -> Path:
-    """The file of weights in a folder of diffusers'; any other path as it is."""
-    return path / WEIGHTS if (path / WEIGHTS).is_file() else path
 
 
 def write_folder(out: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> list[Path]:

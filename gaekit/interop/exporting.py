@@ -15,7 +15,7 @@ from gaekit.errors import ArtifactError
 from gaekit.interop.autoencoders import write_autoencoder
 from gaekit.interop.denoisers import write_denoiser
 from gaekit.interop.diffusers_vae import config_of, from_published, write_folder
-from gaekit.interop.formats import Format, find_format
+from gaekit.interop.formats import FORMATS, Format, find_format
 from gaekit.interop.latent_cache import export_cache
 from gaekit.interop.semantic_teacher import to_gae
 from gaekit.interop.statistics import write_statistics
@@ -36,10 +36,14 @@ _EXPECTED: dict[str, dict[str, dict[str, Any]]] = {
         "decoder": {"use": "vit", "norm": "rms", "qk_norm": True, "rope": False},
         "regularizer": {"use": "rms_norm"},
     },
-    "ldm-vae": {"encoder": {"use": "conv"}, "decoder": {"use": "conv"}},
+    "ldm-vae": {
+        "encoder": {"use": "conv", "patch": 1},
+        "decoder": {"use": "conv", "patch": 1, "restore": False},
+    },
     "diffusers": {"regularizer": {"use": "kl", "clamp": [-30.0, 20.0]}},
 }
 """What the published code does without saying so in its files."""
+WRITTEN = f"it writes {', '.join(name for name, found in FORMATS.items() if found.exported)}"
 
 
 def export_artifact(
@@ -61,6 +65,8 @@ def export_artifact(
     of the latents. Raises ArtifactError for what the format has no place for.
     """
     found = find_format(name)
+    if not found.exported:
+        raise ArtifactError(f"gaekit writes no file of format {name}; {WRITTEN}")
     _check_names(found, names, scale)
     artifact = resolve(path, found.stage, found.artifact)
     if found.stage == "latents":
@@ -114,7 +120,7 @@ def _check_parts(artifact: Artifact, name: str, wanted: Mapping[str, Mapping[str
         if not isinstance(given, dict):
             raise ArtifactError(f"{artifact.path}: its head describes no {part}; it is damaged")
         for key, value in settings.items():
-            if given.get(key) != value:
+            if given.get(key, value) != value:
                 raise ArtifactError(
                     f"{artifact.path}: its {part} has {key} {given.get(key)}; the format {name} is for {key} {value}"
                 )

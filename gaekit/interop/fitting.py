@@ -11,6 +11,7 @@ from gaekit.errors import ArtifactError
 _MARKS: dict[str, tuple[str, ...]] = {
     "gae": ("foundation_encoder.pos_embed", "adapter.model.weight"),
     "gae-semantic": ("pos_embed_pro", "to_latent.weight"),
+    "flux2-vae": ("bn.running_mean", "encoder.conv_in.weight"),
     "ldm-vae": ("encoder.conv_in.weight", "decoder.conv_in.weight"),
     "dit_dh": ("t_embedder.W", "s_embedder.proj.weight"),
     "lightningdit": ("x_embedder.proj.weight", "feat_rope.freqs_cos"),
@@ -56,7 +57,10 @@ def likely_cause(error: ArtifactError, state: Mapping[str, Tensor], format_name:
     if other is not None and format_name not in other.split(" or "):
         return f"the names are those of format {other}"
     if any(key.startswith(_DIFFUSERS) for key in state):
-        return "the names are those of diffusers, of whose networks gaekit reads AutoencoderKL alone, as ldm-vae"
+        return (
+            "the names are those of diffusers, of whose networks gaekit reads AutoencoderKL as ldm-vae and "
+            "AutoencoderKLFlux2 as flux2-vae"
+        )
     if not isinstance(error, Misfit):
         return None
     if error.missing and error.unexpected:

@@ -37,13 +37,19 @@ class Options:
 
 @dataclass(frozen=True)
 class Format:
-    """A published format: the stage of a recipe that takes it, the artifact's name there, and its options."""
+    """A published format: the stage of a recipe that takes it, the artifact's name there, and its options.
+
+    `diffusers` is the class of diffusers whose folder it is, where it is one's alone; `exported` says whether gaekit
+    writes it too.
+    """
 
     name: str
     summary: str
     stage: Literal["semantic", "autoencoder", "latents", "diffusion"]
     options: frozenset[str]
     component: str = ""
+    diffusers: str = ""
+    exported: bool = True
 
     @property
     def artifact(self) -> str:
@@ -70,6 +76,8 @@ FORMATS: dict[str, Format] = {
                frozenset({"weights", "heads"}), "latent"),
         Format("ldm-vae", "autoencoder of latent diffusion: SD-VAE, VA-VAE; or diffusers' AutoencoderKL", "autoencoder",
                frozenset({"weights", "image_size"}), "conv"),
+        Format("flux2-vae", "FLUX.2's autoencoder: diffusers' AutoencoderKLFlux2, or its authors' file", "autoencoder",
+               frozenset({"weights", "image_size"}), "conv", "AutoencoderKLFlux2", exported=False),
         Format("lightningdit", "denoiser of GAE and LightningDiT", "diffusion",
                _DENOISER | {"absolute_positions", "path"}, "lightning_dit"),
         Format("dit", "DiT: a denoiser on DDPM's steps", "diffusion", _DENOISER, "dit"),

@@ -12,14 +12,16 @@ from torch import nn
 from gaekit.errors import ArtifactError
 from gaekit.interop.autoencoders import read_gae, read_ldm_vae, read_semantic
 from gaekit.interop.denoisers import TABLE, read_denoiser
-from gaekit.interop.diffusers_vae import factors_beside, is_diffusers, weights_in
+from gaekit.interop.diffusers_folder import settings_beside, weights_in
+from gaekit.interop.diffusers_vae import NETWORK, factors_beside, is_diffusers
 from gaekit.interop.fitting import likely_cause
 from gaekit.interop.formats import Format, Options, check_options, find_format
 from gaekit.interop.latent_cache import import_cache
 from gaekit.interop.reading import Source, read_checkpoint
+from gaekit.interop.standardised_vae import read_flux2
 from gaekit.interop.statistics import statistics_of
 from gaekit.plugins import Registry
-from gaekit.store.models import save_aligner, save_autoencoder, save_denoiser
+from gaekit.store.models import Autoencoder, save_aligner, save_autoencoder, save_denoiser
 
 T = TypeVar("T")
 
@@ -39,7 +41,7 @@ class Imported:
 
 
 def import_file(name: str, file: Path, out: Path, options: Options, registry: Registry) -> Imported:
-    """Import `file` (a folder for gae-latents, and for ldm-vae as diffusers writes it) of the format `name` into `out`.
+    """Import `file` (a folder for gae-latents, and where diffusers writes one) of the format `name` into `out`.
 
     Raises GaekitError for an unknown format or option, and ArtifactError for a file that does not fit, with the likely
     cause, or an artifact that exists already.
@@ -52,7 +54,8 @@ def import_file(name: str, file: Path, out: Path, options: Options, registry: Re
         return _cache(file, artifact, options, names)
     if artifact.exists():
         raise ArtifactError(f"{artifact}: exists already; choose another --out, or remove it")
-    source = read_checkpoint(weights_in(file) if name == "ldm-vae" else file, options.weights)
+    in_folder = name == "ldm-vae" or found.diffusers
+    source = read_checkpoint(weights_in(file) if in_folder else file, options.weights)
     facts: dict[str, Any] = {"imported": {"format": name, **source.facts}}
     if found.stage == "diffusion":
         return _denoiser(found, source, artifact, options, registry, names, facts)
@@ -67,8 +70,7 @@ def import_file(name: str, file: Path, out: Path, options: Options, registry: Re
 def _autoencoder(
     found: Format, source: Source, artifact: Path, options: Options, registry: Registry, facts: dict[str, Any]
 ) -> Imported:
-    read = read_gae if found.name == "gae" else read_ldm_vae
-    model = _told(source, found.name, lambda: read(source.state, options, registry))
+    model = _told(source, found.name, lambda: _read_autoencoder(found, source, options, registry))
     spec = model.spec
     lines = [
         f"encoder {_described(model.encoder, spec.encoder)}",
@@ -79,8 +81,16 @@ def _autoencoder(
     if found.name == "ldm-vae" and is_diffusers(source.state) and (factors := factors_beside(source.path)):
         facts["imported"]["diffusers"] = factors
         lines.append(f"diffusers standardises its latents by {', '.join(f'{k} {v}' for k, v in factors.items())}")
+    lines.append(f"licence: {source.licence}")
     save_autoencoder(artifact, model.state_dict(), spec, {}, facts)
     return Imported(artifact, found.stage, lines)
+
+
+def _read_autoencoder(found: Format, source: Source, options: Options, registry: Registry) -> Autoencoder:
+    if found.name == "flux2-vae":
+        config = settings_beside(source.path, {"_class_name": found.diffusers, **NETWORK})
+        return read_flux2(source.state, config, options, registry)
+    return (read_gae if found.name == "gae" else read_ldm_vae)(source.state, options, registry)
 
 
 def _denoiser(

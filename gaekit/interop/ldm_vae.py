@@ -6,6 +6,7 @@ and values of an attention are one matrix, where theirs are 1 x 1 convolutions.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ _TRAINING_ONLY = ("loss.", "model_ema.", "foundation_model.", "linear_proj.")
 """What a published training checkpoint may carry besides the autoencoder."""
 _NEEDED = ("conv_in.weight", "conv_out.weight")
 """What the sizes of each half are read off."""
+
+NO_SIZE = "an autoencoder of convolutions does not tell the images that it is for; say their side with --image-size N"
 
 
 def autoencoder_from_published(state: Mapping[str, Tensor]) -> tuple[State, State]:
@@ -89,10 +92,11 @@ class Sizes:
     moments: int
 
 
-def sizes_of_published(state: Mapping[str, Tensor], *, resolution: int) -> Sizes:
+def sizes_of_published(state: Mapping[str, Tensor], *, resolution: int, alike: bool = True) -> Sizes:
     """The sizes of a published autoencoder; `resolution` is the side of the images that it was trained on.
 
-    Raises ArtifactError as `autoencoder_from_published` does, and where the halves contradict each other.
+    Unless its halves are `alike`, the decoder's levels may have other widths than the encoder's. Raises ArtifactError
+    as `autoencoder_from_published` does, and where the halves contradict each other.
     """
     encoder, decoder = autoencoder_from_published(state)
     moments = encoder.get("quant_conv.weight", encoder["conv_out.weight"]).shape[0]
@@ -100,9 +104,10 @@ def sizes_of_published(state: Mapping[str, Tensor], *, resolution: int) -> Sizes
     ch = encoder["conv_in.weight"].shape[0]
     settings = {
         "encoder": _settings(encoder, ch, resolution, extra_blocks=0),
-        "decoder": _settings(decoder, ch, resolution, extra_blocks=1),
+        "decoder": _settings(decoder, ch if alike else None, resolution, extra_blocks=1),
     }
-    if settings["encoder"]["ch_mult"] != settings["decoder"]["ch_mult"] or moments not in (latent_dim, 2 * latent_dim):
+    levels = [half["ch_mult"] if alike else len(half["ch_mult"]) for half in settings.values()]
+    if levels[0] != levels[1] or moments not in (latent_dim, 2 * latent_dim):
         raise ArtifactError(
             f"halves of two autoencoders: the encoder has ch_mult {settings['encoder']['ch_mult']} and {moments} "
             f"moments, the decoder ch_mult {settings['decoder']['ch_mult']} and a latent of {latent_dim}"
@@ -115,8 +120,15 @@ def sizes_of_published(state: Mapping[str, Tensor], *, resolution: int) -> Sizes
     )
 
 
-def _settings(half: Mapping[str, Tensor], ch: int, resolution: int, *, extra_blocks: int) -> dict[str, Any]:
-    """The settings that both halves have."""
+def means_alone(state: Mapping[str, Tensor]) -> State:
+    """The published state without what makes the log-variances: the second half of the last convolution's channels."""
+    stem = "quant_conv" if "quant_conv.weight" in state else "encoder.conv_out"
+    parts = [f"{stem}.weight", f"{stem}.bias"]
+    return {key: value.chunk(2)[0].clone() if key in parts else value for key, value in state.items()}
+
+
+def _settings(half: Mapping[str, Tensor], ch: int | None, resolution: int, *, extra_blocks: int) -> dict[str, Any]:
+    """The settings that both halves have; without `ch` it is the largest that makes all levels."""
     widths: dict[int, int] = {}
     blocks, attending = 0, set()
     for key, value in half.items():
@@ -125,6 +137,7 @@ def _settings(half: Mapping[str, Tensor], ch: int, resolution: int, *, extra_blo
             blocks = max(blocks, int(found[2]) + 1)
         elif found := re.match(r"levels\.(\d+)\.attentions\.", key):
             attending.add(int(found[1]))
+    ch = ch or math.gcd(*widths.values())
     if odd := [width for width in widths.values() if width % ch]:
         raise ArtifactError(
             f"levels of {', '.join(str(widths[level]) for level in sorted(widths))} channels after a first convolution "

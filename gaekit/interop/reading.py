@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gaekit.errors import ArtifactError
+from gaekit.interop.diffusers_folder import licence_beside
 from gaekit.store.artifact import KEY
 from gaekit.store.files import sha256_file
 
@@ -29,17 +30,18 @@ _WRAPPERS = ("module.", "_orig_mod.")
 
 @dataclass(frozen=True)
 class Source:
-    """The tensors of one network of a file, which of the file's sets they are, and the file's identity."""
+    """The tensors of one network of a file, which of the file's sets they are, the file's identity and licence."""
 
     path: Path
     state: State
     weights: str
     sha256: str
+    licence: str
 
     @property
     def facts(self) -> dict[str, str]:
         """What an artifact records of where it comes from."""
-        return {"file": self.path.name, "sha256": self.sha256, "weights": self.weights}
+        return {"file": self.path.name, "sha256": self.sha256, "weights": self.weights, "licence": self.licence}
 
 
 def read_checkpoint(path: Path, weights: Literal["ema", "model"] | None = None) -> Source:
@@ -50,9 +52,9 @@ def read_checkpoint(path: Path, weights: Literal["ema", "model"] | None = None) 
     """
     if not path.is_file():
         raise ArtifactError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    state, name = _chosen(content, weights, path)
-    return Source(path, {_bare(key): value for key, value in state.items()}, name, sha256_file(path))
+    state, name = _chosen(read_tensors(path), weights, path)
+    licence = licence_beside(path, _metadata(path))
+    return Source(path, {_bare(key): value for key, value in state.items()}, name, sha256_file(path), licence)
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
@@ -60,6 +62,14 @@ def read_tensors(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file")
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """What a .safetensors file says beside its tensors; {} for another."""
+    if path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Convolutional encoder and decoder of latent diffusion (arXiv 2112.10752), as SD-VAE and VA-VAE use them.
+"""Convolutional encoder and decoder of latent diffusion (arXiv 2112.10752), as SD-VAE, VA-VAE and FLUX.2 use them.
 
 Shape suffixes: B batch, R image side, H W latent grid, E encoder width, M moments, D latent width.
 """
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from gaekit.api import ComponentConfig, Decoder, Encoder, GaekitError
 from gaekit.api.nn import Downsample, ResNetLevel, Upsample, group_norm, middle_blocks, run_block
+from gaekit_autoencoders.rescale import Rescale
 
 
 class ConvConfig(ComponentConfig):
@@ -22,6 +23,11 @@ class ConvConfig(ComponentConfig):
     ch_mult: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = Field(
         default=(1, 2, 4, 4),
         description="multiplier of ch at each level, from the image's resolution down; n levels have stride 2^(n-1)",
+    )
+    patch: PositiveInt = Field(
+        default=1,
+        description="side of the blocks of positions below the last level that become the channels of one: the stride "
+        "times this, the channels times its square (FLUX.2: 2)",
     )
     num_res_blocks: PositiveInt = Field(
         default=2, description="residual blocks at each level; the decoder has one more"
@@ -55,10 +61,17 @@ class ConvDecoderConfig(ConvConfig):
     conv_in_channels: PositiveInt | None = Field(
         default=None, description="channels between the first two convolutions; null: as many as the latent's"
     )
+    restore: bool = Field(
+        default=False,
+        description="begin by scaling and shifting each channel of the latent, to undo what a regularizer has "
+        "standardised; imports of published autoencoders set it",
+    )
 
 
 class ConvEncoder(Encoder):
     """Residual convolutions that halve the image's side between levels, down to the latent's moments.
+
+    With `patch` p, hidden and moments of p x p positions are one position's channels, in the order (C, row, column).
 
     `checkpointing` recomputes each level in the backward pass.
     """
@@ -71,8 +84,9 @@ class ConvEncoder(Encoder):
         super().__init__(config, image_size=image_size, stride=stride, channels=channels)
         tokens = _attention_tokens(config, "encoder", image_size, stride)
         widths, levels = config.widths, len(config.ch_mult)
-        self.hidden_dim = widths[-1]
-        between = _between(config.conv_out_channels, channels, config, "autoencoder.encoder.conv_out_channels")
+        self.hidden_dim = widths[-1] * config.patch**2
+        moments = _of_one_position(channels, config, "encoder", "moments")
+        between = _between(config.conv_out_channels, moments, config, "autoencoder.encoder.conv_out_channels")
         self.conv_in = nn.Conv2d(3, config.ch, 3, padding=1)
         self.levels = nn.ModuleList(
             ResNetLevel(
@@ -83,10 +97,11 @@ class ConvEncoder(Encoder):
             )
             for level, (before, width) in enumerate(zip([config.ch, *widths[:-1]], widths, strict=True))
         )
-        self.mid = middle_blocks(widths[-1], tokens=(image_size // stride) ** 2, dropout=config.dropout)
+        side = image_size // stride * config.patch
+        self.mid = middle_blocks(widths[-1], tokens=side**2, dropout=config.dropout)
         self.norm_out = group_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], between, 3, padding=1)
-        self.quant_conv = nn.Conv2d(between, channels, 1) if config.quant_conv else nn.Identity()
+        self.quant_conv = nn.Conv2d(between, moments, 1) if config.quant_conv else nn.Identity()
 
     def forward(self, image_B3RR: Tensor) -> tuple[Tensor, Tensor]:
         """-> (hidden_BEHW: what the last 3 x 3 convolution reads, moments_BMHW), float32."""
@@ -94,7 +109,8 @@ class ConvEncoder(Encoder):
         for level in (*self.levels, self.mid):
             x = run_block(level, x, checkpointing=self.checkpointing)
         hidden = F.silu(self.norm_out(x))
-        return hidden.float(), self.quant_conv(self.conv_out(hidden)).float()
+        moments, patch = self.quant_conv(self.conv_out(hidden)), self.config.patch
+        return F.pixel_unshuffle(hidden, patch).float(), F.pixel_unshuffle(moments, patch).float()
 
     @property
     def last_layer(self) -> nn.Parameter:
@@ -116,10 +132,12 @@ class ConvDecoder(Decoder):
         super().__init__(config, latent_dim=latent_dim, grid=grid, stride=stride)
         tokens = _attention_tokens(config, "decoder", grid * stride, stride)
         widths = config.widths
-        between = _between(config.conv_in_channels, latent_dim, config, "autoencoder.decoder.conv_in_channels")
-        self.post_quant_conv = nn.Conv2d(latent_dim, between, 1) if config.quant_conv else nn.Identity()
+        inner = _of_one_position(latent_dim, config, "decoder", "latent_dim")
+        between = _between(config.conv_in_channels, inner, config, "autoencoder.decoder.conv_in_channels")
+        self.restore = Rescale(latent_dim) if config.restore else nn.Identity()
+        self.post_quant_conv = nn.Conv2d(inner, between, 1) if config.quant_conv else nn.Identity()
         self.conv_in = nn.Conv2d(between, widths[-1], 3, padding=1)
-        self.mid = middle_blocks(widths[-1], tokens=grid**2, dropout=config.dropout)
+        self.mid = middle_blocks(widths[-1], tokens=(grid * config.patch) ** 2, dropout=config.dropout)
         # Listed from the image's resolution down, as the encoder's are and as published weights count them.
         self.levels = nn.ModuleList(
             ResNetLevel(
@@ -135,7 +153,8 @@ class ConvDecoder(Decoder):
 
     def forward(self, latent_BDHW: Tensor) -> Tensor:
         """-> image_B3RR, float32, not clamped."""
-        x = self.conv_in(self.post_quant_conv(latent_BDHW))
+        x = F.pixel_shuffle(self.restore(latent_BDHW), self.config.patch)
+        x = self.conv_in(self.post_quant_conv(x))
         for level in (self.mid, *reversed(self.levels)):
             x = run_block(level, x, checkpointing=self.checkpointing)
         return self.conv_out(F.silu(self.norm_out(x))).float()  # type: ignore[no-any-return]
@@ -149,10 +168,11 @@ class ConvDecoder(Decoder):
 def _attention_tokens(config: ConvConfig, half: str, image_size: int, stride: int) -> list[int | None]:
     """The number of positions of each level with attention, None for the others. Raises GaekitError."""
     where, levels = f"autoencoder.{half}", len(config.ch_mult)
-    if stride != 2 ** (levels - 1):
+    if stride != (given := 2 ** (levels - 1) * config.patch):
+        of_patch = f" and patch {config.patch}" if config.patch > 1 else ""
         raise GaekitError(
-            f"{where}.ch_mult: {levels} levels have stride {2 ** (levels - 1)}, image.stride is {stride}; "
-            "n levels have stride 2^(n-1)"
+            f"{where}.ch_mult: {levels} levels{of_patch} have stride {given}, image.stride is {stride}; "
+            "n levels have stride 2^(n-1), times patch"
         )
     if image_size % stride:
         raise GaekitError(f"image.stride: {stride} does not divide image.size = {image_size}")
@@ -163,6 +183,16 @@ def _attention_tokens(config: ConvConfig, half: str, image_size: int, stride: in
             f"an image of {config.resolution or image_size} px has levels of {', '.join(map(str, meant))}"
         )
     return [(image_size >> level) ** 2 if side in config.attn_resolutions else None for level, side in enumerate(meant)]
+
+
+def _of_one_position(channels: int, config: ConvConfig, half: str, what: str) -> int:
+    """Channels of a position before patches are made of them. Raises GaekitError where a patch cannot share them."""
+    if channels % config.patch**2:
+        raise GaekitError(
+            f"autoencoder.{half}.patch: {channels} {what} cannot fill {config.patch} x {config.patch} positions, "
+            f"a multiple of {config.patch**2} can"
+        )
+    return channels // config.patch**2
 
 
 def _between(given: int | None, default: int, config: ConvConfig, where: str) -> int:

@@ -140,7 +140,7 @@ def test_the_factor_of_the_latents_is_kept_told_or_asked_for(tmp_path: Path) -> 
 
     folder = folder_of("diffusers_vae_attention", tmp_path / "theirs")
     lines = take(folder, tmp_path / "taken", 16).lines
-    assert lines[-1] == "diffusers standardises its latents by scaling_factor 0.3611, shift_factor 0.1159"
+    assert lines[-2] == "diffusers standardises its latents by scaling_factor 0.3611, shift_factor 0.1159"
     assert exported(tmp_path / "taken")["shift_factor"] == 0.1159
     assert exported(tmp_path / "taken", 0.5)["scaling_factor"] == 0.5
     text = (folder / CONFIG).read_text().replace('"scaling_factor": 0.3611, "shift_factor": 0.1159, ', "")
@@ -191,7 +191,7 @@ def test_other_networks_are_refused(tmp_path: Path) -> None:
         {k: v for k, v in state.items() if k != "encoder.conv_in.weight"}
     )
     unet = {"conv_in.weight": torch.ones(2), "down_blocks.0.resnets.0.conv1.weight": torch.ones(2)}
-    assert "of whose networks gaekit reads AutoencoderKL alone" in taken(unet)
+    assert "of whose networks gaekit reads AutoencoderKL as ldm-vae" in taken(unet)
     wide = {**state, "encoder.conv_in.weight": torch.ones(48, 3, 3, 3)}
     assert "levels of 32, 32, 64 channels after a first convolution to 48" in taken(wide)
 
@@ -199,7 +199,7 @@ def test_other_networks_are_refused(tmp_path: Path) -> None:
 def test_settings_that_no_tensor_tells_are_read_from_config_json(tmp_path: Path) -> None:
     for key, value in {"norm_num_groups": 16, "_class_name": "AsymmetricAutoencoderKL", "act_fn": "relu"}.items():
         folder = folder_of("diffusers_vae", tmp_path / key, **{key: value})
-        with pytest.raises(ArtifactError, match=rf"config\.json: {key} is {value}; gaekit's autoencoder"):
+        with pytest.raises(ArtifactError, match=rf"config\.json: {key} is {value}; gaekit's network is for"):
             take(folder, tmp_path / "taken")
     (folder / CONFIG).write_text('{"_class_name": "Auto')
     with pytest.raises(ArtifactError, match=r"config\.json: damaged .* cannot be read as JSON"):

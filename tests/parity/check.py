@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, `parity` is not on the path
@@ -28,6 +29,7 @@ KINDS: dict[str, Callable[[Fixture], Recompute]] = {
     "semantic_teacher": tokenizers.prepare_semantic,
     "ldm_vae": tokenizers.prepare_ldm_vae,
     "diffusers_vae": tokenizers.prepare_ldm_vae,
+    "AutoencoderKLFlux2": partial(tokenizers.prepare_diffusers, "flux2-vae"),
     "lightning_dit": lightning_dit.prepare,
     "dit": dit.prepare,
     "sit": sit.prepare,

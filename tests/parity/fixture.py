@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from drawn_weights import drawn
 from safetensors import safe_open
 from torch import Tensor
 
@@ -48,4 +49,4 @@ def read_fixture(path: Path) -> Fixture:
         for key in file.keys():  # noqa: SIM118 -- the file is no mapping
             group, _, rest = key.partition(".")
             groups[group][rest] = file.get_tensor(key)
-    return Fixture(path, config, groups["state"], groups["in"], groups["out"])
+    return Fixture(path, config, groups["state"] or drawn(config.get("drawn", {})), groups["in"], groups["out"])

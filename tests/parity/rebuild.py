@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from functools import cache
 from pathlib import Path
 
 import torch
 from parity.fixture import Fixture
+from safetensors.torch import save_file
 
 from gaekit.api import Denoiser
+from gaekit.interop.diffusers_folder import CONFIG, WEIGHTS
 from gaekit.interop.formats import Options
 from gaekit.interop.importing import import_file
 from gaekit.plugins import Registry, load_plugins
@@ -26,6 +29,21 @@ def imported(name: str, fixture: Fixture, folder: Path, options: Options) -> Pat
     file = folder / "published.pt"
     torch.save({"state_dict": fixture.state}, file)
     return import_file(name, file, folder / "imported", options, registry()).artifact
+
+
+def diffusers_folder(fixture: Fixture, folder: Path) -> Path:
+    """The fixture as the folder that diffusers writes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(fixture.state, folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps(fixture.config["settings"]))
+    return folder
+
+
+def diffusers_autoencoder(name: str, fixture: Fixture, options: Options) -> Autoencoder:
+    with tempfile.TemporaryDirectory() as folder:
+        file = diffusers_folder(fixture, Path(folder) / "theirs")
+        taken = import_file(name, file, Path(folder) / "taken", options, registry())
+        return load_autoencoder(taken.artifact, registry())
 
 
 def denoiser(name: str, fixture: Fixture, options: Options) -> Denoiser:

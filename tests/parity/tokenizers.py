@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from parity.fixture import Fixture, Recompute, UnknownOutput
-from parity.rebuild import autoencoder, imported, registry
+from parity.rebuild import autoencoder, diffusers_autoencoder, imported, registry
 from torch import Tensor
 
 from gaekit.api import Aligner
@@ -57,6 +57,23 @@ def prepare_ldm_vae(fixture: Fixture) -> Recompute:
             if name == "logvar":
                 return 2 * torch.as_tensor(latent.std_BDHW).log()
         raise UnknownOutput("no such output of an autoencoder of latent diffusion is known")
+
+    return recompute
+
+
+def prepare_diffusers(name: str, fixture: Fixture) -> Recompute:
+    """An autoencoder of diffusers' that is a format by itself: its latent and its reconstruction."""
+    model = diffusers_autoencoder(name, fixture, Options(image_size=fixture.config["resolution"]))
+
+    def recompute(output: str) -> Tensor:
+        (image,) = fixture.given("image")
+        with torch.no_grad():
+            latent = model.encode(image)[1].mean_BDHW
+            if output == "latent":
+                return latent
+            if output == "reconstruction":
+                return model.decode(latent)
+        raise UnknownOutput(f"no such output of {name} is known")
 
     return recompute
 

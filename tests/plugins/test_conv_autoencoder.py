@@ -149,6 +149,37 @@ def test_it_keeps_the_promises_of_its_kind(which: Any, attention: tuple[int, ...
     check_component(which, **settings, dropout=0.1)
 
 
+@pytest.mark.parametrize("which", [ConvEncoder, ConvDecoder])
+def test_with_patches_it_keeps_them_too(which: Any) -> None:
+    settings: dict[str, Any] = {"restore": True} if which is ConvDecoder else {}
+    sizes = {"channels": 8} if which is ConvEncoder else {"latent_dim": 8}
+    check_component(which, **settings, ch=32, ch_mult=(1, 1, 1), num_res_blocks=1, patch=2, sizes=sizes)
+
+
+def test_patches_are_blocks_of_positions_as_channels() -> None:
+    plain, patched = encoder(channels=6), encoder(stride=4, channels=24, patch=2)
+    patched.load_state_dict(plain.state_dict())
+    hidden, moments = patched(images())
+    assert hidden.shape == (2, patched.hidden_dim, 8, 8)
+    wanted = plain(images())[1]
+    for channel, (row, column) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        assert torch.equal(moments[:, channel::4], wanted[:, :, row::2, column::2])
+    whole, fine = decoder(latent_dim=24, grid=8, stride=4, patch=2), decoder(latent_dim=6)
+    fine.load_state_dict(whole.state_dict())
+    assert torch.equal(whole(moments), fine(wanted))
+
+
+def test_restore_scales_and_shifts_each_channel_of_the_latent() -> None:
+    restoring, plain = decoder(restore=True), decoder()
+    plain.load_state_dict({k: v for k, v in restoring.state_dict().items() if not k.startswith("restore.")})
+    latent = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(restoring(latent), plain(latent))  # it begins as the identity
+    scale, shift = torch.tensor([2.0, 0.5, 1.0, 3.0]), torch.tensor([0.0, 1.0, -1.0, 0.5])
+    restoring.get_parameter("restore.scale").data[:, 0, 0] = scale
+    restoring.get_parameter("restore.shift").data[:, 0, 0] = shift
+    torch.testing.assert_close(restoring(latent), plain(latent * scale[:, None, None] + shift[:, None, None]))
+
+
 def test_hidden_is_what_the_last_layer_reads() -> None:
     encode = encoder()
     hidden, moments = encode(images())
@@ -188,6 +219,11 @@ def test_it_learns() -> None:
         (lambda: encoder(image_size=33), r"2 does not divide image\.size = 33"),
         (lambda: encoder(attn_resolutions=(16, 8)), r"no level has side 8; an image of 32 px has levels of 32, 16"),
         (lambda: encoder(ch=24), "a level of 24 channels cannot be normalised in 32 groups"),
+        (lambda: encoder(stride=2, patch=2), r"2 levels and patch 2 have stride 4, image\.stride is 2"),
+        (
+            lambda: encoder(stride=4, patch=2, channels=6),
+            "6 moments cannot fill 2 x 2 positions, a multiple of 4 can",
+        ),
         (lambda: encoder(quant_conv=False, conv_out_channels=12), "needs `quant_conv: true` to become 8"),
     ],
 )

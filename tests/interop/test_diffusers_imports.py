@@ -1,0 +1,209 @@
+"""Autoencoders of diffusers that are formats by themselves compute here what they compute there.
+
+The golden files were made by `tests/golden/make_diffusers.py`, two or more of each class and of unlike sizes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from import_helpers import registry
+from parity.fixture import Fixture, read_fixture
+from parity.rebuild import diffusers_folder
+from parity_helpers import GOLDEN, Tensors, close
+from safetensors.torch import save_file
+
+from gaekit.cli import main
+from gaekit.errors import ArtifactError
+from gaekit.interop.diffusers_folder import CONFIG, WEIGHTS
+from gaekit.interop.diffusers_vae import to_published
+from gaekit.interop.formats import FORMATS, Options
+from gaekit.interop.importing import Imported, import_file
+from gaekit.store.artifact import open_artifact
+from gaekit.store.models import Autoencoder, load_autoencoder
+
+FLUX2 = ("diffusers_flux2", "diffusers_flux2_small_decoder")
+FORMAT = {found.diffusers: found.name for found in FORMATS.values() if found.diffusers}
+ALL = (*FLUX2,)
+SAID = {"flux2-vae"}
+"""Formats that are told the side of the images."""
+
+
+@cache
+def fixture(name: str) -> Fixture:
+    return read_fixture(GOLDEN / f"{name}.safetensors")
+
+
+def format_of(name: str) -> str:
+    return FORMAT[fixture(name).kind]
+
+
+def folder_of(name: str, path: Path, *, state: Tensors | None = None, **settings: Any) -> Path:
+    """A golden file as the folder that diffusers would have written; `settings` change its config.json."""
+    folder = diffusers_folder(fixture(name), path)
+    if state is not None:
+        save_file(state, folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps({**fixture(name).config["settings"], **settings}))
+    return folder
+
+
+def take(name: str, file: Path, out: Path, **options: Any) -> Imported:
+    said = {"image_size": fixture(name).config["resolution"]} if format_of(name) in SAID else {}
+    return import_file(format_of(name), file, out, Options(**{**said, **options}), registry())
+
+
+def model_of(imported: Imported) -> Autoencoder:
+    return load_autoencoder(imported.artifact, registry())
+
+
+def reproduces(model: Autoencoder, name: str) -> None:
+    found = fixture(name)
+    with torch.no_grad():
+        latent = model.encode(found.inputs["image"])[1].mean_BDHW
+        close(latent, found.outputs["latent"])
+        close(model.decode(latent), found.outputs["reconstruction"])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_folder_of_diffusers_computes_what_diffusers_does(name: str, tmp_path: Path) -> None:
+    folder = folder_of(name, tmp_path / "theirs")
+    said = ["--image-size", str(fixture(name).config["resolution"])] if format_of(name) in SAID else []
+    assert main(["import", format_of(name), str(folder), "--out", str(tmp_path / "taken"), *said]) == 0
+    reproduces(load_autoencoder(tmp_path / "taken" / "autoencoder.safetensors", registry()), name)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_diffusers_computes_the_golden_numbers_still(name: str) -> None:
+    pytest.importorskip("diffusers", reason="the library that made the golden files is not installed")
+    from golden.make_diffusers import CASES, made
+
+    cls, side, settings, outputs = CASES[name]
+    found = fixture(name)
+    assert (cls, side, {"_class_name": cls, **settings}) == (
+        found.kind, found.config["resolution"], found.config["settings"],
+    )  # fmt: skip
+    with torch.no_grad():
+        computed = outputs(made(cls, settings), found.inputs["image"])
+    assert computed.keys() == found.outputs.keys()
+    for key, value in found.outputs.items():
+        close(computed[key], value, 2e-6)
+
+
+def test_flux2_statistics_become_the_regularizer_s_and_the_decoder_undoes_them(tmp_path: Path) -> None:
+    name = "diffusers_flux2_small_decoder"
+    model = model_of(take(name, folder_of(name, tmp_path / "theirs"), tmp_path / "taken"))
+    settings = model.spec.regularizer.model_dump()
+    assert {key: settings[key] for key in ("use", "statistics", "eps", "momentum")} == {
+        "use": "standardize", "statistics": "channel", "eps": 0.02, "momentum": 0.03,
+    }  # fmt: skip
+    state = fixture(name).state
+    assert torch.equal(model.regularizer.get_buffer("mean").flatten(), state["bn.running_mean"])
+    assert (model.spec.stride, model.spec.latent_dim) == (8, 12)
+    raw = 2 * torch.randn(2, 12, 4, 4, generator=torch.Generator().manual_seed(0))
+    close(model.decoder.get_submodule("restore")(model.regularizer(raw).mean_BDHW), raw, 1e-6)
+    # torch mixes a batch in by the momentum from the first; 34 batches seen are as many as let ours do so
+    assert model.regularizer.get_buffer("batches").item() == 34
+    model.regularizer.train()(raw)
+    moved = 0.97 * state["bn.running_mean"] + 0.03 * raw.mean((0, 2, 3))
+    close(model.regularizer.get_buffer("mean").flatten(), moved, 1e-6)
+
+
+def in_the_names_of_its_authors(state: Tensors) -> Tensors:
+    """FLUX.2's own file: latent diffusion's names and 1 x 1 convolutions, of which the last are within the halves."""
+    renamed = {}
+    for key, value in to_published(state).items():
+        inside = {"quant_conv": "encoder.", "post_quant_conv": "decoder."}.get(key.partition(".")[0], "")
+        renamed[inside + key] = value[:, :, None, None] if value.ndim == 2 else value
+    return renamed
+
+
+def test_flux2_is_read_in_its_authors_names(tmp_path: Path) -> None:
+    state = in_the_names_of_its_authors(fixture("diffusers_flux2").state)
+    assert {"encoder.quant_conv.weight", "decoder.mid.attn_1.q.weight", "bn.running_var"} <= set(state)
+    save_file(state, tmp_path / "ae.safetensors", metadata={"license": "apache-2.0"})
+    imported = take("diffusers_flux2", tmp_path / "ae.safetensors", tmp_path / "taken")
+    reproduces(model_of(imported), "diffusers_flux2")
+    assert imported.lines[-1] == "licence: apache-2.0"
+
+
+def test_the_licence_is_what_metadata_settings_or_card_say(tmp_path: Path) -> None:
+    def told(**settings: Any) -> str:
+        folder = folder_of("diffusers_flux2", tmp_path / "theirs", **settings)
+        imported = take("diffusers_flux2", folder, tmp_path / "taken")
+        facts = open_artifact(imported.artifact, "autoencoder").config["imported"]
+        imported.artifact.unlink()
+        assert imported.lines[-1] == f"licence: {facts['licence']}"
+        return str(facts["licence"])
+
+    assert told() == "not told"
+    card = tmp_path / "theirs" / "README.md"
+    card.write_text("# A model\nlicense: mit\n")
+    assert told() == "not told"  # a sentence, no front matter
+    card.write_text('---\ntags: [vae]\nlicense: "mit"\n---\n# A model\nlicense: gpl\n')
+    assert told() == "mit"
+    card.write_text("---\nlicense: other\nlicense_name: flux-dev\n---\n")
+    assert told() == "other, flux-dev"
+    assert told(license="apache-2.0") == "apache-2.0"
+
+
+Change = Callable[[Tensors], Tensors]
+
+
+def with_norm(mean: int, variance: int) -> Change:
+    """The state with a batch norm of other channels."""
+    return lambda state: {**state, "bn.running_mean": torch.ones(mean), "bn.running_var": torch.ones(variance)}
+
+
+def without(*names: str) -> Change:
+    return lambda state: {key: value for key, value in state.items() if not key.startswith(names)}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("diffusers_flux2", without("bn."), "bn.running_mean should be there"),
+        ("diffusers_flux2", without("decoder.mid_block.resnets.1"), "8 missing: decoder.mid_block.resnets.1.conv1"),
+        ("diffusers_flux2", with_norm(15, 15), "no square"),
+        ("diffusers_flux2", with_norm(21, 21), "no blocks of positions"),
+        ("diffusers_flux2", with_norm(20, 5), "has a mean of shape (20,) and a variance of (5,)"),
+    ],
+)
+def test_what_does_not_fit_is_named(name: str, change: Change, message: str, tmp_path: Path) -> None:
+    file = folder_of(name, tmp_path / "theirs", state=change(fixture(name).state)) / WEIGHTS
+    with pytest.raises(ArtifactError) as raised:
+        take(name, file, tmp_path / "taken")
+    assert message in str(raised.value)
+    assert str(raised.value).startswith(str(file))
+    assert not (tmp_path / "taken").exists()
+
+
+def test_another_class_or_network_is_refused_by_its_settings(tmp_path: Path) -> None:
+    others: dict[str, Any] = {"_class_name": "AutoencoderKL", "norm_num_groups": 16, "act_fn": "relu"}
+    for key, value in others.items():
+        folder = folder_of("diffusers_flux2", tmp_path / key, **{key: value})
+        with pytest.raises(ArtifactError, match=rf"config\.json: {key} is {value}; gaekit's network is for"):
+            take("diffusers_flux2", folder, tmp_path / "taken")
+
+
+def test_a_file_taken_for_another_format_is_told_its_own(tmp_path: Path) -> None:
+    file = folder_of("diffusers_flux2", tmp_path / "flux") / WEIGHTS
+    with pytest.raises(ArtifactError, match="the names are those of format flux2-vae"):
+        import_file("ldm-vae", file, tmp_path / "taken", Options(image_size=24), registry())
+
+
+def test_what_gaekit_does_not_write_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    take("diffusers_flux2", folder_of("diffusers_flux2", tmp_path / "theirs"), tmp_path / "taken")
+    for format_, message in {
+        "flux2-vae": "gaekit writes no file of format flux2-vae; it writes gae, gae-semantic, ldm-vae, ",
+        "ldm-vae": "its encoder has patch 2; the format ldm-vae is for patch 1",
+    }.items():
+        out = str(tmp_path / "back.safetensors")
+        assert main(["export", format_, str(tmp_path / "taken"), "--out", out]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "back.safetensors").exists()
