@@ -14,12 +14,12 @@ from torch.utils.data import Dataset
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from gaekit.api import Metric
-from gaekit.api.metrics import Features
+from gaekit.api.metrics import Features, in_blocks
 from gaekit_metrics import gaekit_components
 
 SIDE = 32
-WIDTH, CLASSES = 12, 7
-SINGLE = ("fid", "inception_score", "precision", "recall")
+WIDTH, CLASSES, SPATIAL = 12, 7, 9
+SINGLE = ("fid", "sfid", "inception_score", "precision", "recall")
 
 
 def filters(outputs: int, side: int, seed: int) -> Tensor:
@@ -29,14 +29,27 @@ def filters(outputs: int, side: int, seed: int) -> Tensor:
 
 def tiny_features(pixel_B3RR: Tensor) -> tuple[Tensor, Tensor]:
     """(features, logits) of one rectified layer: enough to tell images apart, quick, in float32 like the network's."""
-    hidden = functional.conv2d(pixel_B3RR.float() / 64 - 2, filters(WIDTH, 5, 0) / 5, stride=3).relu().mean((2, 3))
-    return hidden, hidden @ torch.randn(WIDTH, CLASSES, generator=torch.Generator().manual_seed(1)) * 2
+    found = tiny(pixel_B3RR)
+    return found.feature_BF, found.logit_BK
+
+
+def tiny(pixel_B3RR: Tensor) -> Features:
+    """The same with spatial features: the mean of a channel over 3 x 3 regions."""
+    return Features.parted(in_blocks(_layer, pixel_B3RR), WIDTH, SPATIAL)
+
+
+def _layer(pixel_B3RR: Tensor) -> Tensor:
+    map_BWHW = functional.conv2d(pixel_B3RR.float() / 64 - 2, filters(WIDTH, 5, 0) / 5, stride=3).relu()
+    hidden, spatial = map_BWHW.mean((2, 3)), functional.adaptive_avg_pool2d(map_BWHW[:, 0], 3).flatten(1)
+    weight = torch.randn(WIDTH, CLASSES, generator=torch.Generator().manual_seed(1))
+    logits = 2 * (hidden[..., None] * weight).sum(1)  # a product of few rows rounds each row in its own way
+    return Features(hidden, logits, spatial).joined()
 
 
 class Tiny:
     """An extractor that counts the images that it looked at."""
 
-    width = WIDTH
+    width, spatial = WIDTH, SPATIAL
 
     def __init__(self) -> None:
         self.seen = 0
@@ -44,21 +57,21 @@ class Tiny:
     def __call__(self, pixel_B3RR: Tensor) -> Features:
         assert pixel_B3RR.dtype == torch.uint8
         self.seen += len(pixel_B3RR)
-        return Features(*tiny_features(pixel_B3RR))
+        return tiny(pixel_B3RR)
 
     def protocol(self) -> dict[str, Any]:
         return {"network": "tiny"}
 
 
 class FidelityTiny(FeatureExtractorBase):  # type: ignore[misc]
-    """The same for torch-fidelity."""
+    """The same for torch-fidelity, which computes in the features' own type: float32's values, as float64."""
 
     def __init__(self, name: str, features_list: list[str], **keywords: Any):
         super().__init__(name, features_list)
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
-        return ("feature", "logit")
+        return ("feature", "logit", "spatial")
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
@@ -69,8 +82,10 @@ class FidelityTiny(FeatureExtractorBase):  # type: ignore[misc]
         return False
 
     def forward(self, pixel_B3RR: Tensor) -> tuple[Tensor, ...]:
-        found = dict(zip(("feature", "logit"), tiny_features(pixel_B3RR), strict=True))
-        return tuple(found[name] for name in self.features_list)
+        found = dict(
+            zip(("feature", "logit", "spatial"), (*tiny_features(pixel_B3RR), tiny(pixel_B3RR).spatial_BS), strict=True)
+        )
+        return tuple(found[name].double() for name in self.features_list)
 
 
 class Pictures(Dataset):  # type: ignore[type-arg]

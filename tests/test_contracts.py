@@ -49,6 +49,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("metric", "lpips"): {**RANDOM, "net": "squeeze"},
     ("metric", "adm"): RANDOM,
     ("metric", "fid"): RANDOM,
+    ("metric", "sfid"): RANDOM,
     ("metric", "rfid"): RANDOM,
     ("metric", "inception_score"): {**RANDOM, "splits": 2},
     ("metric", "precision"): RANDOM,
@@ -59,7 +60,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
 SIZES: dict[tuple[str, str], dict[str, Any]] = {("encoder", "frozen_teacher"): {"channels": 40}}
 """What is not built at the usual sizes."""
 
-SLOW = {("metric", name) for name in ("adm", "fid", "inception_score", "precision", "recall", "rfid")}
+SLOW = {("metric", name) for name in ("adm", "fid", "sfid", "inception_score", "precision", "recall", "rfid")}
 """On Inception, which takes minutes here."""
 
 ELSEWHERE = {("tracker", name) for name in ("wandb", "mlflow", "trackio")}

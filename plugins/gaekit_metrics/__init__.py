@@ -3,7 +3,7 @@
 from gaekit.api import Component, hookimpl
 from gaekit_metrics.adm import Adm
 from gaekit_metrics.class_accuracy import ClassAccuracy
-from gaekit_metrics.fid import Fid, Rfid
+from gaekit_metrics.fid import Fid, Rfid, Sfid
 from gaekit_metrics.frechet import Frechet
 from gaekit_metrics.inception_score import InceptionScore
 from gaekit_metrics.linear_probe import LinearProbe
@@ -16,5 +16,5 @@ from gaekit_metrics.ssim import Ssim
 @hookimpl
 def gaekit_components() -> list[type[Component]]:
     """The metrics."""
-    fidelity = (Adm, Fid, InceptionScore, Precision, Recall)
+    fidelity = (Adm, Fid, Sfid, InceptionScore, Precision, Recall)
     return [Psnr, Ssim, Lpips, Rfid, *fidelity, Frechet, ClassAccuracy, LinearProbe]

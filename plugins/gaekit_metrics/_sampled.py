@@ -24,8 +24,14 @@ class InceptionMetric(FeatureMetric):
     higher = ("inception_score", "precision", "recall")
 
     def __init__(self, config: Any, *, image_size: int, classes: tuple[str, ...], extractor: Extractor | None = None):
-        network = extractor or Inception(config.weights, config.seed, f"metric '{self.name}'")
+        owner = f"metric '{self.name}'"
+        network = extractor or Inception(config.weights, config.seed, owner, spatial=self.spatial(config))
         super().__init__(config, image_size=image_size, classes=classes, extractor=network)
+
+    @classmethod
+    def spatial(cls, config: Any) -> bool:
+        """Whether the network's spatial features are wanted, too."""
+        return False
 
     @classmethod
     def external(cls, config: Any) -> str:

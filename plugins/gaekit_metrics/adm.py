@@ -1,4 +1,4 @@
-"""FID, Inception Score, precision and recall together, from one pass of the network over each image."""
+"""FID, sFID, Inception Score, precision and recall together, from one pass of the network over each image."""
 
 from __future__ import annotations
 
@@ -12,35 +12,42 @@ from gaekit_metrics.fid import FrechetInception
 from gaekit_metrics.inception_score import Inceptions, InceptionScoreSettings
 from gaekit_metrics.precision_recall import PrecisionRecallSettings
 
-Score = Literal["fid", "inception_score", "precision", "recall"]
+Score = Literal["fid", "sfid", "inception_score", "precision", "recall"]
 
 
 class AdmConfig(InceptionScoreSettings, PrecisionRecallSettings, InceptionSettings):
     """Settings of `adm`."""
 
     scores: Annotated[tuple[Score, ...], Field(min_length=1)] = Field(
-        default=("fid", "inception_score", "precision", "recall"), description="which numbers"
+        default=("fid", "sfid", "inception_score", "precision", "recall"), description="which numbers"
     )
 
 
 class Adm(InceptionMetric):
-    """FID, Inception Score, precision and recall from one pass over the images: ADM's evaluation but for its sFID.
+    """FID, sFID, Inception Score, precision and recall from one pass over the images: all of ADM's evaluation.
 
-    The same as the four metrics of these names, at the cost of one. ADM's evaluator itself, which reads a run's
-    samples.npz, gives the sFID too, and takes distances in float16 where these are finite, here float64. Where
-    `reference` is an .npz with statistics and images, FID takes the statistics, precision and recall the images. Raises
-    GaekitError as those metrics do.
+    The same as the five metrics of these names, at the cost of one. ADM's evaluator itself, which reads a run's
+    samples.npz, takes distances in float16 where these are finite, here float64. Where `reference` is an .npz with
+    statistics and images, FID and sFID take the statistics, precision and recall the images. Raises GaekitError as
+    those metrics do.
     """
 
     name = "adm"
     Config = AdmConfig
     config: AdmConfig
 
+    @classmethod
+    def spatial(cls, config: AdmConfig) -> bool:
+        """For sFID."""
+        return "sfid" in config.scores
+
     def scorings(self) -> list[Scoring]:
         """Those of `scores`."""
         config, found = self.config, list[Scoring]()
         if "fid" in config.scores:
             found.append(FrechetInception(self, self.extractor.width, self.file))
+        if "sfid" in config.scores:
+            found.append(FrechetInception(self, self.extractor.spatial, self.file, "sfid", spatial=True))
         if "inception_score" in config.scores:
             found.append(Inceptions(self, config.splits, config.seed))
         if names := [name for name in ("precision", "recall") if name in config.scores]:

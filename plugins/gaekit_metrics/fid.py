@@ -24,19 +24,30 @@ from gaekit_metrics._sampled import InceptionMetric, InceptionSettings
 
 class FrechetInception(Scoring):
     """Gathers the moments of both sides, or takes those of the real one from statistics, and compares them. `paired`
-    where both sides are of the same images, so that an interval leaves out both of a pair."""
+    where both sides are of the same images, so that an interval leaves out both of a pair; `spatial` for spatial
+    features in place of the pooled ones."""
 
     real: FeatureMoments | None
     fake: GroupedFeatureMoments
 
-    def __init__(self, metric: Metric, width: int, file: Reference | None, name: str = "fid", *, paired: bool = False):
+    def __init__(
+        self,
+        metric: Metric,
+        width: int,
+        file: Reference | None,
+        name: str = "fid",
+        *,
+        paired: bool = False,
+        spatial: bool = False,
+    ):
         self.metric, self.width, self.name = metric, width, name
         self.statistics: Statistics | None = None
-        self.real = GroupedFeatureMoments(width) if paired else FeatureMoments(width)
-        self.fake = GroupedFeatureMoments(width)
+        self.real = (GroupedFeatureMoments if paired else FeatureMoments)(width, spatial=spatial)
+        self.fake = GroupedFeatureMoments(width, spatial=spatial)
         self._value = 0.0
-        if file is not None and file.has_statistics:  # ADM's evaluator, too, takes these before the images of a file
-            self.statistics, self.real = file.statistics(width), None
+        # ADM's evaluator, too, takes these before the images of a file
+        if file is not None and (file.has_spatial_statistics if spatial else file.has_statistics):
+            self.statistics, self.real = file.statistics(width, spatial=spatial), None
 
     def compute(self) -> dict[str, float]:
         """{fid: distance >= 0}. Raises GaekitError for fewer than two images on a side."""
@@ -63,7 +74,9 @@ class FrechetInception(Scoring):
         """Where the real statistics are from, how the trace is computed, and a warning where images are too few."""
         counts = [moments.count for moments in (self.real, self.fake) if moments is not None]
         return {
-            "statistics": "those of the file" if self.statistics else "computed from the reference's images",
+            "spatial_statistics" if self.fake.spatial else "statistics": "those of the file"
+            if self.statistics
+            else "computed from the reference's images",
             self.name: "trace from singular values, float64, unbiased covariances",
             **singular_warning(min(counts), self.width),
         }
@@ -88,6 +101,32 @@ class Fid(InceptionMetric):
     def scorings(self) -> list[Scoring]:
         """The distance alone."""
         return [FrechetInception(self, self.extractor.width, self.file)]
+
+
+class SfidConfig(ReferenceSettings, InceptionSettings):
+    """Settings of `sfid`."""
+
+
+class Sfid(InceptionMetric):
+    """Fréchet distance on Inception's spatial features (sFID, arXiv 2103.03841): more about layout than `fid`.
+
+    On the first 7 channels of 17 x 17 positions of `mixed_6/conv`, 2,023 numbers, as ADM's evaluator has them (arXiv
+    2105.05233). Of an .npz of ADM it takes `mu_s` and `sigma_s`, else computes them of images. Raises GaekitError as
+    `fid` does.
+    """
+
+    name = "sfid"
+    Config = SfidConfig
+    config: SfidConfig
+
+    @classmethod
+    def spatial(cls, config: Any) -> bool:
+        """Yes."""
+        return True
+
+    def scorings(self) -> list[Scoring]:
+        """The distance alone."""
+        return [FrechetInception(self, self.extractor.spatial, self.file, "sfid", spatial=True)]
 
 
 class RfidConfig(InceptionSettings):

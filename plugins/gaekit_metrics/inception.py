@@ -10,11 +10,14 @@ from torch import Tensor, nn
 
 from gaekit.api import Download, require, weights
 from gaekit.api.assets import sha256_of
-from gaekit.api.metrics import Features
+from gaekit.api.metrics import Features, in_blocks
 
 FEATURES = "2048"
 LOGITS = "logits_unbiased"
 WIDTH = 2048
+CHANNELS, SIDE = 7, 17
+SPATIAL = CHANNELS * SIDE * SIDE
+"""Spatial features: the first 7 channels of 17 x 17 positions of `mixed_6/conv`, as in ADM's evaluator: 2,023."""
 ASSET = Download(
     "the FID-compatible Inception network",
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
@@ -25,12 +28,14 @@ EXPECTED = f"{ASSET.file} ({ASSET.url})"
 class Inception:
     """torch-fidelity's InceptionV3, frozen: resizes uint8 images to 299 px as TensorFlow 1 does, float32, no TF32.
 
-    `setting` is hub, random or a path. Raises GaekitError where the package or the weights are absent or do not fit.
+    `setting` is hub, random or a path; with `spatial` it gives spatial features too. Raises GaekitError where the
+    package or the weights are absent or do not fit.
     """
 
     width = WIDTH
 
-    def __init__(self, setting: str, seed: int, owner: str):
+    def __init__(self, setting: str, seed: int, owner: str, *, spatial: bool = False):
+        self.spatial = SPATIAL if spatial else 0
         self._sha256: str | None = None
         self._weights = weights.identity(setting, ASSET, seed, EXPECTED)
         self._version = str(require("torch_fidelity", extra="metrics", wanted_by=owner).__version__)
@@ -46,10 +51,20 @@ class Inception:
 
     @torch.no_grad()
     def __call__(self, pixel_B3RR: Tensor) -> Features:
-        """uint8 images (B, 3, R, R) -> features (B, 2048) and logits (B, 1008)."""
-        network = self._network.to(pixel_B3RR.device)
+        """uint8 images (B, 3, R, R) -> features (B, 2048), logits (B, 1008) and spatial features (B, 2023 or 0)."""
+        self._network.to(pixel_B3RR.device)
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return Features(*network(pixel_B3RR))
+            return Features.parted(in_blocks(self._joined, pixel_B3RR), self.width, self.spatial)
+
+    def _joined(self, pixel_B3RR: Tensor) -> Tensor:
+        """All features of a block; spatial ones in TensorFlow's order, channels last."""
+        seen: list[Tensor] = []
+        branch: nn.Module = self._network.get_submodule("Mixed_6d.branch1x1")
+        hook = branch.register_forward_hook(lambda _, __, map_BCHW: seen.append(map_BCHW[:, :CHANNELS]))
+        with hook:
+            feature_BF, logit_BK = self._network(pixel_B3RR)
+        spatial_BS = seen[0].permute(0, 2, 3, 1).flatten(1) if self.spatial else feature_BF[:, :0]
+        return Features(feature_BF, logit_BK, spatial_BS).joined()
 
     def protocol(self) -> dict[str, Any]:
         """The package and its version, the weights and their sha256 (null for random ones), resize and precision."""

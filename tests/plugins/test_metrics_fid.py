@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from inception_helpers import SIDE, WIDTH, Tiny, crops, fidelity, make, measure, tiny_features, to_float
+from inception_helpers import SIDE, WIDTH, Tiny, crops, fidelity, make, measure, tiny, tiny_features, to_float
 from numpy.lib import format as npy
 from PIL import Image
 from scipy.linalg import sqrtm
@@ -22,7 +22,7 @@ from scipy.linalg import sqrtm
 from gaekit.api import GaekitError
 from gaekit.store.npz import NpzWriter
 from gaekit.testing import check_component
-from gaekit_metrics.fid import Fid, Rfid
+from gaekit_metrics.fid import Fid, Rfid, Sfid
 
 REAL, FAKE = crops("china"), crops("flower")
 
@@ -31,6 +31,15 @@ class TinyFid(Fid):
     """FID by a small network."""
 
     name = "tiny_fid"
+
+    def __init__(self, config: Any, **sizes: Any):
+        super().__init__(config, extractor=Tiny(), **sizes)
+
+
+class TinySfid(Sfid):
+    """sFID by a small network."""
+
+    name = "tiny_sfid"
 
     def __init__(self, config: Any, **sizes: Any):
         super().__init__(config, extractor=Tiny(), **sizes)
@@ -263,8 +272,21 @@ def test_a_copy_of_the_metric_judges_other_samples_by_the_same_reference() -> No
         assert copied.compute()["fid"] == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
+def test_sfid_takes_the_spatial_statistics_of_an_npz_else_its_images(tmp_path: Path) -> None:
+    features = tiny(REAL).spatial_BS.double().numpy()
+    spatial = {"mu_s": features.mean(0), "sigma_s": np.cov(features.T)}
+    expected = measure(make("sfid"), FAKE, REAL)["sfid"]
+    for arrays in (statistics(FAKE) | spatial, {"arr_0": rows(REAL)}, statistics(FAKE) | {"arr_0": rows(REAL)}):
+        assert measure(make("sfid", reference=npz(tmp_path, **arrays)), FAKE)["sfid"] == pytest.approx(expected)
+    with pytest.raises(GaekitError, match="holds statistics alone; these scores need images"):
+        make("sfid", reference=npz(tmp_path, **statistics(REAL)))
+    with pytest.raises(GaekitError, match=r"mu_s of float64, \(4,\)"):
+        make("sfid", reference=npz(tmp_path, mu_s=np.zeros(4), sigma_s=np.eye(4), arr_0=rows(REAL)))
+
+
 def test_fid_and_rfid_keep_the_promises_of_a_metric() -> None:
     check_component(TinyFid)
+    check_component(TinySfid)
     check_component(TinyRfid)
 
 

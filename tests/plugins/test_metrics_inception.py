@@ -14,14 +14,14 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Featu
 from gaekit.api import GaekitError, assets
 from gaekit.api.assets import sha256_of
 from gaekit_metrics.fid import Fid
-from gaekit_metrics.inception import ASSET, WIDTH, Inception
+from gaekit_metrics.inception import ASSET, SPATIAL, WIDTH, Inception
 
 OWNER = "metric 'fid'"
 
 
 @pytest.fixture(scope="module")
 def network() -> Inception:
-    return Inception("random", 0, OWNER)
+    return Inception("random", 0, OWNER, spatial=True)
 
 
 @pytest.fixture
@@ -46,6 +46,18 @@ def test_images_of_any_size_have_features_that_tell_them_apart(network: Inceptio
     assert difference > 1e-2 * features.feature_BF[0].norm()  # even untrained: initialised so that nothing vanishes
 
 
+def test_spatial_features_are_the_first_branch_of_mixed_6_channels_last_as_in_adms_evaluator(
+    network: Inception,
+) -> None:
+    seen: list[torch.Tensor] = []
+    block = network._network.get_submodule("Mixed_6d")
+    with block.register_forward_hook(lambda _, __, out: seen.append(out)):  # the branch comes first among its channels
+        found = network(crops("flower")[:1]).spatial_BS
+    assert found.shape == (1, SPATIAL)
+    assert torch.equal(found.view(1, 17, 17, 7).movedim(3, 1), seen[0][:1, :7])
+    assert float(found.std()) > 0
+
+
 def test_weights_by_path_give_torch_fidelitys_own_features(network: Inception, tmp_path: Path) -> None:
     path = tmp_path / "inception.pth"
     torch.save(state(network), path)
@@ -55,7 +67,7 @@ def test_weights_by_path_give_torch_fidelitys_own_features(network: Inception, t
     feature, logit = theirs(image)
     found = ours(image)
     assert torch.equal(found.feature_BF, feature)
-    assert torch.equal(found.logit_BK, logit)
+    torch.testing.assert_close(found.logit_BK, logit)  # a product of one row rounds in its own way
     facts = ours.protocol()
     assert facts["weights"] == f"sha256:{sha256_of(path)}" == f"sha256:{facts['sha256']}"
     assert facts["network"].startswith("InceptionV3 of torch-fidelity ")
@@ -75,7 +87,7 @@ def test_the_published_file_is_torch_fidelitys() -> None:
 
 
 @pytest.mark.parametrize("offline", [True, False])
-@pytest.mark.parametrize("name", ["fid", "inception_score", "precision", "recall", "adm", "rfid"])
+@pytest.mark.parametrize("name", ["fid", "sfid", "inception_score", "precision", "recall", "adm", "rfid"])
 def test_without_weights_every_metric_names_the_file_and_its_source(
     hub: Path, monkeypatch: pytest.MonkeyPatch, name: str, offline: bool
 ) -> None:

@@ -31,9 +31,12 @@ class TinyScore(InceptionScore):
 class Certain(Tiny):
     """Sees a class in the first pixel, and is sure of it."""
 
+    spatial = 0
+
     def __call__(self, pixel_B3RR: Tensor) -> Features:
         logit_BK = torch.nn.functional.one_hot(pixel_B3RR[:, 0, 0, 0].long(), 5) * 1e4
-        return Features(torch.zeros(len(pixel_B3RR), 12), logit_BK.float())
+        nothing = torch.zeros(len(pixel_B3RR), 0)
+        return Features(torch.zeros(len(pixel_B3RR), 12), logit_BK.float(), nothing)
 
 
 def of_classes(labels: list[int]) -> Tensor:

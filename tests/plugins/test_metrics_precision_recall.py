@@ -61,7 +61,7 @@ def drawn(count: int, cut: int, limit: int, seed: int = 0) -> Tensor:
     subset = Subset(limit, seed)
     for rows in torch.split(torch.arange(count, dtype=torch.float32)[:, None], cut):
         places = subset.choose(len(rows))
-        subset.add(Features(rows, rows).rows(list(places)))
+        subset.add(Features(rows, rows, rows).rows(list(places)))
     return subset.rows()[:, 0]
 
 

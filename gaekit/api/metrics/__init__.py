@@ -1,6 +1,7 @@
 """What metrics are made of, whatever they measure: images on uint8's grid, streamed moments, subsets and labelled rows
 in bounded memory, references from files, and the base of metrics on a network's features."""
 
+from gaekit.api.metrics.blocks import in_blocks
 from gaekit.api.metrics.features import (
     Collector,
     Extractor,
@@ -64,6 +65,7 @@ __all__ = [
     "groups_of",
     "half_splits",
     "implementation",
+    "in_blocks",
     "jackknife_interval",
     "mean_interval",
     "open_reference",

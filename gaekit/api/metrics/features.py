@@ -47,34 +47,36 @@ class ReferenceSettings(ComponentConfig):
 
 @dataclass(frozen=True)
 class Features:
-    """What a network says of B images: pooled features (B, F) and, where it is a classifier, logits (B, K), else
-    (B, 0)."""
+    """What a network says of B images: pooled features (B, F), logits (B, K) where it is a classifier, and spatial
+    features (B, S) where it is asked for them; else (B, 0)."""
 
     feature_BF: Tensor
     logit_BK: Tensor
+    spatial_BS: Tensor
 
     def __len__(self) -> int:
         return len(self.feature_BF)
 
     def joined(self) -> Tensor:
-        """Both in one tensor (B, F + K)."""
-        return torch.cat([self.feature_BF, self.logit_BK], 1)
+        """All in one tensor (B, F + S + K)."""
+        return torch.cat([self.feature_BF, self.spatial_BS, self.logit_BK], 1)
 
     @classmethod
-    def parted(cls, joined: Tensor, width: int) -> Features:
-        """Inverse of `joined` for F = width."""
-        return cls(joined[:, :width], joined[:, width:])
+    def parted(cls, joined: Tensor, width: int, spatial: int) -> Features:
+        """Inverse of `joined` for F = width and S = spatial."""
+        return cls(joined[:, :width], joined[:, width + spatial :], joined[:, width : width + spatial])
 
     def rows(self, places: Sequence[int]) -> Features:
         """Those of some of the images."""
         index = torch.as_tensor(places, dtype=torch.int64, device=self.feature_BF.device)
-        return Features(self.feature_BF[index], self.logit_BK[index])
+        return Features(self.feature_BF[index], self.logit_BK[index], self.spatial_BS[index])
 
 
 class Extractor(Protocol):
-    """A network as the scores see it: `width` is F."""
+    """A network as the scores see it: `width` is F, `spatial` S, 0 where it gives no spatial features."""
 
     width: int
+    spatial: int
 
     def __call__(self, pixel_B3RR: Tensor) -> Features:
         """uint8 images of any size -> their features, on the images' device."""
@@ -125,7 +127,11 @@ class Scoring(ABC):
 
 
 class FeatureMoments(Moments, Collector):
-    """Mean and covariance of all images' features, streamed."""
+    """Mean and covariance of all images' features, streamed; of the spatial ones where it says so."""
+
+    def __init__(self, width: int, *, spatial: bool = False):
+        super().__init__(width)
+        self.spatial = spatial
 
     def choose(self, count: int) -> range:
         """All of the next `count` images."""
@@ -133,7 +139,9 @@ class FeatureMoments(Moments, Collector):
 
     def add(self, features: Features | Tensor) -> None:
         """Take in a batch."""
-        super().add(features.feature_BF if isinstance(features, Features) else features)
+        if isinstance(features, Features):
+            features = features.spatial_BS if self.spatial else features.feature_BF
+        super().add(features)
 
 
 class GroupedFeatureMoments(GroupedMoments, FeatureMoments):
@@ -241,8 +249,8 @@ class FeatureMetric(Metric):
         return (LocalFile("reference of real images", path, REFERENCE_HINT, folders=True),)
 
     def extract(self, image_B3RR: Tensor) -> Tensor:
-        """Images in [-1, 1], through uint8 -> the network's features and logits (B, F + K). Raises GaekitError where
-        these are not finite."""
+        """Images in [-1, 1], through uint8 -> the network's features (B, F + S + K). Raises GaekitError where they are
+        not finite."""
         joined = self.extractor(to_uint8(image_B3RR, self)).joined()
         if not torch.isfinite(joined).all():
             raise GaekitError(f"{self.owner}: the network gave features that are not finite; check its weights")
@@ -325,7 +333,7 @@ class FeatureMetric(Metric):
 
     def _take(self, feature_BF: Tensor, collectors: Iterable[Collector]) -> None:
         """Hand each score the rows that it wants."""
-        features = Features.parted(feature_BF, self.extractor.width)
+        features = Features.parted(feature_BF, self.extractor.width, self.extractor.spatial)
         for collector in collectors:
             rows = collector.choose(len(features))
             collector.add(features if isinstance(rows, range) else features.rows(rows))

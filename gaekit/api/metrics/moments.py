@@ -96,8 +96,8 @@ class GroupedMoments(Moments):
     the symmetric scatter are kept: 16 groups of 2,048 features take 270 MB, whatever the number of images.
     """
 
-    def __init__(self, width: int):
-        super().__init__(width)
+    def __init__(self, width: int, **keywords: bool):
+        super().__init__(width, **keywords)
         self._counts = [0] * GROUPS
         self._means = self._halves = torch.empty(0)  # made with the first block: metrics are copied before it
 

@@ -23,6 +23,8 @@ from gaekit.api.npy import UNREADABLE_ZIP, read_npy_head
 from gaekit.errors import GaekitError
 
 IMAGES, MEAN, COVARIANCE = "arr_0", "mu", "sigma"
+SPATIAL = "_s"
+"""What the names of the statistics of spatial features end with."""
 REFERENCE_HINT = (
     "give an .npz of ADM or a folder of images, or leave `reference` out to compare with the data set's `split`"
 )
@@ -45,7 +47,7 @@ class Reference(ABC):
 
     kind: str
     has_images: bool
-    has_statistics = False
+    has_statistics = has_spatial_statistics = False
 
     def __init__(self, path: Path, owner: str, image_size: int):
         self.path, self.owner, self.image_size = path, owner, image_size
@@ -59,8 +61,8 @@ class Reference(ABC):
         """What identifies the content: of the file, or of a folder's sorted relative paths and each file's sha256."""
         return content_sha256(self.path, self.owner)
 
-    def statistics(self, width: int) -> Statistics:
-        """Mean (F,) and covariance (F, F) of features of `width`. Raises GaekitError for others."""
+    def statistics(self, width: int, *, spatial: bool = False) -> Statistics:
+        """Mean (F,) and covariance (F, F) of features of `width`, or of spatial ones. Raises GaekitError for others."""
         raise TypeError(f"{self.path} holds no statistics")
 
     def error(self, what: str, right: str) -> GaekitError:
@@ -86,6 +88,7 @@ class NpzReference(Reference):
         names = self._names()
         self.has_images = IMAGES in names
         self.has_statistics = {MEAN, COVARIANCE} <= names
+        self.has_spatial_statistics = {MEAN + SPATIAL, COVARIANCE + SPATIAL} <= names
         if not (self.has_images or self.has_statistics):
             raise self.error(
                 f"holds {', '.join(sorted(names)) or 'nothing'}",
@@ -109,11 +112,14 @@ class NpzReference(Reference):
                     raise self.error(f"ends before image {first + count} of {shape[0]}", "copy it again, it is cut off")
                 yield torch.frombuffer(content, dtype=torch.uint8).view(count, *shape[1:]).permute(0, 3, 1, 2)
 
-    def statistics(self, width: int) -> Statistics:
-        """`mu` (F,) and `sigma` (F, F)."""
-        mean, covariance = self._numbers(MEAN, (width,)), self._numbers(COVARIANCE, (width, width))
+    def statistics(self, width: int, *, spatial: bool = False) -> Statistics:
+        """`mu` (F,) and `sigma` (F, F), or `mu_s` and `sigma_s`."""
+        end = SPATIAL if spatial else ""
+        mean, covariance = self._numbers(MEAN + end, (width,)), self._numbers(COVARIANCE + end, (width, width))
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all() and np.allclose(covariance, covariance.T)):
-            raise self.error(f"has no covariance in {COVARIANCE}", "it must be finite and symmetric; make it again")
+            raise self.error(
+                f"has no covariance in {COVARIANCE + end}", "it must be finite and symmetric; make it again"
+            )
         return Statistics(torch.from_numpy(mean), torch.from_numpy(covariance))
 
     def _numbers(self, name: str, wanted: tuple[int, ...]) -> np.ndarray:
