@@ -54,6 +54,17 @@ def mean_interval(values: Sequence[float], what: str = "images") -> Interval | N
     return Interval(mean - half, mean + half, f"95 %, Student's t over {count} {what}")
 
 
+def prediction_interval(values: Sequence[float], what: str = "runs") -> Interval | None:
+    """Where one more value of the same normal distribution lies: mean +- t(n - 1) s sqrt(1 + 1 / n), of any number of
+    repetitions the share 0.95. None for a single value."""
+    count = len(values)
+    if count < 2:
+        return None
+    mean = math.fsum(values) / count
+    half = student_t(count - 1) * statistics.stdev(values, mean) * math.sqrt(1 + 1 / count)
+    return Interval(mean - half, mean + half, f"95 %, Student's t of one more of {count} {what}")
+
+
 def share_interval(hits: int, count: int, what: str = "images") -> Interval:
     """Of a share of independent images: Wilson's (1927), which holds at 0 and 1 too."""
     return Interval(*wilson(hits / count, count), f"95 %, Wilson's over {count} {what}")

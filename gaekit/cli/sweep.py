@@ -166,11 +166,15 @@ def _page(table: Table, folder: SweepFolder, out: Path) -> list[Path]:
 
 def _show_table(sweep: Sweep, folder: SweepFolder, registry: Registry, out: Path, *, as_json: bool) -> None:
     from gaekit.cli.output import console, print_json, print_table, say
+    from gaekit.sweeps.folder import CURVES
     from gaekit.sweeps.table import INTERVAL, blocks, collect
-    from gaekit.sweeps.writing import as_data, describe, write_results
+    from gaekit.sweeps.writing import as_data, describe, write_references, write_results
 
     table = collect(sweep, out, registry)
     files = [*write_results(table, folder.path), *_page(table, folder, out)]
+    references, reasons = write_references(table, folder.path, out)
+    for reason in reasons:
+        say(reason, stderr=True)
     if as_json:
         print_json(as_data(table))
         return
@@ -180,4 +184,5 @@ def _show_table(sweep: Sweep, folder: SweepFolder, registry: Registry, out: Path
         say("")
         print_table(head, rows)
     say(f"\n{INTERVAL}")
-    say(f"written to {folder.path}: {', '.join(file.name for file in files)}")
+    names = [*(file.name for file in files), *([f"{CURVES}/ ({len(references)})"] if references else [])]
+    say(f"written to {folder.path}: {', '.join(names)}")

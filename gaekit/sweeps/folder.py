@@ -23,6 +23,8 @@ from gaekit.store.room import Room, RoomInUse
 from gaekit.sweeps.definition import Definition
 
 DEFINITION, LOG, OUTCOME, MEMBERS, HISTORY = "sweep.yaml", "log.txt", "outcome.json", "members", "history"
+CURVES = "curves"
+"""The folder of reference curves, a file a setting."""
 LOOK_SECONDS = 0.05
 
 
@@ -93,7 +95,7 @@ class SweepFolder:
         target = history / f"{number:04d}"
         target.mkdir()
         for item in list(self.path.iterdir()):
-            if item.is_file():
+            if item.is_file() or item.name == CURVES:
                 item.rename(target / item.name)
 
 

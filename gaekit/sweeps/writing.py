@@ -9,10 +9,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gaekit.errors import GaekitError
+from gaekit.runs.compare.reference import as_text, make_reference
+from gaekit.runs.opened import open_run
 from gaekit.store.files import write_text
-from gaekit.sweeps.labels import counted
+from gaekit.sweeps.folder import CURVES
+from gaekit.sweeps.labels import BASE, counted
 from gaekit.sweeps.table import INTERVAL, Table, cells
 
+FEWEST_OF_A_BAND = 2
+"""Runs of a setting from which on it has reference curves."""
 TABLE_CSV, RUNS_CSV, MARKDOWN = "table.csv", "runs.csv", "table.md"
 
 
@@ -64,6 +70,30 @@ def markdown(table: Table) -> str:
     head, rows = cells(table, table.metrics)
     lines = [f"# {table.name}", "", describe(table), "", _line(head), _line(["---"] * len(head)), *map(_line, rows), ""]
     return "\n".join([*lines, INTERVAL, ""])
+
+
+def write_references(table: Table, folder: Path, out: Path) -> tuple[list[Path], list[str]]:
+    """Write `curves/<setting>.json`, the reference curves of each setting of which two runs or more are finished.
+    -> the files, and of settings that have none, why."""
+    files, reasons = [], []
+    for row in table.rows:
+        file = folder / CURVES / f"{row.label}.json"
+        file.unlink(missing_ok=True)
+        if len(row.runs) < FEWEST_OF_A_BAND:
+            continue
+        try:
+            reference = make_reference([open_run(out / run.member.run) for run in row.runs], _named(table, row.label))
+        except GaekitError as error:
+            reasons.append(f"no reference curves of {row.label}: {error}")
+            continue
+        write_text(file, as_text(reference))
+        files.append(file)
+    return files, reasons
+
+
+def _named(table: Table, label: str) -> str:
+    """What a setting is called by who compares a run with it: `quickstart`, or `quickstart, depth_2`."""
+    return table.recipe if label == BASE else f"{table.recipe}, {label}"
 
 
 def describe(table: Table) -> str:

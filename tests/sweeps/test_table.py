@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.cells import cell_len
@@ -15,11 +16,12 @@ from sweep_helpers import GRID, make_sweep
 from gaekit.pipeline.view import View
 from gaekit.plugins import Registry, load_plugins
 from gaekit.recipe import to_yaml
+from gaekit.runs.compare.reference import read_reference
 from gaekit.sweeps.members import Member, Sweep
 from gaekit.sweeps.page import _plots, write_page
 from gaekit.sweeps.student import Mean
 from gaekit.sweeps.table import Row, RunNumbers, Table, blocks, collect, in_words
-from gaekit.sweeps.writing import as_data, markdown, write_results
+from gaekit.sweeps.writing import as_data, markdown, write_references, write_results
 
 PSNR, ACCURACY = "reconstruction/psnr", "samples_unguided/class_accuracy"
 
@@ -35,13 +37,19 @@ def sweep(tmp_path_factory: pytest.TempPathFactory, registry: Registry) -> Sweep
 
 
 def finish(
-    out: Path, member: Member, numbers: dict[str, float], *, yaml: str | None = None, ended: bool = True
+    out: Path,
+    member: Member,
+    numbers: dict[str, float],
+    *,
+    yaml: str | None = None,
+    ended: bool = True,
+    protocol: dict[str, Any] | None = None,
 ) -> None:
     """Leave what a finished run leaves."""
     view = View(out / member.run)
     view.write({"finished": "2026-01-01" if ended else None, "stages": {}})
     (view.path / "recipe.yaml").write_text(yaml or to_yaml(member.recipe))
-    entries = {name: {"value": value, "protocol": {}} for name, value in numbers.items()}
+    entries = {name: {"value": value, "protocol": protocol or {}} for name, value in numbers.items()}
     (view.path / "metrics.json").write_text(json.dumps(entries))
 
 
@@ -86,6 +94,22 @@ def test_means_and_intervals_are_students(table: Table) -> None:
     assert only is not None
     assert (only.value, only.half, only.n) == (32.0, None, 1)
     assert table.rows[3].mean(PSNR) is None
+
+
+def test_settings_of_several_runs_leave_reference_curves(table: Table, sweep: Sweep, out: Path, tmp_path: Path) -> None:
+    files, reasons = write_references(table, tmp_path, out)
+    labels = [setting.label for setting in sweep.definition.settings]
+    assert ([file.stem for file in files], reasons) == (labels[:2], [])  # of three runs and of two
+    reference = read_reference(files[0])
+    assert (reference.seeds, reference.recipe) == ([0, 1, 2], f"tiny.yaml, {labels[0]}")
+    assert reference.numbers[PSNR].values == [20, 20 + 1 / 3, 20 + 4 / 3]
+    (tmp_path / "runs").mkdir()
+    for member in sweep.members[:3]:
+        finish(tmp_path / "runs", member, {PSNR: 1.0}, protocol={"n": member.seed})
+    files, reasons = write_references(collect(sweep, tmp_path / "runs", load_plugins()), tmp_path, tmp_path / "runs")
+    assert files == []
+    assert [reason.partition(":")[0] for reason in reasons] == [f"no reference curves of {labels[0]}"]
+    assert not (tmp_path / "curves" / f"{labels[0]}.json").exists()  # that of the runs before
 
 
 def test_the_files_hold_every_number(table: Table, sweep: Sweep, tmp_path: Path) -> None:

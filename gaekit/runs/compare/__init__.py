@@ -3,6 +3,7 @@ neither torch nor a plugin."""
 
 from __future__ import annotations
 
+from gaekit.runs.compare.bands import InBand, compare_to
 from gaekit.runs.compare.comparison import Comparison, compare_runs
 
-__all__ = ["Comparison", "compare_runs"]
+__all__ = ["Comparison", "InBand", "compare_runs", "compare_to"]

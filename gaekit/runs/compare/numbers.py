@@ -115,12 +115,13 @@ def obstacles(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, ..
     found = []
     for key in dict.fromkeys([*first, *second]):
         a, b = first.get(key, ABSENT), second.get(key, ABSENT)
-        if a != b and not _is_outcome(key):
+        if a != b and not is_outcome(key):
             found.append(f"{key}: {_short(a)} and {_short(b)}")
     return tuple(found)
 
 
-def _is_outcome(key: str) -> bool:
+def is_outcome(key: str) -> bool:
+    """Whether a dotted key of a protocol tells what was judged or found, so that it may differ."""
     return any(key == name or key.startswith((f"{name}.", f"{name}[")) for name in OUTCOMES)
 
 

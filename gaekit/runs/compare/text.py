@@ -28,13 +28,14 @@ def lines_of(comparison: Comparison, width: int = 80) -> Iterator[Text]:
         yield Text.assemble(
             (letter, "bold"), f"  {run.path}", ("" if run.state == "done" else f"  ({run.state})", "yellow")
         )
-    yield from _section("Recipe", _settings(comparison, width))
-    yield from _section("Numbers", _numbers(comparison, width))
-    yield from _section("Curves, last values", _curves(comparison, width))
-    yield from _section("Cost", _costs(comparison, width))
+    yield from section("Recipe", _settings(comparison, width))
+    yield from section("Numbers", _numbers(comparison, width))
+    yield from section("Curves, last values", _curves(comparison, width))
+    yield from section("Cost", _costs(comparison, width))
 
 
-def _section(title: str, lines: Iterator[Text]) -> Iterator[Text]:
+def section(title: str, lines: Iterator[Text]) -> Iterator[Text]:
+    """Lines under a title; nothing where there are none."""
     found = list(lines)
     if found:
         yield from (Text(), Text(title, style="bold"), *found)
@@ -47,7 +48,7 @@ def _settings(comparison: Comparison, width: int) -> Iterator[Text]:
     if comparison.runtime:
         keys = ", ".join(_without_head(setting) for setting in comparison.runtime)
         told = f"runtime differs too, which changes no result: {keys}"
-        yield from _wrapped(told, width)
+        yield from wrapped(told, width)
 
 
 def _without_head(setting: Setting) -> str:
@@ -64,21 +65,21 @@ def _numbers(comparison: Comparison, width: int) -> Iterator[Text]:
         for letter, number, change in zip(comparison.letters, row.numbers, changes, strict=True):
             yield _number(letter, number, change, decimals)
             for why in change.why if change else ():
-                yield from _wrapped(why, width, " " * 7, " " * 9)
+                yield from wrapped(why, width, " " * 7, " " * 9)
     same = [f"{row.name} {_value(row.numbers[0], decimals_of(row))}" for row in comparison.numbers if row.is_same]
     if same:
-        yield from _wrapped(f"the same in all: {', '.join(same)}", width)
+        yield from wrapped(f"the same in all: {', '.join(same)}", width)
     if any(change.is_paired and change.verdict != "the same" for row in comparison.numbers for change in row.changes):
         yield Text("  * of the same held-out images, one by one", style="dim")
     if comparison.numbers:
-        yield from _wrapped(NOTE, width)
+        yield from wrapped(NOTE, width)
 
 
 def _value(number: Number | None, decimals: int) -> str:
     return "–" if number is None else f"{number.value:.{decimals}f}"
 
 
-def _wrapped(text: str, width: int, indent: str = "  ", further: str = "  ") -> Iterator[Text]:
+def wrapped(text: str, width: int, indent: str = "  ", further: str = "  ") -> Iterator[Text]:
     """Dim lines, none wider than asked for."""
     lines = textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=further, break_on_hyphens=False)
     yield from (Text(line, style="dim") for line in lines)
@@ -125,7 +126,7 @@ def decimals_of(row: Row) -> int:
 
 def _curves(comparison: Comparison, width: int) -> Iterator[Text]:
     if same := [stage for stage in comparison.shared if any(stage in one for one in comparison.curves)]:
-        yield from _wrapped(f"the same training in all: {', '.join(same)}", width)
+        yield from wrapped(f"the same training in all: {', '.join(same)}", width)
     for stage in comparison.trainings:
         found = [one[stage].scalars if stage in one else {} for one in comparison.curves]
         names = [
