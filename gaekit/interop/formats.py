@@ -78,6 +78,8 @@ FORMATS: dict[str, Format] = {
                frozenset({"weights", "image_size"}), "conv"),
         Format("flux2-vae", "FLUX.2's autoencoder: diffusers' AutoencoderKLFlux2, or its authors' file", "autoencoder",
                frozenset({"weights", "image_size"}), "conv", "AutoencoderKLFlux2", exported=False),
+        Format("e2e-vae", "autoencoder of latent diffusion that REPA-E has tuned, with its statistics", "autoencoder",
+               frozenset({"image_size", "stats"}), "conv", exported=False),
         Format("lightningdit", "denoiser of GAE and LightningDiT", "diffusion",
                _DENOISER | {"absolute_positions", "path"}, "lightning_dit"),
         Format("dit", "DiT: a denoiser on DDPM's steps", "diffusion", _DENOISER, "dit"),

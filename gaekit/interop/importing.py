@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from gaekit.errors import ArtifactError
+from gaekit.interop import repa_e
 from gaekit.interop.autoencoders import read_gae, read_ldm_vae, read_semantic
 from gaekit.interop.denoisers import TABLE, read_denoiser
 from gaekit.interop.diffusers_folder import settings_beside, weights_in
@@ -21,7 +22,7 @@ from gaekit.interop.reading import Source, read_checkpoint
 from gaekit.interop.standardised_vae import read_flux2
 from gaekit.interop.statistics import statistics_of
 from gaekit.plugins import Registry
-from gaekit.store.models import Autoencoder, save_aligner, save_autoencoder, save_denoiser
+from gaekit.store.models import Autoencoder, Statistics, save_aligner, save_autoencoder, save_denoiser
 
 T = TypeVar("T")
 
@@ -54,8 +55,11 @@ def import_file(name: str, file: Path, out: Path, options: Options, registry: Re
         return _cache(file, artifact, options, names)
     if artifact.exists():
         raise ArtifactError(f"{artifact}: exists already; choose another --out, or remove it")
-    in_folder = name == "ldm-vae" or found.diffusers
-    source = read_checkpoint(weights_in(file) if in_folder else file, options.weights)
+    statistics = None
+    if name == "e2e-vae":
+        source, statistics = repa_e.read_source(weights_in(file))
+    else:
+        source = read_checkpoint(weights_in(file), options.weights)
     facts: dict[str, Any] = {"imported": {"format": name, **source.facts}}
     if found.stage == "diffusion":
         return _denoiser(found, source, artifact, options, registry, names, facts)
@@ -64,13 +68,19 @@ def import_file(name: str, file: Path, out: Path, options: Options, registry: Re
         save_aligner(artifact, aligner, aligner.state_dict(), facts)
         sizes = f"features {aligner.feature_dim}, latent_dim {aligner.latent_dim}, grid {aligner.grid}"
         return Imported(artifact, found.stage, [_described(aligner, aligner.config), sizes])
-    return _autoencoder(found, source, artifact, options, registry, facts)
+    return _autoencoder(found, source, artifact, options, registry, facts, statistics)
 
 
 def _autoencoder(
-    found: Format, source: Source, artifact: Path, options: Options, registry: Registry, facts: dict[str, Any]
+    found: Format,
+    source: Source,
+    artifact: Path,
+    options: Options,
+    registry: Registry,
+    facts: dict[str, Any],
+    statistics: Statistics | None,
 ) -> Imported:
-    model = _told(source, found.name, lambda: _read_autoencoder(found, source, options, registry))
+    model = _told(source, found.name, lambda: _read_autoencoder(found, source, options, registry, statistics))
     spec = model.spec
     lines = [
         f"encoder {_described(model.encoder, spec.encoder)}",
@@ -86,7 +96,11 @@ def _autoencoder(
     return Imported(artifact, found.stage, lines)
 
 
-def _read_autoencoder(found: Format, source: Source, options: Options, registry: Registry) -> Autoencoder:
+def _read_autoencoder(
+    found: Format, source: Source, options: Options, registry: Registry, statistics: Statistics | None
+) -> Autoencoder:
+    if found.name == "e2e-vae":
+        return repa_e.read_e2e(source, statistics, options, registry)
     if found.name == "flux2-vae":
         config = settings_beside(source.path, {"_class_name": found.diffusers, **NETWORK})
         return read_flux2(source.state, config, options, registry)

@@ -1,5 +1,5 @@
 """Autoencoders of latent diffusion that come with the statistics of a batch norm, by which their latents are
-standardised: FLUX.2's.
+standardised: FLUX.2's, and those of REPA-E.
 
 The statistics become those of the regularizer `standardize`, and the decoder begins by undoing them. What makes the
 log-variances is left out: their users take the means.

@@ -40,10 +40,17 @@ def statistics_of(options: Options, channels: int, *, found: Path | None = None)
 
 def _read(file: Path, channels: int) -> tuple[Tensor, Tensor]:
     values = _values(file)
+    if {"latents_scale", "latents_bias"} <= set(values):  # REPA-E's: what is multiplied by, what is subtracted before
+        return _checked(_numbers(values["latents_bias"], file, channels),
+                        _numbers(values["latents_scale"], file, channels).reciprocal(), file)  # fmt: skip
     if missing := {"mean"} - set(values) or {"std"} - set(values) - ({"std"} if "var" in values else set()):
         raise ArtifactError(f"{file}: statistics hold mean and std (or var); missing here: {', '.join(missing)}")
     mean = _numbers(values["mean"], file, channels)
     std = _numbers(values["std"], file, channels) if "std" in values else _root(values["var"], file, channels)
+    return _checked(mean, std, file)
+
+
+def _checked(mean: Tensor, std: Tensor, file: Path) -> tuple[Tensor, Tensor]:
     if mean.shape != std.shape or not (mean.isfinite().all() and std.isfinite().all() and bool((std > 0).all())):
         raise ArtifactError(f"{file}: mean and std must be of one shape and finite, std above 0")
     return mean, std

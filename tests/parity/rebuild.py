@@ -15,6 +15,7 @@ from gaekit.api import Denoiser
 from gaekit.interop.diffusers_folder import CONFIG, WEIGHTS
 from gaekit.interop.formats import Options
 from gaekit.interop.importing import import_file
+from gaekit.interop.repa_e import BESIDE
 from gaekit.plugins import Registry, load_plugins
 from gaekit.store.models import Autoencoder, load_autoencoder, load_denoiser
 
@@ -25,9 +26,12 @@ def registry() -> Registry:
 
 
 def imported(name: str, fixture: Fixture, folder: Path, options: Options) -> Path:
-    """The artifact of the fixture's state as a file of the format `name`."""
+    """The artifact of the fixture's state as a file of the format `name`, REPA-E's statistics beside it."""
     file = folder / "published.pt"
     torch.save({"state_dict": fixture.state}, file)
+    if name == "e2e-vae":
+        statistics = {key: fixture.inputs[key] for key in ("latents_bias", "latents_scale")}
+        torch.save(statistics, folder / f"published{BESIDE}")
     return import_file(name, file, folder / "imported", options, registry()).artifact
 
 

@@ -15,7 +15,7 @@ from gaekit.interop.formats import Options
 from gaekit.plugins import build
 from gaekit.recipe.load import load_component
 from gaekit.store.artifact import open_artifact
-from gaekit.store.models import load_aligner
+from gaekit.store.models import Autoencoder, load_aligner
 
 
 def prepare_gae(fixture: Fixture) -> Recompute:
@@ -64,6 +64,16 @@ def prepare_ldm_vae(fixture: Fixture) -> Recompute:
 def prepare_diffusers(name: str, fixture: Fixture) -> Recompute:
     """An autoencoder of diffusers' that is a format by itself: its latent and its reconstruction."""
     model = diffusers_autoencoder(name, fixture, Options(image_size=fixture.config["resolution"]))
+    return _through(model, fixture)
+
+
+def prepare_repa_e(fixture: Fixture) -> Recompute:
+    """REPA-E's autoencoder with its statistics in a file beside it."""
+    return _through(autoencoder("e2e-vae", fixture, Options(image_size=fixture.config["resolution"])), fixture)
+
+
+def _through(model: Autoencoder, fixture: Fixture) -> Recompute:
+    """The latent and the reconstruction of an image."""
 
     def recompute(output: str) -> Tensor:
         (image,) = fixture.given("image")
@@ -73,7 +83,7 @@ def prepare_diffusers(name: str, fixture: Fixture) -> Recompute:
                 return latent
             if output == "reconstruction":
                 return model.decode(latent)
-        raise UnknownOutput(f"no such output of {name} is known")
+        raise UnknownOutput("no such output of an autoencoder is known")
 
     return recompute
 
