@@ -33,7 +33,7 @@ _SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 _EXPECTED: dict[str, dict[str, dict[str, Any]]] = {
     "gae": {
         "encoder": {"use": "vit", "norm": "rms", "qk_norm": True, "rope": False},
-        "decoder": {"use": "vit", "norm": "rms", "qk_norm": True, "rope": False},
+        "decoder": {"use": "vit", "norm": "rms", "qk_norm": True, "rope": False, "conv_width": None},
         "regularizer": {"use": "rms_norm"},
     },
     "ldm-vae": {

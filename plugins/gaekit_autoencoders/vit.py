@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gaekit.api import ComponentConfig, Decoder, Encoder, GaekitError
 from gaekit.api.nn import (
@@ -34,6 +35,8 @@ from gaekit.api.nn import (
 
 SIZES = {"small": (12, 384, 6), "base": (12, 768, 12), "large": (24, 1024, 16)}
 """Depth, width and heads by name."""
+HALF = 2
+"""Pixels of a side for each position of the decoder's convolutions."""
 
 
 class ViTConfig(ComponentConfig):
@@ -80,7 +83,18 @@ class ViTDecoderConfig(ViTConfig):
     init_std: NonNegativeFloat | None = Field(
         default=None,
         description="standard deviation of the initial weights that make the pixels, small: near grey; "
-        "null: as torch draws any linear layer, as published",
+        "null: as torch draws any such layer, as published",
+    )
+    conv_width: PositiveInt | None = Field(
+        default=None,
+        json_schema_extra={"neutral": None},
+        description="channels of the 3 x 3 convolutions, over half the image's side, that make the pixels, so that "
+        "neighbouring patches join without a seam; null: a linear layer makes each patch by itself, as published",
+    )
+    conv_blocks: PositiveInt = Field(
+        default=1,
+        json_schema_extra={"neutral": 1},
+        description="residual blocks of two such convolutions, where there are some",
     )
 
 
@@ -170,8 +184,48 @@ class ViTEncoder(Encoder):
         return self.adapter.get_parameter("weight")
 
 
+class _ResidualConvolutions(nn.Module):
+    """Two 3 x 3 convolutions without a norm, added to their input (EDSR, arXiv 1707.02921); at first they add none."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return x_BCHW + self.conv2(F.silu(self.conv1(x_BCHW)))  # type: ignore[no-any-return]
+
+
+class _ConvHead(nn.Module):
+    """Tokens to pixels: a linear layer to `conv_width` channels at half the image's side, residual convolutions across
+    the borders of patches, and one that makes the 2 x 2 pixels of each position (arXiv 1609.05158)."""
+
+    def __init__(self, config: ViTDecoderConfig, *, grid: int, stride: int):
+        super().__init__()
+        if stride % HALF:
+            raise GaekitError(
+                f"autoencoder.decoder.conv_width: image.stride = {stride} is odd, and convolutions over half the "
+                "image's side need an even one"
+            )
+        channels = config.conv_width
+        assert channels is not None
+        self.grid, self.patch = grid, stride // HALF
+        self.linear = nn.Linear(config.shape[1], self.patch**2 * channels, bias=config.bias)
+        self.blocks = nn.Sequential(*(_ResidualConvolutions(channels) for _ in range(config.conv_blocks)))
+        self.conv_out = nn.Conv2d(channels, 3 * HALF**2, 3, padding=1)
+
+    def forward(self, tokens_BNW: Tensor) -> Tensor:
+        """-> image_B3RR."""
+        x_BCHW = self.blocks(unpatchify(self.linear(tokens_BNW), patch=self.patch, grid=self.grid))
+        return F.pixel_shuffle(self.conv_out(x_BCHW), HALF)
+
+
 class ViTDecoder(Decoder):
-    """Vision transformer over latent positions, then a linear projection to each one's patch of pixels."""
+    """Vision transformer over latent positions, then a linear projection to each one's patch of pixels, or
+    convolutions across the patches."""
 
     name = "vit"
     revision = 2  # starts as published
@@ -182,16 +236,26 @@ class ViTDecoder(Decoder):
         width = config.shape[1]
         self.z_proj = nn.Linear(latent_dim, width, bias=config.bias)
         self.trunk = _Trunk(config, grid)
-        self.linear_out = nn.Linear(width, stride * stride * 3, bias=config.bias)
+        self.linear_out: nn.Linear | None = None
+        self.head: _ConvHead | None = None
+        if config.conv_width is None:
+            self.linear_out = nn.Linear(width, stride * stride * 3, bias=config.bias)
+        else:
+            self.head = _ConvHead(config, grid=grid, stride=stride)
         if config.init_std is not None:
-            nn.init.normal_(self.linear_out.weight, std=config.init_std)
+            nn.init.normal_(self.last_layer, std=config.init_std)
 
     def forward(self, latent_BDHW: Tensor) -> Tensor:
         """-> image_B3RR, float32, not clamped."""
-        pixels = self.linear_out(self.trunk(self.z_proj(to_tokens(latent_BDHW))))
-        return unpatchify(pixels, patch=self.stride, grid=self.grid).float()
+        tokens = self.trunk(self.z_proj(to_tokens(latent_BDHW)))
+        if self.head is not None:
+            return self.head(tokens).float()  # type: ignore[no-any-return]
+        assert self.linear_out is not None
+        return unpatchify(self.linear_out(tokens), patch=self.stride, grid=self.grid).float()
 
     @property
     def last_layer(self) -> nn.Parameter:
-        """The weight of the projection to pixels."""
-        return self.linear_out.get_parameter("weight")
+        """The weight of the projection, or of the last convolution, that makes the pixels."""
+        last = self.linear_out if self.head is None else self.head.conv_out
+        assert last is not None
+        return last.get_parameter("weight")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from gaekit.cli import main
 from gaekit.errors import ArtifactError
+from gaekit.interop import exporting
 from gaekit.interop.exporting import export_artifact
 from gaekit.interop.formats import Options
 from gaekit.interop.importing import import_file
@@ -63,6 +64,15 @@ def test_a_table_without_a_row_of_no_class_goes_back_without(tmp_path: Path) -> 
     take("dit_dh", state_of("dit_dh"), tmp_path, classes=tmp_path / "names.txt")
     export_artifact("dit_dh", tmp_path / "taken", tmp_path / "back.safetensors", registry())
     same(load_file(tmp_path / "back.safetensors"), state_of("dit_dh"))
+
+
+def test_a_decoder_with_convolutions_is_refused_as_a_published_one(tmp_path: Path) -> None:
+    take("gae", state_of("gae"), tmp_path)
+    (file,) = (tmp_path / "taken").glob("*.safetensors")
+    artifact = open_artifact(file, "autoencoder")
+    artifact.config["decoder"]["conv_width"] = 16
+    with pytest.raises(ArtifactError, match="its decoder has conv_width 16; the format gae is for conv_width None"):
+        exporting._check_parts(artifact, "gae", exporting._EXPECTED["gae"])
 
 
 def test_an_artifact_of_other_parts_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from gaekit.errors import GaekitError
 from gaekit.interop.gae import tokenizer_from_published
 from gaekit.nn.norm import rms_normalize
+from gaekit.testing import check_component
 from gaekit_autoencoders.vit import SIZES, ViTDecoder, ViTDecoderConfig, ViTEncoder, ViTEncoderConfig
 
 SMALL = {"use": "vit", "depth": 2, "width": 64, "heads": 4}
@@ -72,6 +73,56 @@ def test_patches_of_the_output_lie_where_their_latents_do():
     expected[8:16, 16:24] = True
     assert torch.equal(changed & expected, changed)
     assert changed[expected].float().mean() > 0.9
+
+
+def test_convolutions_that_look_at_one_position_are_the_linear_layer():
+    torch.manual_seed(0)
+    plain, convolved = decoder(), decoder(conv_width=12)
+    shared = {key: value for key, value in plain.state_dict().items() if not key.startswith("linear_out")}
+    convolved.load_state_dict(shared, strict=False)
+    head = convolved.head
+    with torch.no_grad():
+        # Of a patch's 8 x 8 pixels of 3 colours make 4 x 4 positions of 12: colour, row and column of 2 x 2.
+        pixels = plain.linear_out.weight.reshape(4, 2, 4, 2, 3, 64).permute(0, 2, 4, 1, 3, 5)
+        head.linear.weight.copy_(pixels.reshape(-1, 64))
+        head.conv_out.weight.zero_()
+        head.conv_out.bias.zero_()
+        head.conv_out.weight[:, :, 1, 1] = torch.eye(12)
+        latent = torch.randn(2, 8, 4, 4)
+        close(convolved(latent), plain(latent), 1e-6)
+
+
+def test_convolutions_join_neighbouring_patches():
+    torch.manual_seed(0)
+    decode = decoder(depth=1, conv_width=16, conv_blocks=2)
+    decode.trunk.blocks[0].attn.proj.weight.data.zero_()  # no exchange between positions
+    for block in decode.head.blocks:
+        torch.nn.init.normal_(block.conv2.weight, std=0.1)
+    latent = torch.zeros(1, 8, 4, 4)
+    moved = latent.clone()
+    moved[0, :, 1, 1] = 1
+    changed = (decode(latent) != decode(moved)).any(1)[0]
+    reach = torch.zeros(32, 32, dtype=torch.bool)
+    reach[:26, :26] = True  # five convolutions over half the side: 10 pixels around rows and columns 8 to 16
+    assert torch.equal(changed & reach, changed)
+    assert changed[reach].float().mean() > 0.9
+
+
+def test_a_decoder_with_convolutions_keeps_the_contract_and_learns():
+    check_component(ViTDecoder, depth=1, width=32, heads=2, conv_width=16)
+    decode = decoder(conv_width=16)
+    decode(torch.randn(2, 8, 4, 4)).square().mean().backward()
+    assert decode.last_layer is decode.head.conv_out.weight
+    assert decode.last_layer.grad.any()
+    with torch.no_grad():
+        decode.last_layer.zero_()
+        decode.head.conv_out.bias.zero_()
+    assert not decode(torch.ones(1, 8, 4, 4)).any()
+
+
+def test_convolutions_over_half_the_side_need_an_even_stride():
+    with pytest.raises(GaekitError, match=r"autoencoder\.decoder\.conv_width: image\.stride = 5 is odd"):
+        ViTDecoder(ViTDecoderConfig(**SMALL, conv_width=16), latent_dim=8, grid=4, stride=5)
 
 
 @pytest.mark.parametrize(
