@@ -88,8 +88,10 @@ def parts_interval(value: float, values: Sequence[float], what: str = "parts") -
     return Interval(value - half, value + half, f"95 %, Student's t over {len(values)} {what}")
 
 
-def jackknife_interval(value: float, without: Sequence[float], without_pairs: Sequence[float], what: str) -> Interval:
-    """Of any number that is at least 0, from what it is `without` each of G groups of the images in turn: the
+def jackknife_interval(
+    value: float, without: Sequence[float], without_pairs: Sequence[float], what: str, *, least: float = 0.0
+) -> Interval:
+    """Of any number that is at least `least`, from what it is `without` each of G groups of the images in turn: the
     delete-a-group jackknife (Shao and Wu 1989), t of G - 1 degrees of freedom.
 
     It is centred on the value, so that it covers the number's mean at this count of images, not at infinitely many: a
@@ -105,7 +107,7 @@ def jackknife_interval(value: float, without: Sequence[float], without_pairs: Se
         both = [groups * value - (groups - 1) * (a + b) + (groups - 2) * pair for a, b, pair in alone]
         variance = max(variance / 2, variance - math.fsum(q**2 for q in both) / len(both) / 2)
     half = student_t(groups - 1) * math.sqrt(variance)
-    return Interval(max(0.0, value - half), value + half, f"95 %, jackknife over {groups} groups of {what}")
+    return Interval(max(least, value - half), value + half, f"95 %, jackknife over {groups} groups of {what}")
 
 
 def difference_interval(

@@ -50,6 +50,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("metric", "adm"): RANDOM,
     ("metric", "fid"): RANDOM,
     ("metric", "sfid"): RANDOM,
+    ("metric", "kid"): {**RANDOM, "subsets": 2, "subset_size": 8},
     ("metric", "rfid"): RANDOM,
     ("metric", "inception_score"): {**RANDOM, "splits": 2},
     ("metric", "precision"): RANDOM,
@@ -60,7 +61,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
 SIZES: dict[tuple[str, str], dict[str, Any]] = {("encoder", "frozen_teacher"): {"channels": 40}}
 """What is not built at the usual sizes."""
 
-SLOW = {("metric", name) for name in ("adm", "fid", "sfid", "inception_score", "precision", "recall", "rfid")}
+SLOW = {("metric", name) for name in ("adm", "fid", "sfid", "kid", "inception_score", "precision", "recall", "rfid")}
 """On Inception, which takes minutes here."""
 
 ELSEWHERE = {("tracker", name) for name in ("wandb", "mlflow", "trackio")}

@@ -6,6 +6,7 @@ from gaekit_metrics.class_accuracy import ClassAccuracy
 from gaekit_metrics.fid import Fid, Rfid, Sfid
 from gaekit_metrics.frechet import Frechet
 from gaekit_metrics.inception_score import InceptionScore
+from gaekit_metrics.kid import Kid
 from gaekit_metrics.linear_probe import LinearProbe
 from gaekit_metrics.lpips_metric import Lpips
 from gaekit_metrics.precision_recall import Precision, Recall
@@ -16,5 +17,5 @@ from gaekit_metrics.ssim import Ssim
 @hookimpl
 def gaekit_components() -> list[type[Component]]:
     """The metrics."""
-    fidelity = (Adm, Fid, Sfid, InceptionScore, Precision, Recall)
+    fidelity = (Adm, Fid, Sfid, Kid, InceptionScore, Precision, Recall)
     return [Psnr, Ssim, Lpips, Rfid, *fidelity, Frechet, ClassAccuracy, LinearProbe]

@@ -1,13 +1,15 @@
-"""What the metrics on Inception's features share: the network and its settings."""
+"""What the metrics on features of images share: Inception and its settings, subsets of both sides."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, NonNegativeInt
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
+from torch import Tensor
 
 from gaekit.api import Asset, weights
-from gaekit.api.metrics import Extractor, FeatureMetric, FeatureSettings
+from gaekit.api.metrics import Extractor, FeatureMetric, FeatureSettings, ReferenceSettings, Subset
 from gaekit_metrics.inception import ASSET, EXPECTED, Inception
 
 
@@ -16,6 +18,23 @@ class InceptionSettings(FeatureSettings):
 
     weights: str = Field(default=weights.HUB, description=weights.DESCRIPTION)
     seed: NonNegativeInt = Field(default=2020, description="of shuffles, of drawn subsets and of `weights: random`")
+
+
+class SubsetSettings(ReferenceSettings):
+    """What the metrics that keep single images' features can be told."""
+
+    limit: PositiveInt = Field(default=50_000, description="generated images judged, at most, drawn by the seed")
+    reference_limit: PositiveInt = Field(default=10_000, description="real images judged, at most, drawn by the seed")
+
+    def collectors(self, seed: int) -> tuple[Subset, Subset]:
+        """Those of the real and of the generated images."""
+        return Subset(self.reference_limit, seed), Subset(self.limit, seed)
+
+
+def on_one_device(real: Subset, fake: Subset) -> tuple[Tensor, Tensor]:
+    """The rows of both, where the images were, if that is CUDA: other accelerators know no float64."""
+    device = fake.device if fake.device.type == "cuda" else torch.device("cpu")
+    return real.rows().to(device), fake.rows().to(device)
 
 
 class InceptionMetric(FeatureMetric):

@@ -12,7 +12,6 @@ from torch import Tensor
 from gaekit.api import GaekitError, Interval, Metric
 from gaekit.api.metrics import (
     GROUPS,
-    ReferenceSettings,
     Scoring,
     Subset,
     groups_of,
@@ -21,7 +20,7 @@ from gaekit.api.metrics import (
     student_t,
     wilson,
 )
-from gaekit_metrics._sampled import InceptionMetric, InceptionSettings
+from gaekit_metrics._sampled import InceptionMetric, InceptionSettings, SubsetSettings, on_one_device
 
 BLOCK = 4096
 """Rows of a distance matrix at once, and columns: 128 MiB, whatever the number of images."""
@@ -109,9 +108,9 @@ class Neighbourhoods(Scoring):
     real: Subset
     fake: Subset
 
-    def __init__(self, metric: Metric, names: Sequence[str], *, k: int, limit: int, reference_limit: int, seed: int):
+    def __init__(self, metric: Metric, names: Sequence[str], real: Subset, fake: Subset, *, k: int, seed: int):
         self.metric, self.names, self.k, self.seed = metric, names, k, seed
-        self.real, self.fake = Subset(reference_limit, seed), Subset(limit, seed)
+        self.real, self.fake = real, fake
         self._intervals: dict[str, Interval] = {}
 
     def compute(self) -> dict[str, float]:
@@ -122,7 +121,7 @@ class Neighbourhoods(Scoring):
                     f"metric '{self.metric.name}' judges {len(side)} {what} image(s) by their k = {self.k} nearest; "
                     f"it needs at least {self.k + 1}"
                 )
-        real, fake = self._rows()
+        real, fake = on_one_device(self.real, self.fake)
         found = {}
         if "precision" in self.names:
             right = int(inside(fake, real, squared_radii(real, self.k)[None]).sum())
@@ -159,23 +158,15 @@ class Neighbourhoods(Scoring):
         self._intervals["recall"] = Interval(*recall_bounds(share, covered[1::2], covered[2::2]), how)
         return share
 
-    def _rows(self) -> tuple[Tensor, Tensor]:
-        """(real, generated), where the images were, if that is CUDA: other accelerators know no float64."""
-        device = self.fake.device if self.fake.device.type == "cuda" else torch.device("cpu")
-        return self.real.rows().to(device), self.fake.rows().to(device)
 
-
-class PrecisionRecallSettings(ReferenceSettings):
+class PrecisionRecallSettings(SubsetSettings):
     """What precision and recall can be told."""
 
     k: PositiveInt = Field(default=3, description="a ball around an image reaches to its k-th nearest neighbour")
-    limit: PositiveInt = Field(default=50_000, description="generated images judged, at most, drawn by the seed")
-    reference_limit: PositiveInt = Field(default=10_000, description="real images judged, at most, drawn by the seed")
 
     def neighbourhoods(self, metric: Metric, seed: int, *names: str) -> Neighbourhoods:
         """The scoring of `names`."""
-        limits = {"limit": self.limit, "reference_limit": self.reference_limit}
-        return Neighbourhoods(metric, names, k=self.k, seed=seed, **limits)
+        return Neighbourhoods(metric, names, *self.collectors(seed), k=self.k, seed=seed)
 
 
 class PrecisionRecallConfig(PrecisionRecallSettings, InceptionSettings):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from inception_helpers import WIDTH, Tiny, make
+from inception_helpers import CLASSES, SPATIAL, WIDTH, Tiny, make
 from torch import Tensor
 
 from gaekit.api import Metric, Teacher
@@ -22,6 +22,8 @@ from gaekit.plugins import Plugin, Registry, build
 from gaekit_metrics import gaekit_components
 
 TRIALS = 200
+REST = SPATIAL + CLASSES
+"""What the small network tells besides its features."""
 Draw = Callable[[torch.Generator], Metric]
 """A metric that has taken in one draw."""
 
@@ -162,15 +164,23 @@ def test_of_a_frechet_distance(spread: float, shift: float, count: int) -> None:
 )
 @pytest.mark.parametrize("count", [64, 150])
 def test_of_numbers_against_real_images(use: str, spread: float, shift: float, count: int) -> None:
-    draw = against(make(use, Tiny()), WIDTH, 7, spread=spread, shift=shift, count=count)
+    draw = against(make(use, Tiny()), WIDTH, REST, spread=spread, shift=shift, count=count)
     assert 0.9 <= coverage(draw, use, 1000, f"{use} {spread} {shift} {count}") <= 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("spread", "shift", "count"), [(1.0, 0.0, 64), (0.6, 0.2, 64)])
+def test_of_a_kernel_distance(spread: float, shift: float, count: int) -> None:
+    made = make("kid", Tiny(), subsets=3, subset_size=40)
+    draw = against(made, WIDTH, REST, spread=spread, shift=shift, count=count)
+    assert 0.9 <= coverage(draw, "kid", 400) <= 0.99
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sharpness", [1.0, 6.0])
 @pytest.mark.parametrize("count", [100, 500])
 def test_of_an_inception_score(sharpness: float, count: int) -> None:
-    draw = against(make("inception_score", Tiny()), WIDTH, 7, spread=sharpness, shift=0.0, count=count)
+    draw = against(make("inception_score", Tiny()), WIDTH, REST, spread=sharpness, shift=0.0, count=count)
     assert 0.9 <= coverage(draw, "inception_score", 1000) <= 0.99
 
 
