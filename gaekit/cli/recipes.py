@@ -1,4 +1,4 @@
-"""`gaekit recipes`: the recipes that come with gaekit."""
+"""`gaekit recipes`: the recipes and sweeps that come with gaekit."""
 
 from __future__ import annotations
 
@@ -19,17 +19,25 @@ def make_app() -> typer.Typer:
 
 
 def show(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List the recipes that come with gaekit, or copy one."""
+    """List the recipes and sweeps that come with gaekit, or copy one."""
     if context.invoked_subcommand is not None:
         return
-    from gaekit.cli.output import print_json, print_table
-    from gaekit.recipe.shipped import list_recipes
+    from gaekit.cli.output import print_json, print_table, say
+    from gaekit.recipe.shipped import list_recipes, list_sweeps
 
-    found = list_recipes()
+    found = {"recipe": list_recipes(), "sweep": list_sweeps()}
     if as_json:
-        print_json([{"name": r.name, "summary": r.summary, "path": str(r.path)} for r in found])
-    else:
-        print_table(("recipe", ""), [(recipe.name, recipe.summary) for recipe in found])
+        print_json(
+            [
+                {"kind": kind, "name": r.name, "summary": r.summary, "path": str(r.path)}
+                for kind, shipped in found.items()
+                for r in shipped
+            ]
+        )
+        return
+    print_table(("recipe", ""), [(recipe.name, recipe.summary) for recipe in found["recipe"]])
+    say("")
+    print_table(("sweep", ""), [(sweep.name, sweep.summary) for sweep in found["sweep"]])
 
 
 def copy(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -18,17 +18,30 @@ if TYPE_CHECKING:
     from gaekit.sweeps.members import Sweep
     from gaekit.sweeps.table import Table
 
+
+class Part(NamedTuple):
+    """Of a sweep, the settings and the seeds to run; of neither, all."""
+
+    settings: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+
+
+ALL = Part()
 COLUMNS = 80
 """Of a table in a pipe or a file."""
+ONLY_HELP = "Run this setting alone, or several; the table holds all that is finished."
+SEED_HELP = "Run this seed alone, or several; the table holds all that is finished."
 JOBS_HELP = "Runs at a time, a process each; where there are several GPUs, in turn on each."
 
 
 def sweep(
-    file: Annotated[Path, typer.Argument(metavar="SWEEP", help="The sweep's YAML file.")],
+    file: Annotated[Path, typer.Argument(metavar="SWEEP", help="The sweep's YAML file, or a shipped sweep's name.")],
     set_: SetOption = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of all runs.")] = Path("runs"),
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, metavar="N", help=JOBS_HELP)] = 1,
     nproc: Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes of each run, one a GPU.")] = None,
+    only: Annotated[list[str] | None, typer.Option("--only", metavar="SETTING", help=ONLY_HELP)] = None,
+    seed: Annotated[list[int] | None, typer.Option("--seed", metavar="SEED", help=SEED_HELP)] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only check it, and say how often each stage is made.")] = False,
     table: Annotated[bool, typer.Option("--table", help="Only make the table anew of what is finished.")] = False,
@@ -44,7 +57,19 @@ def sweep(
 
     registry = load_plugins()
     definition = read_sweep(file, registry, set_ or ())
-    make(definition, registry, out, jobs=jobs, nproc=nproc, offline=offline, plan=plan, table=table, as_json=as_json)
+    part = Part(tuple(only or ()), tuple(seed or ()))
+    make(
+        definition,
+        registry,
+        out,
+        jobs=jobs,
+        nproc=nproc,
+        offline=offline,
+        plan=plan,
+        table=table,
+        as_json=as_json,
+        part=part,
+    )
 
 
 def sweep_recipe(
@@ -77,6 +102,7 @@ def make(
     plan: bool = False,
     table: bool = False,
     as_json: bool = False,
+    part: Part = ALL,
 ) -> None:
     """Check a sweep; plan it, make its table, or run it and make its table."""
     from gaekit.cli.output import print_warnings
@@ -87,13 +113,14 @@ def make(
     if plan and table:
         raise GaekitError("--plan and --table: give one of the two")
     sweep = check_members(definition, registry, build=not table)
+    asked = sweep.part(*part)
     folder = SweepFolder.of(sweep.name, out)
     if not table:
         print_warnings(definition.recipe, sweep.warnings)
     if plan:
-        _show_plan(sweep, registry, out, nproc or 1, as_json=as_json)
+        _show_plan(asked, registry, out, nproc or 1, as_json=as_json)
         return
-    failed = None if table else _run(sweep, folder, registry, out, jobs, nproc, offline=offline)
+    failed = None if table else _run(asked, folder, registry, out, jobs, nproc, offline=offline)
     _show_table(sweep, folder, registry, out, as_json=as_json)
     if failed is not None:
         raise failed

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gaekit.recipe.canonical_form import canonical
     from gaekit.recipe.load import check_recipe, load_component, load_recipe, load_recipe_data, load_section
-    from gaekit.recipe.shipped import copy_recipe, find_recipe, list_recipes
+    from gaekit.recipe.shipped import copy_recipe, find_recipe, find_sweep, list_recipes, list_sweeps
     from gaekit.recipe.writing import dump, to_yaml
 
 _HOMES = {
@@ -20,7 +20,9 @@ _HOMES = {
     "copy_recipe": "shipped",
     "dump": "writing",
     "find_recipe": "shipped",
+    "find_sweep": "shipped",
     "list_recipes": "shipped",
+    "list_sweeps": "shipped",
     "load_component": "load",
     "load_recipe": "load",
     "load_recipe_data": "load",
@@ -34,7 +36,9 @@ __all__ = [
     "copy_recipe",
     "dump",
     "find_recipe",
+    "find_sweep",
     "list_recipes",
+    "list_sweeps",
     "load_component",
     "load_recipe",
     "load_recipe_data",

@@ -1,4 +1,4 @@
-"""The recipes that come with gaekit, and finding a recipe by name or path."""
+"""The recipes and sweeps that come with gaekit, and finding one by name or path."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from gaekit.errors import GaekitError
 from gaekit.recipe.suggest import did_you_mean, near
 
 SUFFIXES = (".yaml", ".yml")
+SWEEP = ".sweep"
+"""Before the suffix of a shipped sweep's file: claims/aligners.sweep.yaml."""
 
 
 @dataclass(frozen=True)
 class ShippedRecipe:
-    """A recipe that comes with gaekit and the first line of its head comment."""
+    """A recipe, or a sweep, that comes with gaekit and the first line of its head comment."""
 
     name: str
     path: Path
@@ -25,6 +27,25 @@ class ShippedRecipe:
 def list_recipes() -> list[ShippedRecipe]:
     """All shipped recipes, by name."""
     return [ShippedRecipe(name, path, _first_comment(path)) for name, path in _shipped().items()]
+
+
+def list_sweeps() -> list[ShippedRecipe]:
+    """All shipped sweeps, by name."""
+    return [ShippedRecipe(name, path, _first_comment(path)) for name, path in _shipped(sweeps=True).items()]
+
+
+def find_sweep(source: Path | str) -> Path:
+    """The file of a sweep: `source` is a path, or the bare name of a shipped sweep.
+
+    Raises GaekitError where there is neither, with what is near.
+    """
+    text, shipped = str(source), _shipped(sweeps=True)
+    if text in shipped:
+        return shipped[text]
+    if not Path(source).is_file():
+        raise GaekitError(f"there is no sweep {text}{did_you_mean(near(text, shipped))}; name its YAML file, or give "
+                          f"`gaekit run RECIPE --sweep key=1,2`; shipped: {', '.join(shipped) or 'none'}")  # fmt: skip
+    return Path(source)
 
 
 def find_recipe(source: Path | str) -> Path:
@@ -64,9 +85,10 @@ def copy_recipe(name: str, destination: Path | None = None, *, force: bool = Fal
     return target
 
 
-def _shipped() -> dict[str, Path]:
+def _shipped(*, sweeps: bool = False) -> dict[str, Path]:
     root = Path(str(files("gaekit.recipes")))
-    return {p.relative_to(root).with_suffix("").as_posix(): p for p in sorted(root.rglob("*.yaml"))}
+    found = {p.relative_to(root).with_suffix("").as_posix(): p for p in sorted(root.rglob("*.yaml"))}
+    return {name.removesuffix(SWEEP): path for name, path in found.items() if name.endswith(SWEEP) == sweeps}
 
 
 def _first_comment(path: Path) -> str:

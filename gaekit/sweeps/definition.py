@@ -16,7 +16,7 @@ from gaekit.plugins import Registry
 from gaekit.recipe.document import Document, read_value
 from gaekit.recipe.load import check_section, read_file
 from gaekit.recipe.overrides import is_key, parse_key
-from gaekit.recipe.shipped import SUFFIXES, find_recipe, list_recipes
+from gaekit.recipe.shipped import SUFFIXES, find_recipe, find_sweep, list_recipes
 from gaekit.sweeps.labels import label, short_names, told_apart
 from gaekit.sweeps.schema import SweepFile
 
@@ -69,11 +69,10 @@ class Definition:
         return tuple(dict.fromkeys(change.key for setting in self.settings for change in setting.changes))
 
 
-def read_sweep(path: Path, registry: Registry, overrides: Sequence[str] = ()) -> Definition:
-    """The sweep of a file; `overrides` ("a.b=c") are set in all of its runs. Raises RecipeError with the line of each
-    problem, and GaekitError where there is no such file or recipe."""
-    if not path.is_file():
-        raise GaekitError(f"there is no sweep {path}; name its YAML file, or give `gaekit run RECIPE --sweep key=1,2`")
+def read_sweep(source: Path, registry: Registry, overrides: Sequence[str] = ()) -> Definition:
+    """The sweep of a file, or of the name of a shipped one; `overrides` ("a.b=c") are set in all of its runs. Raises
+    RecipeError with the line of each problem, and GaekitError where there is no such file or recipe."""
+    path = find_sweep(source)
     document = read_file(path, "sweep")
     if "sweep" not in document.data and isinstance(document.data.get("recipe"), int):
         raise RecipeError(path, [Problem((), f"this is a recipe, not a sweep; `gaekit run {path}` runs it")])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from gaekit.errors import Problem, RecipeError
+from gaekit.errors import GaekitError, Problem, RecipeError
 from gaekit.plugins import Registry
 from gaekit.recipe import canonical
 from gaekit.recipe.document import Document, read_value
@@ -53,6 +53,24 @@ class Sweep:
     def of(self, setting: Setting) -> list[Member]:
         """The runs of a setting, in the order of the seeds."""
         return [member for member in self.members if member.setting is setting]
+
+    def part(self, settings: Sequence[str] = (), seeds: Sequence[int] = ()) -> Sweep:
+        """The sweep with the runs of these settings and seeds alone; of neither, all. Raises GaekitError for one that
+        it has not."""
+        for what, wanted, there in (
+            ("setting", settings, [setting.label for setting in self.definition.settings]),
+            ("seed", seeds, list(self.definition.seeds)),
+        ):
+            for one in wanted:
+                if one not in there:
+                    known = ", ".join(map(str, there)) if there != [None] else f"none but the recipe's own {what}"
+                    raise GaekitError(f"sweep '{self.name}' has no {what} {one}; it has {known}")
+        chosen = [
+            member
+            for member in self.members
+            if (not settings or member.setting.label in settings) and (not seeds or member.seed in seeds)
+        ]
+        return replace(self, members=tuple(chosen))
 
 
 def check_members(definition: Definition, registry: Registry, *, build: bool = True) -> Sweep:

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from gaekit import __version__
 from gaekit.cli import main
 from gaekit.plugins import load_plugins
-from gaekit.recipe import find_recipe, list_recipes
+from gaekit.recipe import find_recipe, list_recipes, list_sweeps
 
 Capture = pytest.CaptureFixture[str]
 
@@ -169,8 +169,10 @@ def test_the_schema_is_printed_or_written(elsewhere: Path, capsys: Capture) -> N
 
 def test_recipes_are_listed_with_their_first_line(capsys: Capture) -> None:
     assert main(["recipes"]) == 0
-    rows = capsys.readouterr().out.splitlines()[1:]
-    assert rows == [f"{r.name:<{max(len(x.name) for x in list_recipes())}}  {r.summary}" for r in list_recipes()]
+    recipes, sweeps = capsys.readouterr().out.split("\n\n")
+    for table, shipped in ((recipes, list_recipes()), (sweeps, list_sweeps())):
+        width = max(len(x.name) for x in shipped)
+        assert table.splitlines()[1:] == [f"{r.name:<{width}}  {r.summary}" for r in shipped]
 
 
 def test_recipes_are_copied_but_never_over_a_file(elsewhere: Path, capsys: Capture) -> None:

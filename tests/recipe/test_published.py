@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recipe_helpers import OWN
 from rich.console import Console
 
 from gaekit.cli import main
@@ -19,11 +20,7 @@ from gaekit.recipe.schema import Diffusion, From, Recipe
 from gaekit.sizing.describe import sizes_of, trained_networks
 from gaekit.train.progress import Reporter
 
-PUBLISHED = [
-    recipe.name
-    for recipe in list_recipes()
-    if recipe.name not in ("my_images", "my_images_small", "quickstart", "smoke")
-]
+PUBLISHED = [recipe.name for recipe in list_recipes() if recipe.name not in OWN]
 FAST = (
     "gae_d32", "sit_xl2", "dit_xl2", "lightningdit_vavae", "rae_dinov2_b", "ablations/align_pre", "ablations/kl",
 )  # fmt: skip

@@ -7,15 +7,19 @@ from pathlib import Path
 import pytest
 
 from gaekit.errors import GaekitError
-from gaekit.recipe import copy_recipe, find_recipe, list_recipes
+from gaekit.recipe import copy_recipe, find_recipe, find_sweep, list_recipes, list_sweeps
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 
 
 def test_every_file_of_the_recipes_folder_is_listed_with_its_first_comment() -> None:
+    files = {p.relative_to(FOLDER).with_suffix("").as_posix() for p in FOLDER.rglob("*.yaml")}
     found = {recipe.name: recipe for recipe in list_recipes()}
-    assert set(found) == {p.relative_to(FOLDER).with_suffix("").as_posix() for p in FOLDER.rglob("*.yaml")}
+    sweeps = {f"{sweep.name}.sweep": sweep for sweep in list_sweeps()}
+    assert set(found) | set(sweeps) == files
     assert {"quickstart", "ablations/kl"} <= set(found)
+    assert "claims/aligners.sweep" in sweeps
+    found |= sweeps
     for recipe in found.values():
         first = recipe.path.read_text(encoding="utf-8").splitlines()[0]
         assert recipe.summary
@@ -33,6 +37,14 @@ def test_a_file_is_found_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "quickstart.yaml").write_text("mine: 1")
     assert find_recipe("quickstart.yaml") == Path("quickstart.yaml")
     assert find_recipe(tmp_path / "quickstart.yaml") == tmp_path / "quickstart.yaml"
+
+
+def test_a_sweep_is_found_by_its_name_or_its_path(tmp_path: Path) -> None:
+    assert find_sweep("claims/aligners") == FOLDER / "claims" / "aligners.sweep.yaml"
+    (tmp_path / "mine.yaml").write_text("")
+    assert find_sweep(tmp_path / "mine.yaml") == tmp_path / "mine.yaml"
+    with pytest.raises(GaekitError, match=r"no sweep claims/aligner -- did you mean 'claims/aligners'"):
+        find_sweep("claims/aligner")
 
 
 def test_what_is_not_there_is_told_with_what_is_near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,13 @@ def test_the_plan_says_how_often_each_stage_is_made(
     assert [run["state"] for run in plan["runs"]] == ["from semantic"] * 8
     assert not (tmp_path / "runs").exists()
 
+    assert main(["sweep", "sweep.yaml", "--plan", "--json", "--only", "depth_1-scale_1.0", "--seed", "1"]) == 0
+    assert [r["run"] for r in json.loads(capsys.readouterr().out)["runs"]] == ["tries.depth_1-scale_1.0-seed_1"]
+    assert main(["sweep", "sweep.yaml", "--plan", "--only", "depth_3"]) == 2
+    assert "sweep 'tries' has no setting depth_3; it has depth_1-scale_1.0, " in capsys.readouterr().err
+    assert main(["sweep", "sweep.yaml", "--plan", "--seed", "7"]) == 2
+    assert "sweep 'tries' has no seed 7; it has 0, 1" in capsys.readouterr().err
+
 
 @pytest.mark.slow  # pytest tests/sweeps -m slow
 def test_eight_runs_train_each_shared_stage_once_and_survive_a_kill(tmp_path: Path) -> None:
