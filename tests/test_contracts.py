@@ -46,11 +46,13 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("perceptual", "teacher"): {"teacher": lite("stage2")},
     ("perceptual", "lpips"): {"net": "squeeze", "backbone": "random"},
     ("metric", "frechet"): {"teacher": lite("stage2"), "grid": 8, "parts": True},
+    ("metric", "cmmd"): {"teacher": lite("stage2"), "grid": 8},
     ("metric", "lpips"): {**RANDOM, "net": "squeeze"},
     ("metric", "adm"): RANDOM,
     ("metric", "fid"): RANDOM,
     ("metric", "sfid"): RANDOM,
     ("metric", "kid"): {**RANDOM, "subsets": 2, "subset_size": 8},
+    ("metric", "mind"): {**RANDOM, "projections": 50},
     ("metric", "rfid"): RANDOM,
     ("metric", "inception_score"): {**RANDOM, "splits": 2},
     ("metric", "precision"): RANDOM,
@@ -61,7 +63,9 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
 SIZES: dict[tuple[str, str], dict[str, Any]] = {("encoder", "frozen_teacher"): {"channels": 40}}
 """What is not built at the usual sizes."""
 
-SLOW = {("metric", name) for name in ("adm", "fid", "sfid", "kid", "inception_score", "precision", "recall", "rfid")}
+SLOW = {
+    ("metric", name) for name in ("adm", "fid", "sfid", "kid", "mind", "inception_score", "precision", "recall", "rfid")
+}
 """On Inception, which takes minutes here."""
 
 ELSEWHERE = {("tracker", name) for name in ("wandb", "mlflow", "trackio")}

@@ -1,6 +1,6 @@
-"""The kinds of component. Shape suffixes: B batch, R image side, H W latent grid, F teacher width, E encoder width,
-M moments, D latent width. Images float32 in [-1, 1]; t = 0 noise, t = 1 data. Sizes arrive as keywords when a
-component is built: the recipe says each once."""
+"""The kinds of component. Shape suffixes: B batch, R image side, H W latent grid, F teacher width, P that of its pooled
+embedding, E encoder width, M moments, D latent width. Images float32 in [-1, 1]; t = 0 noise, t = 1 data. Sizes arrive
+as keywords when a component is built: the recipe says each once."""
 
 from __future__ import annotations
 
@@ -51,6 +51,8 @@ class Teacher(ModuleComponent):
     feature_dim: int
     input_size: int | None = None
     """Side in pixels to which it resizes images, where it does: at this size it takes them as they are."""
+    pooled_dim: int | None = None
+    """P, the width of `pooled`; None where it has no such embedding."""
 
     def __init__(self, config: Any, *, grid: int):
         super().__init__(config)
@@ -64,6 +66,11 @@ class Teacher(ModuleComponent):
     @abstractmethod
     def forward(self, image_B3RR: Tensor) -> Tensor:
         """Images in [-1, 1] of any square size -> feature_BFHW, H = W = `grid`, float32."""
+
+    def pooled(self, image_B3RR: Tensor) -> Tensor:
+        """The same images -> what the model itself sums each up in, (B, P), float32: its class token, or what its head
+        pools. For metrics; a teacher need not have it."""
+        raise TypeError(f"teacher '{self.name}' has no pooled embedding")
 
 
 class Encoder(ModuleComponent):

@@ -44,6 +44,8 @@ def check_teacher(make: Make, sizes: Mapping[str, Any]) -> None:
     image.requires_grad_(True)
     check_gradient(teacher(image).square().mean(), {"the image, for perceptual distances": image})
     check_module(make, lambda module: cast(Tensor, module(images(2, 48))), module=teacher, types=(torch.float32,))
+    if teacher.pooled_dim is not None:
+        check_tensor(teacher.pooled(image.detach()), (2, teacher.pooled_dim), "a teacher's pooled embedding")
     told = type(teacher).width(teacher.config)
     expect(told in (None, teacher.feature_dim), f"`width` is feature_dim, {teacher.feature_dim}, or None", told)
 

@@ -3,12 +3,14 @@
 from gaekit.api import Component, hookimpl
 from gaekit_metrics.adm import Adm
 from gaekit_metrics.class_accuracy import ClassAccuracy
+from gaekit_metrics.cmmd import Cmmd
 from gaekit_metrics.fid import Fid, Rfid, Sfid
 from gaekit_metrics.frechet import Frechet
 from gaekit_metrics.inception_score import InceptionScore
 from gaekit_metrics.kid import Kid
 from gaekit_metrics.linear_probe import LinearProbe
 from gaekit_metrics.lpips_metric import Lpips
+from gaekit_metrics.mind import Mind
 from gaekit_metrics.precision_recall import Precision, Recall
 from gaekit_metrics.psnr import Psnr
 from gaekit_metrics.ssim import Ssim
@@ -17,5 +19,5 @@ from gaekit_metrics.ssim import Ssim
 @hookimpl
 def gaekit_components() -> list[type[Component]]:
     """The metrics."""
-    fidelity = (Adm, Fid, Sfid, Kid, InceptionScore, Precision, Recall)
-    return [Psnr, Ssim, Lpips, Rfid, *fidelity, Frechet, ClassAccuracy, LinearProbe]
+    fidelity = (Adm, Fid, Sfid, Kid, Mind, InceptionScore, Precision, Recall)
+    return [Psnr, Ssim, Lpips, Rfid, *fidelity, Cmmd, Frechet, ClassAccuracy, LinearProbe]

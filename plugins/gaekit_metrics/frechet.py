@@ -20,6 +20,7 @@ from gaekit.api.metrics import (
     singular_warning,
     to_uint8,
 )
+from gaekit_metrics._teachers import FEATURES, TeacherFeatures, Which
 
 PARTS = {
     "reconstructed": "real images to their reconstructions from the latent's mean, 8 bit",
@@ -38,6 +39,7 @@ class FrechetConfig(FeatureSettings):
         "(7: 224 px for a network of stride 32; a ViT of patch 14 wants 16)",
     )
     split: Literal["train", "validation"] = Field(default="train", description="the real images to compare with")
+    features: Which = Field(default="mean", description=FEATURES)
     parts: bool = Field(
         default=False,
         description="also how far the autoencoder's reconstructions of the real images are from these, and how far the "
@@ -46,11 +48,12 @@ class FrechetConfig(FeatureSettings):
 
 
 class Frechet(Metric):
-    """Fréchet distance of generated to real images, on a teacher's features averaged over positions.
+    """Fréchet distance of generated to real images, on a teacher's features averaged over positions or its class token.
 
-    The value is named after the teacher (`frechet_efficientnet_lite0`), then by `suffix`. It is no FID: that one has
-    Inception's features, and distances of different features, or of different numbers of images, cannot be compared.
-    Both sides go through uint8.
+    The value is named after the teacher (`frechet_efficientnet_lite0`, `frechet_dinov2_class_token`), then by `suffix`.
+    It is no FID: that one has Inception's features, and distances of different features, or of different numbers of
+    images, cannot be compared. Both sides go through uint8. FD-DINOv2 (arXiv 2306.04675) is that on the class token of
+    teacher `dinov2` with `positions: dinov2`, grid 16.
 
     With `parts` there are two more: `..._reconstructed`, of the real images to what the run's autoencoder makes of
     them, which is what the decoder loses, and `..._from_reconstructions`, of these to the generated images, which is
@@ -60,7 +63,7 @@ class Frechet(Metric):
 
     name = "frechet"
     Config = FrechetConfig
-    revision = 2  # parts, suffix
+    revision = 3  # blocks of one size
     needs = "samples"
     config: FrechetConfig
 
@@ -69,8 +72,9 @@ class Frechet(Metric):
     ):
         super().__init__(config, image_size=image_size, classes=classes)
         self.split, self.reconstructions = config.split, config.parts
-        self.teacher = teacher(grid=config.grid).eval().requires_grad_(False)
-        moments, width = GroupedMoments if config.parts else Moments, self.teacher.feature_dim
+        owner = f"metric '{self.name}'"
+        self.extractor = TeacherFeatures(teacher(grid=config.grid), config.teacher, config.features, owner)
+        moments, width = GroupedMoments if config.parts else Moments, self.extractor.width
         self._real, self._rebuilt, self._fake = moments(width), moments(width), GroupedMoments(width)
         self._numbers: dict[str, tuple[float, Interval | None]] = {}
 
@@ -124,25 +128,38 @@ class Frechet(Metric):
 
     def protocol(self) -> dict[str, Any]:
         """The features and their weights, the counts of both sides, and a warning where these are too few."""
-        width = self.teacher.feature_dim
+        width = self.extractor.width
         protocol = {
             "implementation": implementation(self),
-            "teacher": self.config.teacher.model_dump(mode="json"),
-            "teacher_identity": type(self.teacher).external(self.config.teacher),
-            "feature_dim": width,
-            "features": f"mean over a grid of {self.config.grid} x {self.config.grid}",
+            **self.extractor.protocol(),
             "pixels": "uint8, floor(127.5 x + 128)",
             "split": self.split,
             "n_reference": self._real.count,
             "n": self._fake.count,
         }
+        if self.config.teacher.use == "dinov2" and self.config.features == "class_token":
+            protocol["differs_from_dgm_eval"] = self._beside_dgm_eval()
         if self.config.parts:
             protocol["parts"] = PARTS | {"n_reconstructions": self._rebuilt.count}
         return protocol | singular_warning(min(self._real.count, self._fake.count), width)
 
+    def _beside_dgm_eval(self) -> list[str]:
+        """What a distance on DINOv2's class token has otherwise than dgm-eval's FD-DINOv2."""
+        teacher, side = self.config.teacher.model_dump(), self.extractor.teacher.input_size
+        told = {
+            f"model {teacher['size']}, there large": teacher["size"] != "large",
+            "register tokens, there none": teacher["registers"],
+            "weights of another source": teacher["weights"] != "hub",
+            f"images seen at {side} px, there at 224": side != 224,
+            "positions resampled by timm, there by DINOv2's code": teacher["positions"] != "dinov2",
+            "resized by Pillow's bicubic kernel in float32, there in 8 bit": side != self.image_size,
+        }
+        return [difference for difference, applies in told.items() if applies]
+
     def _named(self, part: str) -> str:
         suffix = f"_{self.config.suffix}" if self.config.suffix else ""
-        return f"{self.name}_{self.config.teacher.use}{suffix}{part}"
+        token = "" if self.config.features == "mean" else f"_{self.config.features}"
+        return f"{self.name}_{self.config.teacher.use}{token}{suffix}{part}"
 
     def _to_samples(self, reference: Moments) -> tuple[float, Interval | None]:
         """The distance of a reference to the generated images, with its interval."""
@@ -154,17 +171,15 @@ class Frechet(Metric):
             if moments.count < 2:
                 raise GaekitError(
                     f"metric 'frechet' was given {moments.count} {side} image(s); a covariance needs at least 2, "
-                    f"and more than {self.teacher.feature_dim} (the width of the features) to be of full rank"
+                    f"and more than {self.extractor.width} (the width of the features) to be of full rank"
                 )
         return frechet_distance(real.mean, real.covariance, fake.mean, fake.covariance)
 
-    @torch.no_grad()
     def extract(self, image_B3RR: Tensor) -> Tensor:
         """Images in [-1, 1] -> their features (B, F), float64. Raises GaekitError where they are not finite."""
-        image_B3RR = to_uint8(image_B3RR, self).float() / 127.5 - 1
-        pooled_BF: Tensor = self.teacher.to(image_B3RR.device)(image_B3RR).double().mean((2, 3))
-        if not torch.isfinite(pooled_BF).all():
+        feature_BF = self.extractor(to_uint8(image_B3RR, self)).feature_BF
+        if not torch.isfinite(feature_BF).all():
             raise GaekitError(
                 f"metric 'frechet': teacher '{self.config.teacher.use}' gave features that are not finite"
             )
-        return pooled_BF
+        return feature_BF

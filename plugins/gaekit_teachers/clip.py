@@ -67,10 +67,11 @@ class Clip(FrozenTeacher):
         tower = _create(self.config, side).visual.eval()
         if hasattr(tower, "attnpool"):
             _cut_resnet(tower, layer)
-        tap = ClipTap(tower, layer, self.config.norm)
-        with torch.no_grad():  # towers do not tell their width in one way
-            channels = tap(torch.zeros(1, 3, side, side)).shape[1]
-        return Backbone(tap, channels, reductions[layer], tower.image_mean, tower.image_std)
+        tap, blank = ClipTap(tower, layer, self.config.norm), torch.zeros(1, 3, side, side)
+        whole = layer == len(reductions) - 1 and self.config.norm and not hasattr(tower, "attnpool")
+        with torch.no_grad():  # towers do not tell their widths in one way
+            channels, pooled_dim = tap(blank).shape[1], tap.pooled(blank).shape[1] if whole else None
+        return Backbone(tap, channels, reductions[layer], tower.image_mean, tower.image_std, pooled_dim)
 
 
 class ClipTap(nn.Module):
@@ -91,6 +92,11 @@ class ClipTap(nn.Module):
             output_fmt="NCHW",
         )
         return out["image_intermediates"][0]
+
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """CLIP's image embedding: pooled and projected, not yet of length 1."""
+        embedding: Tensor = self.tower(pixels)
+        return embedding
 
 
 def _cut_resnet(tower: Any, layer: int) -> None:

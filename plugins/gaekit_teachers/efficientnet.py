@@ -113,8 +113,8 @@ class EfficientNetLite(FrozenTeacher):
     def load(self) -> Backbone:
         """The network up to `layer`. Raises GaekitError if the package is absent or its file is not the known one."""
         layer = self.config.layer
-        network = up_to(layer, load_classifier(self.release))
-        return Backbone(network, self.release.layers[layer], REDUCTIONS[layer], MEAN, STD)
+        network, channels = Cut(layer, load_classifier(self.release)), self.release.layers
+        return Backbone(network, channels[layer], REDUCTIONS[layer], MEAN, STD, channels["head"])
 
 
 class EfficientNetLite0(EfficientNetLite):
@@ -160,11 +160,24 @@ def load_classifier(release: Release) -> nn.Module:
     return model.eval()
 
 
-def up_to(layer: Layer, model: Any) -> nn.Module:
-    """The part of the classifier that ends with `layer`."""
-    if layer == "head":
-        return nn.Sequential(model.conv_stem, model.bn1, *model.blocks, model.conv_head, model.bn2)
-    return nn.Sequential(model.conv_stem, model.bn1, *model.blocks[: int(layer.removeprefix("stage"))])
+class Cut(nn.Module):
+    """The classifier up to `layer`, and the rest of it up to its head: pixels (B, 3, R, R) -> features (B, F, H, W)."""
+
+    def __init__(self, layer: Layer, model: Any):
+        super().__init__()
+        parts = [model.conv_stem, model.bn1, *model.blocks, model.conv_head, model.bn2]
+        count = len(parts) if layer == "head" else 2 + int(layer.removeprefix("stage"))
+        self.features, self.rest = nn.Sequential(*parts[:count]), nn.Sequential(*parts[count:])
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The features of the layer."""
+        features: torch.Tensor = self.features(pixels)
+        return features
+
+    def pooled(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What the classifier's last layer reads: the mean over positions of its head, (B, 1280)."""
+        head: torch.Tensor = self.rest(self.features(pixels))
+        return head.mean((2, 3))
 
 
 def _weights(release: Release) -> dict[str, torch.Tensor]:

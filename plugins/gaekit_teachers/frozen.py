@@ -19,6 +19,7 @@ class Backbone:
     """A loaded network (normalised pixels -> features (B, F, H, W)) and what it expects.
 
     feature_dim: F. reduction: pixels of a side for each feature. mean, std: per channel, of pixels in [0, 1].
+    pooled_dim: P, where the network has a method `pooled` (normalised pixels -> (B, P)).
     """
 
     network: nn.Module
@@ -26,6 +27,7 @@ class Backbone:
     reduction: int
     mean: Sequence[float]
     std: Sequence[float]
+    pooled_dim: int | None = None
 
 
 class FrozenTeacher(Teacher):
@@ -43,7 +45,7 @@ class FrozenTeacher(Teacher):
         with torch.random.fork_rng(devices=[]):  # networks initialise before they load: not from the run's generator
             backbone = self.load()
         self.network = backbone.network
-        self.feature_dim = backbone.feature_dim
+        self.feature_dim, self.pooled_dim = backbone.feature_dim, backbone.pooled_dim
         self.input_size = grid * backbone.reduction
         mean, std = (torch.tensor(list(v), dtype=torch.float32).view(-1, 1, 1) for v in (backbone.mean, backbone.std))
         self.register_buffer("scale", 0.5 / std, persistent=False)  # [-1, 1] -> [0, 1] -> standardised, in one step
@@ -75,6 +77,19 @@ class FrozenTeacher(Teacher):
                 f"(channels, height, width) should be {expected}; choose another layer or another model"
             )
         return feature_BFHW
+
+    def pooled(self, image_B3RR: Tensor) -> Tensor:
+        """Images in [-1, 1] -> the model's own embedding of each, (B, P), float32. Raises GaekitError where it has
+        none."""
+        if self.pooled_dim is None:
+            raise GaekitError(
+                f"teacher '{self.name}' has no pooled embedding after layer {self.config.layer}"
+                f"{'' if getattr(self.config, 'norm', True) else ' without its norm'}; take its last layer, -1, with "
+                "`norm: true`, or another teacher"
+            )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and image_B3RR.requires_grad):
+            embedding_BP: Tensor = self.network.pooled(self.preprocess(image_B3RR)).float()  # type: ignore[operator]
+        return embedding_BP
 
 
 def resize(image_B3RR: Tensor, side: int) -> Tensor:

@@ -80,8 +80,10 @@ class FromTimm(FrozenTeacher):
         layer = _place(self.config.layer, info, name, f"teacher '{self.name}'")
         channels, reduction = int(info[layer]["num_chs"]), int(info[layer]["reduction"])
         self.fit_input(model, self.grid * reduction)
-        cfg = model.pretrained_cfg
-        return Backbone(Tap(model, layer, self.config.norm), channels, reduction, cfg["mean"], cfg["std"])
+        cfg, whole = model.pretrained_cfg, layer == len(info) - 1 and self.config.norm
+        pooled_dim = int(getattr(model, "head_hidden_size", model.num_features)) if whole else None
+        tap = Tap(model, layer, self.config.norm, whole=whole)
+        return Backbone(tap, channels, reduction, cfg["mean"], cfg["std"], pooled_dim)
 
     def fit_input(self, model: Any, side: int) -> None:
         """Make the model take `side` x `side` pixels, resampling learned positions. Raises GaekitError if it cannot."""
@@ -112,12 +114,13 @@ class Timm(FromTimm):
 
 
 class Tap(nn.Module):
-    """A timm model up to one of its layers: pixels (B, 3, R, R) -> features (B, F, H, W), without prefix tokens."""
+    """A timm model up to one of its layers: pixels (B, 3, R, R) -> features (B, F, H, W), without prefix tokens. What
+    lies behind the layer is dropped, unless the model is `whole` and also asked for its pooled embedding."""
 
-    def __init__(self, model: Any, layer: int, norm: bool):
+    def __init__(self, model: Any, layer: int, norm: bool, *, whole: bool = False):
         super().__init__()
         self.model, self.norm = model, norm
-        self.indices = list(model.prune_intermediate_layers([layer], prune_norm=not norm, prune_head=True))
+        self.indices = list(model.prune_intermediate_layers([layer], prune_norm=not norm, prune_head=not whole))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The features of the layer."""
@@ -125,6 +128,15 @@ class Tap(nn.Module):
             pixels, indices=self.indices, norm=self.norm, stop_early=True, output_fmt="NCHW", intermediates_only=True
         )
         return features[0]
+
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """The class token after the final norm; of models without one, what their head pools."""
+        features = self.model.forward_features(pixels)
+        if features.ndim == 3 and getattr(self.model, "num_prefix_tokens", 0):
+            token: Tensor = features[:, 0]
+            return token
+        embedding: Tensor = self.model.forward_head(features, pre_logits=True)
+        return embedding
 
 
 def _create(name: str, config: TimmSettings, owner: str) -> Any:

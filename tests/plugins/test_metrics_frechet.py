@@ -18,6 +18,8 @@ from gaekit.api import ComponentConfig, GaekitError, Metric, Teacher
 from gaekit.api.metrics import GroupedMoments, Moments, frechet_distance, frechet_interval
 from gaekit.plugins import Plugin, Registry, build
 from gaekit_metrics import gaekit_components
+from gaekit_metrics.frechet import Frechet
+from gaekit_teachers.presets import DinoV2
 
 
 class Edges(Teacher):
@@ -41,6 +43,16 @@ class Edges(Teacher):
         return functional.adaptive_avg_pool2d(functional.conv2d(image_B3RR, self.weight).relu(), self.grid)
 
 
+class Summed(Edges):
+    """Has a class token, of other width."""
+
+    name = "summed"
+    pooled_dim = 4
+
+    def pooled(self, image_B3RR: Tensor) -> Tensor:
+        return super().forward(image_B3RR).amax((2, 3))[:, :4]
+
+
 class Blown(Edges):
     """Gives infinite features."""
 
@@ -52,7 +64,7 @@ class Blown(Edges):
 
 def metric(teacher: type[Teacher] = Edges, **settings: Any) -> Metric:
     registry = Registry()
-    for cls in (*gaekit_components(), Edges, Blown):
+    for cls in (*gaekit_components(), Edges, Blown, Summed):
         registry.add(cls, Plugin("test", "gaekit", "0", "test"))
     settings_type: Any = registry.find("metric", "frechet").Config
     config = settings_type(use="frechet", teacher={"use": teacher.name}, **settings)
@@ -158,7 +170,7 @@ def test_the_protocol_holds_the_features_their_weights_and_both_counts() -> None
     made.update(made.extract(crops("flower")[:8]), torch.zeros(8))
     protocol = made.protocol()
     assert json.loads(json.dumps(protocol, allow_nan=False)) == protocol
-    assert protocol["implementation"] == "gaekit frechet 2"
+    assert protocol["implementation"] == "gaekit frechet 3"
     assert protocol["teacher"] == {"use": "edges"}
     assert protocol["teacher_identity"] == "sha256 of edges"
     assert (protocol["n_reference"], protocol["n"], protocol["feature_dim"]) == (10, 8, 6)
@@ -193,8 +205,8 @@ def test_features_that_are_not_finite_are_refused_by_the_teachers_name() -> None
 
 def test_the_teacher_stays_frozen() -> None:
     made: Any = metric()
-    assert not made.teacher.training
-    assert not any(p.requires_grad for p in made.teacher.parameters())
+    assert not made.extractor.teacher.training
+    assert not any(p.requires_grad for p in made.extractor.teacher.parameters())
 
 
 def blurred(name: str) -> Tensor:
@@ -281,3 +293,31 @@ def test_moments_in_groups_are_kept_exactly(count: int) -> None:
         for ours, theirs in zip(kept.without(*groups), made.without(*groups), strict=True):
             assert torch.equal(ours, theirs)
     assert torch.equal(kept.plain().covariance, made.covariance)
+
+
+def test_it_can_be_taken_on_the_class_token_under_a_name_of_its_own() -> None:
+    made, photos = metric(Summed, features="class_token"), (crops("china"), crops("flower"))
+    made.reference(made.extract(photos[0]), torch.zeros(60))
+    made.update(made.extract(photos[1]), torch.zeros(60))
+    teacher = Summed(ComponentConfig(use="summed"), grid=7)
+    with torch.no_grad():  # 8 bit and back
+        a, b = (moments(teacher.pooled(((p + 1) * 127.5).round() / 127.5 - 1).double().numpy()) for p in photos)
+    expected = frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+    assert made.compute() == {"frechet_summed_class_token": pytest.approx(expected, rel=1e-4)}
+    assert made.protocol()["feature_dim"] == 4
+    with pytest.raises(GaekitError, match="teacher 'edges' of these settings has no class token"):
+        metric(features="class_token")
+
+
+def test_on_dinov2s_class_token_it_says_what_is_otherwise_than_in_dgm_eval() -> None:
+    registry = Registry()
+    for cls in (*gaekit_components(), DinoV2):
+        registry.add(cls, Plugin("test", "gaekit", "0", "test"))
+    teacher = {"use": "dinov2", "size": "small", "weights": "random"}
+    config = Frechet.Config(use="frechet", teacher=DinoV2.Config(**teacher), grid=2, features="class_token")
+    told = build(Metric, config, registry, image_size=32, classes=()).protocol()["differs_from_dgm_eval"]
+    for word in ("small", "28 px", "timm", "another source", "8 bit"):
+        assert any(word in difference for difference in told), word
+    config = config.model_copy(update={"teacher": DinoV2.Config(**teacher, positions="dinov2")})
+    told = build(Metric, config, registry, image_size=28, classes=()).protocol()["differs_from_dgm_eval"]
+    assert not any("timm" in difference or "8 bit" in difference for difference in told)

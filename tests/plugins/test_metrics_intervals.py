@@ -177,6 +177,21 @@ def test_of_a_kernel_distance(spread: float, shift: float, count: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("spread", "shift", "count"), [(1.0, 0.0, 64), (0.6, 0.2, 150), (1.0, 0.5, 150)])
+def test_of_an_embeddings_discrepancy(spread: float, shift: float, count: int) -> None:
+    made = metric("cmmd", teacher={"use": "six"}, features="mean", sigma=1.0)
+    draw = against(made, 6, spread=spread, shift=shift, count=count)
+    assert 0.9 <= coverage(draw, "cmmd_six_mean", 400) <= 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("spread", "shift", "count"), [(1.0, 0.0, 64), (0.6, 0.2, 150), (1.0, 0.5, 250)])
+def test_of_a_sliced_distance(spread: float, shift: float, count: int) -> None:
+    draw = against(make("mind", Tiny(), projections=60), WIDTH, REST, spread=spread, shift=shift, count=count)
+    assert 0.9 <= coverage(draw, "mind", 400) <= 0.99
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("sharpness", [1.0, 6.0])
 @pytest.mark.parametrize("count", [100, 500])
 def test_of_an_inception_score(sharpness: float, count: int) -> None:

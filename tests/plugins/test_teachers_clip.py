@@ -57,6 +57,22 @@ def test_the_feature_is_the_patch_tokens_after_the_final_norm() -> None:
     torch.testing.assert_close(looks(images()).flatten(2).transpose(1, 2), tokens)
 
 
+@pytest.mark.parametrize("model", ["tiny-vit", "tiny-timm"])
+def test_the_pooled_embedding_is_clips_own_of_an_image(model: str) -> None:
+    looks = teacher(model, grid=2)
+    torch.manual_seed(0)
+    whole = open_clip.create_model(model, load_weights=False, force_image_size=looks.input_size).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(looks.pooled(images()), whole.encode_image(looks.preprocess(images())))
+    assert looks.pooled_dim == 32
+
+
+def test_inner_layers_and_resnets_have_no_pooled_embedding() -> None:
+    for looks in (teacher(layer=0), teacher("tiny-resnet", grid=1)):
+        with pytest.raises(GaekitError, match="teacher 'clip' has no pooled embedding"):
+            looks.pooled(images())
+
+
 @pytest.mark.parametrize(
     ("model", "layer", "channels", "side"),
     [

@@ -73,6 +73,9 @@ def test_the_features_are_the_input_of_the_classifiers_head() -> None:
     with torch.no_grad():
         logits = model.classifier(head(image).mean((2, 3)))  # type: ignore[operator]
         torch.testing.assert_close(logits, model(head.preprocess(image)))
+        early = teacher(grid=14, layer="stage5")  # 224 px too
+        torch.testing.assert_close(model.classifier(early.pooled(image)), logits)  # type: ignore[operator]
+    assert early.pooled_dim == head.pooled_dim == 1280
 
 
 @pytest.mark.parametrize("release", [LITE0, LITE2], ids=lambda release: release.name)

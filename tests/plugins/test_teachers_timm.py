@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from gaekit.errors import GaekitError
 from gaekit_teachers.presets import DinoV2, DinoV2Config, DinoV3, Mae, Siglip, Siglip2
-from gaekit_teachers.timm_models import FromTimm, Timm, TimmConfig
+from gaekit_teachers.timm_models import FromTimm, Tap, Timm, TimmConfig
 
 
 def teacher(model: str = "test_vit", grid: int = 4, **settings: object) -> Timm:
@@ -39,6 +39,32 @@ def test_a_transformers_feature_is_its_normalised_patch_tokens(model: str) -> No
     with torch.no_grad():
         tokens = reference.forward_features(looks.preprocess(images()))[:, reference.num_prefix_tokens :]
     torch.testing.assert_close(looks(images()).flatten(2).transpose(1, 2), tokens)
+
+
+@pytest.mark.parametrize("model", ["vit_small_patch14_reg4_dinov2", "test_vit", "test_resnet", "test_efficientnet"])
+def test_the_pooled_embedding_is_what_the_model_without_its_classifier_gives(model: str) -> None:
+    looks = teacher(model, grid=3)
+    torch.manual_seed(0)
+    reference = create(model, pretrained=False, num_classes=0, **({"img_size": 42} if "dinov2" in model else {})).eval()
+    if hasattr(reference, "set_input_size"):
+        reference.set_input_size(img_size=(looks.input_size, looks.input_size))
+    own = looks.network.get_submodule("model").state_dict()
+    assert not reference.load_state_dict(own, strict=False).missing_keys
+    with torch.no_grad():
+        torch.testing.assert_close(looks.pooled(images()), reference(looks.preprocess(images())))
+    assert looks.pooled(images(80)).shape == (2, looks.pooled_dim)
+
+
+def test_siglips_is_that_of_its_attention_pool_and_inner_layers_have_none() -> None:
+    model = create("vit_base_patch16_siglip_256", depth=1, num_classes=0, pretrained=False, img_size=32).eval()
+    tap, pixels = Tap(model, 0, norm=True, whole=True), images()
+    with torch.no_grad():
+        torch.testing.assert_close(tap.pooled(pixels), model.attn_pool(model.forward_features(pixels)))
+    for settings in ({"layer": 0}, {"norm": False}):
+        inner = teacher("test_vit", **settings)
+        assert inner.pooled_dim is None
+        with pytest.raises(GaekitError, match="teacher 'timm' has no pooled embedding"):
+            inner.pooled(images())
 
 
 @pytest.mark.parametrize(("layer", "index"), [(1, 1), (-1, 4), (-3, 2)])
