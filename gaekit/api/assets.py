@@ -149,13 +149,15 @@ class Download(PublishedAsset):
     """A file with a URL, kept in torch's hub cache or in `folder`.
 
     `sha256` is its hash or the beginning of that, by default the one that by torch's custom ends its name:
-    `alexnet-owt-7be5be79.pth`. `alias` is what its identity calls it, by default the URL.
+    `alexnet-owt-7be5be79.pth`. `recorded` is for a file whose hash nobody tells: it is written beside it when the file
+    is first there, as NAME.sha256, and held to from then on. `alias` is what its identity calls it, by default the URL.
     """
 
     url: str
     sha256: str = ""
     folder: Path | None = None
     alias: str = ""
+    recorded: bool = False
 
     @property
     def identity(self) -> str:
@@ -174,9 +176,18 @@ class Download(PublishedAsset):
 
     @property
     def sha256_starts(self) -> str:
-        """As given, or as the name tells."""
+        """As given, as the name tells, or as recorded."""
         told = re.search(r"-([0-9a-f]{8,64})\.", self.file)
-        return self.sha256 or (told[1] if told else "")
+        return self.sha256 or (told[1] if told else "") or self._recorded
+
+    @property
+    def record(self) -> Path:
+        """Where the hash of a `recorded` file is kept."""
+        return self.place.with_name(f"{self.file}.sha256")
+
+    @property
+    def _recorded(self) -> str:
+        return self.record.read_text().strip() if self.recorded and self.record.is_file() else ""
 
     @property
     def place(self) -> Path:
@@ -196,10 +207,13 @@ class Download(PublishedAsset):
         if self.find() is None:
             self._download(owner)
         if not (digest := sha256_of(self.place)).startswith(self.sha256_starts):
+            other = f"; or, where another file is right, delete {self.record}" if self._recorded else ""
             raise GaekitError(
                 f"{owner}: {self.place} is damaged: its sha256 begins with {digest[: len(self.sha256_starts)]}, should "
-                f"with {self.sha256_starts}; delete it and fetch it again from {self.url} ({FETCHING} does both)"
+                f"with {self.sha256_starts}; delete it and fetch it again from {self.url} ({FETCHING} does both){other}"
             )
+        if self.recorded and not self._recorded:
+            self.record.write_text(f"{digest}\n")
         return self.place
 
     def _download(self, owner: str) -> None:

@@ -142,7 +142,10 @@ def refused(folder: Path) -> dict[str, tuple[str, str]]:
     (folder / "png").mkdir()
     (folder / "tall.png").rename(folder / "png" / "tall.png")
     return {
-        "absent": (str(folder / "nowhere.npz"), "no reference .*nowhere.npz; give an .npz of ADM or a folder"),
+        "absent": (
+            str(folder / "nowhere.npz"),
+            "no reference .*nowhere.npz; give an .npz of ADM, a published one by name .* or a folder",
+        ),
         "text": (str(folder / "text.npz"), "no readable .npz"),
         "other arrays": (file("a", x=good["mu"]), "holds x; an .npz of ADM holds mu and sigma, or images as arr_0"),
         "mean alone": (file("b", mu=good["mu"]), "holds mu; "),

@@ -7,7 +7,6 @@ import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -15,11 +14,12 @@ import torch
 from pydantic import Field, StringConstraints
 from torch import Tensor
 
-from gaekit.api.assets import Asset, LocalFile
+from gaekit.api.assets import Asset
 from gaekit.api.component import ComponentConfig
 from gaekit.api.kinds import Metric
 from gaekit.api.metrics.moments import GroupedMoments, Moments
-from gaekit.api.metrics.reference import REFERENCE_HINT, Reference, content_sha256, open_reference
+from gaekit.api.metrics.published import reference_asset, reference_identity, reference_path
+from gaekit.api.metrics.reference import Reference, open_reference
 from gaekit.api.metrics.rows import implementation, to_uint8
 from gaekit.errors import GaekitError
 from gaekit.intervals import Interval
@@ -38,7 +38,8 @@ class ReferenceSettings(ComponentConfig):
 
     reference: str | None = Field(
         default=None,
-        description="an .npz of ADM (mu and sigma, or images arr_0) or a folder of images; null is the data set",
+        description="an .npz of ADM (mu and sigma, or images arr_0), the name of a published one (adm_imagenet256), or "
+        "a folder of images; null is the data set",
     )
     split: Literal["train", "validation"] = Field(
         default="train", description="of the data set: the real images to compare with, where there is no `reference`"
@@ -236,17 +237,16 @@ class FeatureMetric(Metric):
 
     @classmethod
     def external(cls, config: Any) -> str | None:
-        """Identity of the reference where it is a file or folder. Raises GaekitError where that is absent."""
+        """Identity of the reference where there is one. Raises GaekitError where it is a path, and absent."""
         if (path := getattr(config, "reference", None)) is None:
             return None
-        return f"reference sha256:{content_sha256(Path(path), f'metric {cls.name!r}')}"
+        return f"reference {reference_identity(path, f'metric {cls.name!r}')}"
 
     @classmethod
     def assets(cls, config: Any) -> tuple[Asset, ...]:
-        """The reference where it is a file or folder."""
-        if (path := getattr(config, "reference", None)) is None:
-            return ()
-        return (LocalFile("reference of real images", path, REFERENCE_HINT, folders=True),)
+        """The reference where there is one."""
+        reference = getattr(config, "reference", None)
+        return () if reference is None else (reference_asset(reference),)
 
     def extract(self, image_B3RR: Tensor) -> Tensor:
         """Images in [-1, 1], through uint8 -> the network's features (B, F + S + K). Raises GaekitError where they are
@@ -315,7 +315,9 @@ class FeatureMetric(Metric):
 
     def _open_reference(self, config: Any, image_size: int) -> Reference | None:
         path = getattr(config, "reference", None)
-        return None if path is None else open_reference(Path(path), self.owner, image_size)
+        if path is None:
+            return None
+        return open_reference(reference_path(path, self.owner, image_size), self.owner, image_size)
 
     def _reference_facts(self) -> dict[str, Any] | None:
         if self.file is not None:

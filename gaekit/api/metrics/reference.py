@@ -26,7 +26,8 @@ IMAGES, MEAN, COVARIANCE = "arr_0", "mu", "sigma"
 SPATIAL = "_s"
 """What the names of the statistics of spatial features end with."""
 REFERENCE_HINT = (
-    "give an .npz of ADM or a folder of images, or leave `reference` out to compare with the data set's `split`"
+    "give an .npz of ADM, a published one by name (adm_imagenet256) or a folder of images, or leave `reference` out to "
+    "compare with the data set's `split`"
 )
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 BLOCK = 64
