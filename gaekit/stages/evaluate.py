@@ -7,7 +7,7 @@ extracts what each metric looks at (`judging`).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gaekit.api import ComponentConfig
 from gaekit.data.images import Images
 from gaekit.data.latents import LatentCache
 from gaekit.recipe.schema import Evaluate, Recipe
+from gaekit.stages.evaluation import Evaluation
 from gaekit.stages.job import Job
 from gaekit.stages.judging import (
     PER_IMAGE,
@@ -54,8 +56,8 @@ def run(job: Job) -> dict[str, Any]:
     assert isinstance(section, Evaluate)
     numbers: Numbers = {}
     model = Reconstructor(job, job.inputs["autoencoder"])
-    numbers |= _of_pairs(job, section, model)
-    numbers |= _of_latents(job, section, model)
+    numbers |= reconstruction_numbers(job, section.metrics, section.batch, model)
+    numbers |= latent_numbers(job, section.metrics, section.batch, model, job.inputs.get("latents"))
     if "sample" in job.inputs:
         numbers |= _of_samples(job, section, sorted(job.inputs["sample"].parent.glob("samples*.npz")), model)
     numbers = dict(sorted(numbers.items()))
@@ -82,30 +84,39 @@ def _write_per_image(file: Path, per_image: dict[str, np.ndarray]) -> None:
                 npz.add(name, rows.dtype, rows.shape, [rows])
 
 
-def _of_pairs(job: Job, section: Evaluate, model: Reconstructor) -> Numbers:
-    judged = judges_of(job, section.metrics, "pairs")
+def reconstruction_numbers(
+    evaluation: Evaluation, metrics: Sequence[ComponentConfig], batch: int, model: Reconstructor
+) -> Numbers:
+    """Those of the metrics that are about pairs: the held-out images and their reconstructions, `batch` at once."""
+    judged = judges_of(evaluation, metrics, "pairs")
     if not judged.metrics:
         return {}
-    images = job.images("validation")
-    judged.ready(job.device)
-    batches = own_batches(job, images, section.batch, "reconstructions")
-    judge_pairs(job, judged, ((batch.pixels_BRR3, model.rebuilt(batch)) for batch in batches))
+    images = evaluation.images("validation")
+    judged.ready(evaluation.device)
+    batches = own_batches(evaluation, images, batch, "reconstructions")
+    judge_pairs(evaluation, judged, ((some.pixels_BRR3, model.rebuilt(some)) for some in batches))
     facts = {"split": "validation", "of": "reconstruction of the latent's mean, 8 bit"}
-    return results(job, "reconstruction", judged, facts | _data_facts(job, images), intervals=True)
+    return results(evaluation, "reconstruction", judged, facts | _data_facts(evaluation, images), intervals=True)
 
 
-def _of_latents(job: Job, section: Evaluate, reconstructor: Reconstructor) -> Numbers:
-    judged = judges_of(job, section.metrics, "latents")
+def latent_numbers(
+    evaluation: Evaluation, metrics: Sequence[ComponentConfig], batch: int, reconstructor: Reconstructor,
+    cache: Path | None = None,
+) -> Numbers:  # fmt: skip
+    """Those of the metrics that are about latents: the training split's, which `cache` holds where there is one, and
+    the held-out split's."""
+    judged = judges_of(evaluation, metrics, "latents")
     if not judged.metrics:
         return {}
-    model, images = reconstructor.model, job.images("validation")
-    for metric, (latent, label) in handed(judged, _for_all(judged, _training_latents(job, section, model))):
+    model, images = reconstructor.model, evaluation.images("validation")
+    training = _training_latents(evaluation, batch, model, cache)
+    for metric, (latent, label) in handed(judged, _for_all(judged, training)):
         metric.reference(latent, label)
-    judged.ready(job.device)
-    for metric, (latent, label) in handed(judged, _for_all(judged, _encoded(job, images, section.batch, model))):
+    judged.ready(evaluation.device)
+    for metric, (latent, label) in handed(judged, _for_all(judged, _encoded(evaluation, images, batch, model))):
         metric.update(latent, label)
-    facts = {"of": "latent means, as the regularizer gives them"} | _data_facts(job, images)
-    return results(job, "latents", judged, facts, intervals=True)
+    facts = {"of": "latent means, as the regularizer gives them"} | _data_facts(evaluation, images)
+    return results(evaluation, "latents", judged, facts, intervals=True)
 
 
 def _for_all(judged: Judged, batches: Iterator[T]) -> Iterator[dict[int, T]]:
@@ -113,20 +124,22 @@ def _for_all(judged: Judged, batches: Iterator[T]) -> Iterator[dict[int, T]]:
     return (dict.fromkeys(judged.metrics, batch) for batch in batches)
 
 
-def _training_latents(job: Job, section: Evaluate, model: Autoencoder) -> Iterator[tuple[Tensor, Tensor]]:
+def _training_latents(
+    evaluation: Evaluation, batch: int, model: Autoencoder, cache: Path | None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """This rank's (latent_BDHW, label_B) of the training split."""
-    if "latents" in job.inputs and not read_manifest(job.inputs["latents"]).get("online"):
-        batches = LatentCache(job.inputs["latents"]).in_order(section.batch)
-        for batch in itertools.islice(batches, job.world.rank, None, job.world.size):
-            yield batch.latent_BDHW, batch.label_B
+    if cache is not None and not read_manifest(cache).get("online"):
+        world = evaluation.world
+        for some in itertools.islice(LatentCache(cache).in_order(batch), world.rank, None, world.size):
+            yield some.latent_BDHW, some.label_B
     else:
-        yield from _encoded(job, job.images("train"), section.batch, model)
+        yield from _encoded(evaluation, evaluation.images("train"), batch, model)
 
 
 @torch.no_grad()
-def _encoded(job: Job, images: Images, size: int, model: Autoencoder) -> Iterator[tuple[Tensor, Tensor]]:
-    for batch in own_batches(job, images, size, "latents"):
-        yield model.encode(batch.to(job.device).image_B3RR)[1].mean_BDHW.float().cpu(), batch.label_B
+def _encoded(evaluation: Evaluation, images: Images, size: int, model: Autoencoder) -> Iterator[tuple[Tensor, Tensor]]:
+    for batch in own_batches(evaluation, images, size, "latents"):
+        yield model.encode(batch.to(evaluation.device).image_B3RR)[1].mean_BDHW.float().cpu(), batch.label_B
 
 
 def _of_samples(job: Job, section: Evaluate, files: list[Path], model: Reconstructor) -> Numbers:
@@ -163,9 +176,9 @@ def _generated(file: Path, size: int, first: int, every: int) -> Iterator[tuple[
         )
 
 
-def _data_facts(job: Job, images: Images) -> dict[str, Any]:
-    skipped = job.skipped(images)
-    return {"dataset": job.data.digest, "skipped_images": skipped, "images": len(images) - len(skipped)}
+def _data_facts(evaluation: Evaluation, images: Images) -> dict[str, Any]:
+    skipped = evaluation.skipped(images)
+    return {"dataset": evaluation.data.digest, "skipped_images": skipped, "images": len(images) - len(skipped)}
 
 
 STAGE = Stage(

@@ -13,22 +13,20 @@ import torch
 from torch import Tensor
 
 from gaekit.api import Aligner, Teacher, TrackedStage, Tracker
-from gaekit.data.images import Images
 from gaekit.errors import GaekitError
-from gaekit.parallel import World
 from gaekit.plugins import Registry, build
 from gaekit.recipe.schema import Autoencoder as AutoencoderSection
 from gaekit.recipe.schema import Latents, Recipe, Sample
 from gaekit.recipe.writing import dump
 from gaekit.seeds import seed_for
 from gaekit.stages.data import Data
+from gaekit.stages.evaluation import Evaluation
 from gaekit.stages.machine import Machine
 from gaekit.stages.network import hidden_dim
 from gaekit.store.files import read_json, write_json
 from gaekit.store.models import AutoencoderSpec
 from gaekit.store.room import Room
 from gaekit.train.precision import resolve_precision
-from gaekit.train.progress import Reporter
 from gaekit.train.step import Host
 from gaekit.train.step_times import StepTimes
 from gaekit.train.track import Trackers
@@ -40,7 +38,7 @@ NOTHING_TO_TRAIN = "autoencoder: this recipe takes it from elsewhere, there is n
 
 
 @dataclass
-class Job:
+class Job(Evaluation):
     """One stage's work; `machine` and `data` are the run's. `inputs` maps the stages it needs to their artifacts;
     `store` is the folder of all rooms; `caches` are the rooms beside the stage's own that it read, relative to the
     folder of all runs; `times` ends a training that is only measured; `wait`: a room that another process uses is
@@ -68,27 +66,9 @@ class Job:
         self.world.on_rank0(self.on_cache)
 
     @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self.machine.device
-
-    @property
-    def world(self) -> World:
-        """The processes that share the work."""
-        return self.machine.world
-
-    @property
-    def reporter(self) -> Reporter:
-        """Where it tells what it does."""
-        return self.machine.reporter
-
-    def images(self, split: str) -> Images:
-        """One split of the run's data, for its device."""
-        return self.data.images(split, pinned=self.device.type == "cuda")
-
-    def skipped(self, images: Images) -> dict[str, str]:
-        """What any rank skipped of a split, and why. Every rank must call it."""
-        return {key: reason for found in self.world.all_gather(images.skipped) for key, reason in found.items()}
+    def image_size(self) -> int:
+        """Side of the recipe's images."""
+        return self.recipe.image.size
 
     def settled(self, section: S) -> S:
         """The section with the precision that it means on this device. What is half made in another is not gone on

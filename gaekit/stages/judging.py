@@ -21,7 +21,7 @@ from gaekit.api import ComponentConfig, Interval, Metric
 from gaekit.data.images import ImageBatch, Images, to_float
 from gaekit.parallel import World
 from gaekit.plugins import build
-from gaekit.stages.job import Job
+from gaekit.stages.evaluation import Evaluation
 
 Numbers = dict[str, dict[str, Any]]
 T = TypeVar("T")
@@ -63,16 +63,16 @@ class Judged:
         return replace(self, metrics=self.metrics | {place: copy.deepcopy(m) for place, m in self.own.items()})
 
 
-def judges_of(job: Job, wanted: Sequence[ComponentConfig], needs: str) -> Judged:
+def judges_of(evaluation: Evaluation, wanted: Sequence[ComponentConfig], needs: str) -> Judged:
     """Those of the metrics that are of one sort. Those that need classes are left out where the data has none."""
-    found = [(config, job.registry.find("metric", config.use)) for config in wanted]
-    chosen = [c for c, cls in found if issubclass(cls, Metric) and cls.needs == needs and not left_out(cls, job)]
-    sizes = {"image_size": job.recipe.image.size, "classes": job.data.dataset.classes}
-    metrics = {place: build(Metric, config, job.registry, **sizes) for place, config in enumerate(chosen)}
+    found = [(config, evaluation.registry.find("metric", config.use)) for config in wanted]
+    chosen = [c for c, cls in found if issubclass(cls, Metric) and cls.needs == needs and not left_out(cls, evaluation)]
+    sizes = {"image_size": evaluation.image_size, "classes": evaluation.data.dataset.classes}
+    metrics = {place: build(Metric, config, evaluation.registry, **sizes) for place, config in enumerate(chosen)}
     for metric in metrics.values():
         for network in _networks_of(metric):
-            job.machine.watch(network, f"metric {metric.name}")
-    return Judged(metrics, dict(enumerate(chosen)), job.world)
+            evaluation.machine.watch(network, f"metric {metric.name}")
+    return Judged(metrics, dict(enumerate(chosen)), evaluation.world)
 
 
 def _networks_of(held: object, depth: int = 2) -> Iterator[nn.Module]:
@@ -85,16 +85,16 @@ def _networks_of(held: object, depth: int = 2) -> Iterator[nn.Module]:
 
 
 @torch.no_grad()
-def extracted(job: Job, metric: Metric, pixels_BRR3: Tensor) -> Tensor:
+def extracted(evaluation: Evaluation, metric: Metric, pixels_BRR3: Tensor) -> Tensor:
     """What a metric looks at of images, to be sent to its owner: images go as uint8 (B, R, R, 3)."""
     if type(metric).extract is Metric.extract:
         return pixels_BRR3
-    return metric.extract(to_float(pixels_BRR3).to(job.device)).cpu()
+    return metric.extract(to_float(pixels_BRR3).to(evaluation.device)).cpu()
 
 
-def received(job: Job, metric: Metric, sent: Tensor) -> Tensor:
+def received(evaluation: Evaluation, metric: Metric, sent: Tensor) -> Tensor:
     """Inverse of the sending, on the device."""
-    return (to_float(sent) if type(metric).extract is Metric.extract else sent).to(job.device)
+    return (to_float(sent) if type(metric).extract is Metric.extract else sent).to(evaluation.device)
 
 
 def handed(judged: Judged, own: Iterator[dict[int, T]]) -> Iterator[tuple[Metric, T]]:
@@ -111,30 +111,38 @@ def handed(judged: Judged, own: Iterator[dict[int, T]]) -> Iterator[tuple[Metric
                 yield from ((metric, given) for given in turn if given is not None)
 
 
-def own_batches(job: Job, images: Images, size: int, title: str) -> Iterator[ImageBatch]:
-    """This rank's batches of a split: of each `ranks` in turn, one."""
-    spans = [range(first, min(first + size, len(images))) for first in range(0, len(images), size)]
-    own = spans[job.world.rank :: job.world.size]
-    with job.reporter.bar(title, sum(map(len, own)) * job.world.size, ranks=job.world.size) as bar:
+def own_spans(world: World, count: int, size: int) -> list[range]:
+    """This rank's batches of `count` images: of each `ranks` in turn, one."""
+    spans = [range(first, min(first + size, count)) for first in range(0, count, size)]
+    return spans[world.rank :: world.size]
+
+
+def own_batches(evaluation: Evaluation, images: Images, size: int, title: str) -> Iterator[ImageBatch]:
+    """This rank's batches of a split."""
+    ranks = evaluation.world.size
+    own = own_spans(evaluation.world, len(images), size)
+    with evaluation.reporter.bar(title, sum(map(len, own)) * ranks, ranks=ranks) as bar:
         for batch in images.in_order(size, spans=own):
             yield batch
-            bar.advance(len(batch) * job.world.size)
+            bar.advance(len(batch) * ranks)
 
 
-def left_out(metric: type[Metric], job: Job) -> bool:
+def left_out(metric: type[Metric], evaluation: Evaluation) -> bool:
     """Whether a metric needs classes and the data has none."""
-    return metric.needs_classes and len(job.data.dataset.classes) < 2
+    return metric.needs_classes and len(evaluation.data.dataset.classes) < 2
 
 
-def results(job: Job, prefix: str, judged: Judged, facts: dict[str, Any], *, intervals: bool = False) -> Numbers:
+def results(
+    evaluation: Evaluation, prefix: str, judged: Judged, facts: dict[str, Any], *, intervals: bool = False
+) -> Numbers:
     """What every rank's metrics found, in the recipe's order, on every rank. With `intervals`, which may take as long
     as the numbers, an entry also holds its interval, and by `PER_IMAGE` what each image contributes, where it has
     them."""
     mine = {}
     for place, metric in judged.own.items():
-        with job.reporter.waiting(f"computing {metric.name}"):
+        with evaluation.reporter.waiting(f"computing {metric.name}"):
             mine[place] = _told(metric, intervals)
-    everywhere = {place: result for part in job.world.all_gather(mine) for place, result in part.items()}
+    everywhere = {place: result for part in evaluation.world.all_gather(mine) for place, result in part.items()}
     found: Numbers = {}
     for place in sorted(everywhere):
         told = everywhere[place]
@@ -180,21 +188,24 @@ def is_higher_better(judged: Judged, name: str) -> bool:
     return any(own.startswith(start) for metric in judged.metrics.values() for start in metric.higher)
 
 
-def judge_pairs(job: Job, judged: Judged, pairs: Iterator[tuple[Tensor, Tensor]]) -> None:
+def judge_pairs(evaluation: Evaluation, judged: Judged, pairs: Iterator[tuple[Tensor, Tensor]]) -> None:
     """Have metrics of pairs take in this rank's (images, their reconstructions), uint8 (B, R, R, 3) on the CPU."""
     batches = (
-        {n: (extracted(job, metric, real), extracted(job, metric, fake)) for n, metric in judged.metrics.items()}
+        {
+            n: (extracted(evaluation, metric, real), extracted(evaluation, metric, fake))
+            for n, metric in judged.metrics.items()
+        }
         for real, fake in pairs
     )
     for metric, (real, fake) in handed(judged, batches):
-        metric.update(received(job, metric, real), received(job, metric, fake))
+        metric.update(received(evaluation, metric, real), received(evaluation, metric, fake))
 
 
-def judge_samples(job: Job, judged: Judged, samples: Iterator[tuple[Tensor, Tensor]]) -> None:
+def judge_samples(evaluation: Evaluation, judged: Judged, samples: Iterator[tuple[Tensor, Tensor]]) -> None:
     """Have metrics of samples take in this rank's (images, their labels), uint8 (B, R, R, 3) on the CPU."""
     batches = (
-        {place: (extracted(job, metric, pixels), label) for place, metric in judged.metrics.items()}
+        {place: (extracted(evaluation, metric, pixels), label) for place, metric in judged.metrics.items()}
         for pixels, label in samples
     )
     for metric, (sent, label_B) in handed(judged, batches):
-        metric.update(received(job, metric, sent), label_B)
+        metric.update(received(evaluation, metric, sent), label_B)

@@ -18,7 +18,7 @@ from gaekit.data.images import ImageBatch, to_uint8
 from gaekit.errors import GaekitError
 from gaekit.plugins import nested
 from gaekit.recipe import canonical
-from gaekit.stages.job import Job
+from gaekit.stages.evaluation import Evaluation
 from gaekit.stages.judging import Judged, extracted, handed, own_batches, received
 from gaekit.store.files import atomic, sha256_file, sha256_json
 from gaekit.store.models import Autoencoder, load_autoencoder
@@ -30,26 +30,26 @@ REFERENCES, STATE = "references", "reference.safetensors"
 class Reconstructor:
     """An autoencoder as evaluations use it: loaded when it is first asked for, in float32, from the latent's mean."""
 
-    def __init__(self, job: Job, artifact: Path):
-        self.job, self.artifact = job, artifact
+    def __init__(self, evaluation: Evaluation, artifact: Path):
+        self.evaluation, self.artifact = evaluation, artifact
 
     @cached_property
     def identity(self) -> str:
         """sha256 of its artifact. Every rank must ask for it."""
-        return self.job.world.on_rank0(lambda: sha256_file(self.artifact))
+        return self.evaluation.world.on_rank0(lambda: sha256_file(self.artifact))
 
     @cached_property
     def model(self) -> Autoencoder:
         """The autoencoder, on the device."""
-        model = load_autoencoder(self.artifact, self.job.registry)
-        self.job.machine.prepare(model.encoder)
-        self.job.machine.prepare(model.decoder)
-        return model.to(self.job.device)
+        model = load_autoencoder(self.artifact, self.evaluation.registry)
+        self.evaluation.machine.prepare(model.encoder)
+        self.evaluation.machine.prepare(model.decoder)
+        return model.to(self.evaluation.device)
 
     @torch.no_grad()
     def rebuilt(self, batch: ImageBatch) -> Tensor:
         """Images -> their reconstructions, uint8 (B, R, R, 3), on the CPU."""
-        return to_uint8(self.model.reconstruct(batch.to(self.job.device).image_B3RR).float()).cpu()
+        return to_uint8(self.model.reconstruct(batch.to(self.evaluation.device).image_B3RR).float()).cpu()
 
 
 @dataclass(frozen=True)
@@ -86,31 +86,35 @@ class Reference:
         return "reconstructed" if self.rebuilt else "real"
 
 
-def with_references(job: Job, judged: Judged, size: int, reconstructor: Reconstructor | None) -> None:
+def with_references(evaluation: Evaluation, judged: Judged, size: int, reconstructor: Reconstructor | None) -> None:
     """Have the metrics of samples take in what they compare with: what an evaluation of the same images by the same
     metric kept, of reconstructions by the same autoencoder, else every image once, by one rank.
 
     Raises GaekitError where a metric asks for reconstructions and there is no autoencoder to make them.
     """
-    references = list(_references(job, judged, reconstructor))
+    references = list(_references(evaluation, judged, reconstructor))
     for reference in references:
-        job.use_cache(reference.room)
-    kept = job.world.on_rank0(lambda: [reference.room.done() is not None for reference in references])
+        evaluation.use_cache(reference.room)
+    kept = evaluation.world.on_rank0(lambda: [reference.room.done() is not None for reference in references])
     own = judged.own
     for reference, known in zip(references, kept, strict=True):
         if known and reference.place in own:
             reference.load(own[reference.place])
     wanting = [reference for reference, known in zip(references, kept, strict=True) if not known]
     for split in sorted({reference.split for reference in wanting}):
-        _take_in(job, judged, [ref for ref in wanting if ref.split == split], size, reconstructor)
+        _take_in(evaluation, judged, [ref for ref in wanting if ref.split == split], size, reconstructor)
     for reference in wanting:
         if reference.place in own:
             reference.keep(own[reference.place])
-    job.world.barrier()
+    evaluation.world.barrier()
 
 
 def _take_in(
-    job: Job, judged: Judged, references: Sequence[Reference], size: int, reconstructor: Reconstructor | None
+    evaluation: Evaluation,
+    judged: Judged,
+    references: Sequence[Reference],
+    size: int,
+    reconstructor: Reconstructor | None,
 ) -> None:
     """Read the split that all the references are of, once."""
     split, metrics = references[0].split, judged.metrics
@@ -120,23 +124,23 @@ def _take_in(
     def rows_of(batch: ImageBatch) -> dict[int, tuple[int, list[Tensor], Tensor]]:
         pixels = {False: batch.pixels_BRR3} | ({True: rebuilding.rebuilt(batch)} if rebuilding else {})
         return {
-            place: (place, [extracted(job, metrics[place], pixels[ref.rebuilt]) for ref in own], batch.label_B)
+            place: (place, [extracted(evaluation, metrics[place], pixels[ref.rebuilt]) for ref in own], batch.label_B)
             for place, own in of_place.items()
         }
 
-    batches = own_batches(job, job.images(split), size, f"{split} images")
+    batches = own_batches(evaluation, evaluation.images(split), size, f"{split} images")
     for metric, (place, sent, label) in handed(judged.only(of_place), map(rows_of, batches)):
         for reference, rows in zip(of_place[place], sent, strict=True):
-            reference.take(metric, received(job, metric, rows), label)
+            reference.take(metric, received(evaluation, metric, rows), label)
 
 
-def _references(job: Job, judged: Judged, reconstructor: Reconstructor | None) -> Iterator[Reference]:
+def _references(evaluation: Evaluation, judged: Judged, reconstructor: Reconstructor | None) -> Iterator[Reference]:
     """Those of every metric that has a split."""
     for place, metric in judged.metrics.items():
         if metric.split is None:
             continue
-        facts = _facts(job, judged, place)
-        yield Reference(place, metric.split, False, facts, _room(job, facts))
+        facts = _facts(evaluation, judged, place)
+        yield Reference(place, metric.split, False, facts, _room(evaluation, facts))
         if metric.reconstructions:
             if reconstructor is None:
                 raise GaekitError(
@@ -144,17 +148,17 @@ def _references(job: Job, judged: Judged, reconstructor: Reconstructor | None) -
                     "judge a run that has one, or leave its parts out"
                 )
             facts = facts | {"autoencoder": reconstructor.identity}
-            yield Reference(place, metric.split, True, facts, _room(job, facts))
+            yield Reference(place, metric.split, True, facts, _room(evaluation, facts))
 
 
-def _room(job: Job, facts: dict[str, Any]) -> Room:
-    return Room(job.store / REFERENCES / sha256_json(facts)[:12])
+def _room(evaluation: Evaluation, facts: dict[str, Any]) -> Room:
+    return Room(evaluation.store / REFERENCES / sha256_json(facts)[:12])
 
 
-def _facts(job: Job, judged: Judged, place: int) -> dict[str, Any]:
+def _facts(evaluation: Evaluation, judged: Judged, place: int) -> dict[str, Any]:
     """What decides what a metric takes in of the real images."""
     metric, config = judged.metrics[place], judged.configs[place]
-    inner = [(job.registry.find(kind, part.use), part) for kind, part in nested(config)]
+    inner = [(evaluation.registry.find(kind, part.use), part) for kind, part in nested(config)]
     return {
         "metric": canonical(config),
         "components": [
@@ -162,7 +166,7 @@ def _facts(job: Job, judged: Judged, place: int) -> dict[str, Any]:
             for cls, part in ((type(metric), config), *inner)
         ],
         "split": metric.split,
-        "dataset": job.data.dataset.digest(),
-        "on_bad_image": job.data.dataset.on_bad_image,
-        "image_size": job.recipe.image.size,
+        "dataset": evaluation.data.dataset.digest(),
+        "on_bad_image": evaluation.data.dataset.on_bad_image,
+        "image_size": evaluation.image_size,
     }
