@@ -340,6 +340,12 @@ class Metric(Component, ABC):
         them; by default the images. Rows go to another rank, so they should be smaller."""
         return image_B3RR
 
+    @property
+    def fewest(self) -> int:
+        """Of how many images, on either side, its numbers are worth telling; 1 by default. A stage tells them also of
+        fewer, with what `protocol` says of it; `gaekit evaluate` refuses, unless it is asked to tell them too."""
+        return 1
+
     def reference_state(self) -> dict[str, Tensor] | None:
         """All that `reference` took in, as tensors by name, to be kept for metrics of the same settings, revision and
         weights on the same images; None, as by default, if it cannot be kept."""

@@ -48,6 +48,7 @@ def _fill(app: typer.Typer) -> None:
         data,
         demo,
         doctor,
+        evaluate,
         images,
         inspect,
         interop,
@@ -64,6 +65,7 @@ def _fill(app: typer.Typer) -> None:
     _add(app, MAKE, run.run, sweep.sweep, inspect.check, run.plan)
     _add(app, LOOK, runs.runs)
     _add(app, LOOK, report.report, compare.compare, bill.bill, likelihood.likelihood)
+    _add(app, LOOK, evaluate.evaluate)
     _add(app, USE, images.sample, images.reconstruct, demo.demo, view.pack, interop.export)
     _add(app, USE, interop.import_, name="import")
     _add(app, EXTEND, inspect.plugins, inspect.components, inspect.schema)

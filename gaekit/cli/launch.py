@@ -10,7 +10,11 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
+import typer
+
+from gaekit.errors import GaekitError
 from gaekit.train.signals import WATCHED, handled
 
 EXIT_CODES = "GAEKIT_EXIT_CODES"
@@ -54,6 +58,23 @@ def launch(nproc: int, arguments: Sequence[str]) -> int:
         with _passing_on(torchrun):
             failed = torchrun.wait() != 0
         return _code_of_ranks(Path(folder)) if failed else 0
+
+
+def relaunch(nproc: int) -> NoReturn:
+    """Start this command again in so many processes and end with their code. Raises GaekitError under torchrun."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise GaekitError("--nproc starts torchrun itself; leave it out of a command that torchrun starts")
+    raise typer.Exit(launch(nproc, without_nproc(sys.argv[1:])))
+
+
+def without_nproc(arguments: list[str]) -> list[str]:
+    """The arguments without `--nproc N` or `--nproc=N`."""
+    kept, skip = [], False
+    for argument in arguments:
+        if not skip and argument != "--nproc" and not argument.startswith("--nproc="):
+            kept.append(argument)
+        skip = argument == "--nproc"
+    return kept
 
 
 @contextmanager

@@ -37,6 +37,8 @@ SetOption = Annotated[
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, on stdout.")]
 
+DEVICE = Annotated[str, typer.Option("--device", help="auto: cuda where there is one, else cpu; or cuda:N.")]
+
 
 def _show_version(asked: bool) -> None:
     if asked:

@@ -63,6 +63,7 @@ def run(
 
     What another run is making of the same settings is waited for, and then found as cached.
     """
+    from gaekit.cli.launch import relaunch
     from gaekit.errors import GaekitError
     from gaekit.plugins import load_plugins
     from gaekit.recipe.load import check_recipe
@@ -78,7 +79,7 @@ def run(
     checked = check_recipe(recipe, registry, overrides=set_ or (), name=name)
     checked.refuse(build_problems(checked.recipe, registry))
     if nproc is not None:
-        _launch(nproc)  # the recipe's faults have been told by now, once
+        relaunch(nproc)  # the recipe's faults have been told by now, once
     from gaekit.pipeline.run import run_recipe
     from gaekit.runs.report import end_with_report
 
@@ -133,29 +134,6 @@ def _refuse_with_sweep(**options: object) -> None:
     for name, value in options.items():
         if value:
             raise GaekitError(f"--{name.replace('_', '-')} is about one run, --sweep makes many; leave one of them out")
-
-
-def _launch(nproc: int) -> None:
-    """Start this command again in so many processes and end with their code."""
-    import os
-    import sys
-
-    from gaekit.cli.launch import launch
-    from gaekit.errors import GaekitError
-
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        raise GaekitError("--nproc starts torchrun itself; leave it out of a command that torchrun starts")
-    raise typer.Exit(launch(nproc, without_nproc(sys.argv[1:])))
-
-
-def without_nproc(arguments: list[str]) -> list[str]:
-    """The arguments without `--nproc N` or `--nproc=N`."""
-    kept, skip = [], False
-    for argument in arguments:
-        if not skip and argument != "--nproc" and not argument.startswith("--nproc="):
-            kept.append(argument)
-        skip = argument == "--nproc"
-    return kept
 
 
 def plan(

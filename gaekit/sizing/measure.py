@@ -115,7 +115,7 @@ class Rehearsal:
         rows = last - first
         asked = micro = min(self.recipe.runtime.micro_batch or rows, rows)
         while True:
-            with _peak_memory(self.device) as peak:
+            with peak_memory(self.device) as peak:
                 seconds = self._steps(stage, inputs, micro)
             if seconds is not None:
                 note = "" if micro == asked else f"out of memory at {asked} images a pass: --set {MICRO}={micro}"
@@ -280,15 +280,17 @@ class MadeUpImages(Dataset):
 
 
 @dataclass
-class _Peak:
+class Peak:
+    """The most memory that a block took, in bytes, and of what; None where the system does not tell."""
+
     bytes: int | None = None
     of: str = ""
 
 
 @contextmanager
-def _peak_memory(device: torch.device) -> Iterator[_Peak]:
+def peak_memory(device: torch.device) -> Iterator[Peak]:
     """The most memory during the block, known at its end."""
-    peak = _Peak(of="tensors on the device" if device.type == "cuda" else "growth of this process's memory")
+    peak = Peak(of="tensors on the device" if device.type == "cuda" else "growth of this process's memory")
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         yield peak

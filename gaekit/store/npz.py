@@ -112,6 +112,22 @@ def _rows_of(path: Path, archive: zipfile.ZipFile, member: str, file: IO[bytes])
         yield raw, info.header_offset + 30 + name + extra
 
 
+def npz_array(path: Path, name: str) -> np.ndarray:
+    """One array by its rows, to be read at any of them: mapped where the file is not compressed, so that it takes no
+    memory, else whole in memory. Raises ArtifactError as `npz_rows` does."""
+    with _opened(path, name) as (archive, file):
+        shape, dtype = _row_by_row(file, path, name)
+        begin, wanted = file.tell(), math.prod(shape) * dtype.itemsize
+        if begin + wanted > archive.getinfo(f"{name}.npy").file_size:
+            raise ArtifactError(f"{path}: {name} ends before row {shape[0]}, which it claims to have; it is cut off")
+        with _rows_of(path, archive, f"{name}.npy", file) as (rows, offset):
+            if rows is file:
+                return np.frombuffer(rows.read(wanted), dtype=dtype).reshape(shape)
+            if not wanted:
+                return np.empty(shape, dtype)
+            return np.memmap(path, dtype, "r", offset + begin, shape)
+
+
 def npz_length(path: Path, name: str) -> int:
     """How many rows an array has. Raises ArtifactError if the file has no such array."""
     with _opened(path, name) as (_, file):

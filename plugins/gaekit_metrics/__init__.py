@@ -13,6 +13,7 @@ from gaekit_metrics.lpips_metric import Lpips
 from gaekit_metrics.mind import Mind
 from gaekit_metrics.precision_recall import Precision, Recall
 from gaekit_metrics.psnr import Psnr
+from gaekit_metrics.rfrechet import Rfrechet
 from gaekit_metrics.ssim import Ssim
 
 
@@ -20,4 +21,4 @@ from gaekit_metrics.ssim import Ssim
 def gaekit_components() -> list[type[Component]]:
     """The metrics."""
     fidelity = (Adm, Fid, Sfid, Kid, Mind, InceptionScore, Precision, Recall)
-    return [Psnr, Ssim, Lpips, Rfid, *fidelity, Cmmd, Frechet, ClassAccuracy, LinearProbe]
+    return [Psnr, Ssim, Lpips, Rfid, Rfrechet, *fidelity, Cmmd, Frechet, ClassAccuracy, LinearProbe]

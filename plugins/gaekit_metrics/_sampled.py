@@ -13,6 +13,21 @@ from gaekit.api.metrics import Extractor, FeatureMetric, FeatureSettings, Refere
 from gaekit_metrics.inception import ASSET, EXPECTED, Inception
 
 
+class PairedMetric(FeatureMetric):
+    """Base of the metrics on the features of images and of their reconstructions; it stands before that of the
+    network."""
+
+    needs = "pairs"
+
+    def update(self, real_BF: Tensor, fake_BF: Tensor) -> None:
+        """Take in features of a batch of images and of their reconstructions."""
+        self._take_real(real_BF)
+        self._take_fake(fake_BF)
+
+    def _reference_facts(self) -> dict[str, Any]:
+        return {"kind": "the images that were reconstructed", "n": self._n_real}
+
+
 class InceptionSettings(FeatureSettings):
     """What every metric on Inception's features can be told."""
 

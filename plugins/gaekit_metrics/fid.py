@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from gaekit.api import GaekitError, Interval, Metric
 from gaekit.api.metrics import (
     FeatureMoments,
@@ -19,7 +17,7 @@ from gaekit.api.metrics import (
     frechet_interval,
     singular_warning,
 )
-from gaekit_metrics._sampled import InceptionMetric, InceptionSettings
+from gaekit_metrics._sampled import InceptionMetric, InceptionSettings, PairedMetric
 
 
 class FrechetInception(Scoring):
@@ -41,6 +39,7 @@ class FrechetInception(Scoring):
         spatial: bool = False,
     ):
         self.metric, self.width, self.name = metric, width, name
+        self.fewest = width + 1
         self.statistics: Statistics | None = None
         self.real = (GroupedFeatureMoments if paired else FeatureMoments)(width, spatial=spatial)
         self.fake = GroupedFeatureMoments(width, spatial=spatial)
@@ -133,7 +132,7 @@ class RfidConfig(InceptionSettings):
     """Settings of `rfid`."""
 
 
-class Rfid(InceptionMetric):
+class Rfid(PairedMetric, InceptionMetric):
     """Fréchet Inception distance of the held-out split's reconstructions to the same images (rFID).
 
     Both sides hold the same images, so it cannot be compared with a FID of samples. Raises GaekitError without the
@@ -143,16 +142,7 @@ class Rfid(InceptionMetric):
     name = "rfid"
     Config = RfidConfig
     config: RfidConfig
-    needs = "pairs"
 
     def scorings(self) -> list[Scoring]:
         """The distance under its name."""
         return [FrechetInception(self, self.extractor.width, None, self.name, paired=True)]
-
-    def update(self, real_BF: Tensor, fake_BF: Tensor) -> None:
-        """Take in features of a batch of images and of their reconstructions."""
-        self._take_real(real_BF)
-        self._take_fake(fake_BF)
-
-    def _reference_facts(self) -> dict[str, Any]:
-        return {"kind": "the images that were reconstructed", "n": self._n_real}

@@ -78,6 +78,11 @@ class Frechet(Metric):
         self._real, self._rebuilt, self._fake = moments(width), moments(width), GroupedMoments(width)
         self._numbers: dict[str, tuple[float, Interval | None]] = {}
 
+    @property
+    def fewest(self) -> int:
+        """So many that a covariance of the features is of full rank."""
+        return self.extractor.width + 1
+
     def reference(self, feature_BF: Tensor, label_B: Tensor) -> None:
         """Take in features of real images of `split`."""
         self._real.add(feature_BF)

@@ -113,6 +113,8 @@ class Scoring(ABC):
 
     real: Collector | None = None
     fake: Collector
+    fewest: int = 1
+    """Of how many images, on either side, its numbers are worth telling."""
 
     @abstractmethod
     def compute(self) -> dict[str, float]:
@@ -234,6 +236,11 @@ class FeatureMetric(Metric):
     def owner(self) -> str:
         """How errors name it."""
         return f"metric '{self.name}'"
+
+    @property
+    def fewest(self) -> int:
+        """The most that any of its scores needs."""
+        return max(scoring.fewest for scoring in self._scorings)
 
     @classmethod
     def external(cls, config: Any) -> str | None:

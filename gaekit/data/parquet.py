@@ -1,0 +1,93 @@
+"""The images of a parquet file, a table as the Hugging Face hub has them: a column of encoded images, one of labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gaekit.api import BadImage, DataError, decode_image, require
+from gaekit.store.files import sha256_file
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+IMAGE, LABEL = "image", "label"
+
+
+class ParquetSource:
+    """Every row of a parquet file, in order. Its column `image` holds encoded images, as bytes or with their paths;
+    `label`, where there is one, whole numbers from 0, or names, sorted. A group of rows is in memory at a time.
+
+    Raises DataError for another table, and GaekitError where pyarrow is absent.
+    """
+
+    def __init__(self, file: Path):
+        self.file = file
+        self._parquet = require("pyarrow.parquet", extra="data", wanted_by=str(file))
+        try:
+            with self._parquet.ParquetFile(file) as opened:
+                self._begin(opened)
+        except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+            raise DataError(f"{file}: cannot be read as parquet: {str(error).splitlines()[0]}") from error
+        self._group: tuple[int, list[Any]] = (-1, [])
+
+    def _begin(self, opened: Any) -> None:
+        names = opened.schema_arrow.names
+        if IMAGE not in names:
+            raise DataError(f"{self.file}: has no column '{IMAGE}'; it has: {', '.join(names)}")
+        counts = [opened.metadata.row_group(number).num_rows for number in range(opened.num_row_groups)]
+        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self.has_labels = LABEL in names
+        written = opened.read(columns=[LABEL]).column(LABEL).to_pylist() if self.has_labels else [0] * len(self)
+        self.classes, self.labels = _labelled(self.file, written, _class_names(opened.schema_arrow))
+        if not self.has_labels:
+            self.classes = ()
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> tuple[Image, int]:
+        group = int(np.searchsorted(self._starts, index, side="right")) - 1
+        if self._group[0] != group:
+            with self._parquet.ParquetFile(self.file) as opened:
+                self._group = group, opened.read_row_group(group, columns=[IMAGE]).column(IMAGE).to_pylist()
+        cell = self._group[1][index - int(self._starts[group])]
+        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        if not isinstance(data, bytes):
+            raise BadImage(f"{self.key(index)}: holds no image; its column '{IMAGE}' must hold the encoded bytes")
+        return decode_image(self.key(index), data=data), self.labels[index]
+
+    def key(self, index: int) -> str:
+        """The row."""
+        return f"{self.file.name}[{index}]"
+
+    def digest(self) -> str:
+        """sha256 of the file."""
+        return sha256_file(self.file)
+
+
+def _class_names(schema: Any) -> tuple[str, ...] | None:
+    """The names that the hub's package wrote beside the columns; None where it did not."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        names = features[LABEL]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return tuple(map(str, names)) if isinstance(names, list) else None
+
+
+def _labelled(file: Path, written: list[Any], names: tuple[str, ...] | None) -> tuple[tuple[str, ...], list[int]]:
+    """(class names, the label of each row). Raises DataError for what is no label."""
+    if all(isinstance(value, str) for value in written):
+        known = names or tuple(sorted(set(written)))
+        place = {name: number for number, name in enumerate(known)}
+        if unknown := [name for name in written if name not in place]:
+            raise DataError(f"{file}: label '{unknown[0]}' is none of the classes {', '.join(known[:10])}")
+        return known, [place[name] for name in written]
+    for row, value in enumerate(written):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise DataError(f"{file}: {LABEL} of row {row} is {value!r}; labels are whole numbers from 0, or names")
+    return names or tuple(map(str, range(max(written, default=-1) + 1))), written
