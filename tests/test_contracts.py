@@ -26,6 +26,16 @@ def lite(layer: str) -> Any:
     return config(use="efficientnet_lite0", layer=layer)
 
 
+def tiny() -> Any:
+    config: Any = REGISTRY.find("teacher", "timm").Config
+    return config(use="timm", model="test_vit", weights="random")
+
+
+def tiny_frechet() -> Any:
+    config: Any = REGISTRY.find("metric", "frechet").Config
+    return config(use="frechet", teacher=tiny(), grid=2)
+
+
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("teacher", "timm"): {"model": "resnet10t", **RANDOM},
     ("teacher", "dinov2"): SMALL_RANDOM,
@@ -46,7 +56,9 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("perceptual", "teacher"): {"teacher": lite("stage2")},
     ("perceptual", "lpips"): {"net": "squeeze", "backbone": "random"},
     ("metric", "frechet"): {"teacher": lite("stage2"), "grid": 8, "parts": True},
-    ("metric", "cmmd"): {"teacher": lite("stage2"), "grid": 8},
+    ("metric", "cmmd"): {"teacher": tiny(), "grid": 2},
+    ("metric", "memorisation"): {"teacher": tiny(), "grid": 2},
+    ("metric", "panel"): {"distances": (tiny_frechet(),)},
     ("metric", "lpips"): {**RANDOM, "net": "squeeze"},
     ("metric", "adm"): RANDOM,
     ("metric", "fid"): RANDOM,

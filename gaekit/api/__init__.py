@@ -5,15 +5,14 @@ import pluggy
 from gaekit.api import weights
 from gaekit.api.assets import Asset, Download, HubFile, LocalFile
 from gaekit.api.component import API_VERSION, Component, ComponentConfig, Slot, require
+from gaekit.api.dataset import Dataset, ImageSource
 from gaekit.api.decode import decode_image
 from gaekit.api.kinds import (
     KINDS,
     Aligner,
-    Dataset,
     Decoder,
     Denoiser,
     Encoder,
-    ImageSource,
     Metric,
     ModuleComponent,
     NoiseSampler,

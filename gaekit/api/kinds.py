@@ -6,19 +6,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from gaekit.api.component import Component
+from gaekit.api.dataset import Dataset
 from gaekit.api.tracking import Tracker
 from gaekit.intervals import Interval
 from gaekit.values import Draws, Latent, Losses, Prediction
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from gaekit.flow.field import Field
 
 Quantity = Literal["velocity", "noise", "score", "data"]
@@ -237,52 +236,6 @@ class Sampler(Component, ABC):
         grow with the steps."""
 
 
-class ImageSource(Protocol):
-    """One split: decoded originals in RGB, before any crop, with their labels.
-
-    It may also have `labels`, all of them in order, known without decoding, and `order(seed, epoch)`: the indices as
-    an epoch of training visits them, each once, where visiting them at random is slow. That order must depend on its
-    arguments and the data alone, so that any step can be the first.
-    """
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> tuple[Image, int]:
-        """(the image, its label; 0 where there are no classes). Raises BadImage, naming the file."""
-        ...
-
-    def key(self, index: int) -> str:
-        """What names this image in messages and manifests: its path relative to the root."""
-        ...
-
-
-class Dataset(Component, ABC):
-    """Images with or without classes. The core crops, flips and batches.
-
-    `classes` are the class names in label order, () for unconditional. `on_bad_image`: "error" stops at a file that
-    cannot be decoded, "skip" goes on without it and counts.
-    """
-
-    kind = "dataset"
-    classes: tuple[str, ...]
-    on_bad_image: Literal["error", "skip"] = "error"
-
-    def __init__(self, config: Any):
-        self.config = config
-
-    @abstractmethod
-    def train(self) -> ImageSource:
-        """The training split. Raises DataAbsent."""
-
-    @abstractmethod
-    def validation(self) -> ImageSource:
-        """The held-out split."""
-
-    @abstractmethod
-    def digest(self) -> str:
-        """sha256 over what decides the images: sorted keys, sizes, class map, split. Raises DataAbsent."""
-
-
 class Perceptual(ModuleComponent):
     """A distance between images that stands in for a person's.
 
@@ -319,7 +272,8 @@ class Metric(Component, ABC):
     A metric of samples whose `reconstructions` is true also compares with what the run's autoencoder makes of the real
     images of `split`: after each `reference`, `reference_reconstruction` is handed the same images' reconstructions,
     from the latent's mean. They are kept apart, for runs with the same autoencoder, if `reconstruction_state` tells
-    them; the real images' are then kept for runs with any.
+    them; the real images' are then kept for runs with any. One whose `held_out` is true also compares with the held-out
+    images, which come to `reference_held_out` after all of `split`, and are kept if `held_out_state` tells them.
 
     Where `needs_classes` and the data has fewer than two, the metric is left out, and the run says so. Its numbers are
     better the lower they are, but for those whose names begin as one of `higher` does: they are better the higher.
@@ -331,6 +285,7 @@ class Metric(Component, ABC):
     higher: ClassVar[tuple[str, ...]] = ()
     split: Literal["train", "validation"] | None = "train"
     reconstructions: bool = False
+    held_out: bool = False
 
     def __init__(self, config: Any, *, image_size: int, classes: tuple[str, ...]):
         self.config, self.image_size, self.classes = config, image_size, classes
@@ -370,6 +325,18 @@ class Metric(Component, ABC):
     def reference_reconstruction(self, fake_B: Tensor, label_B: Tensor) -> None:
         """Take in what `extract` makes of a batch of reconstructions of real images; for `reconstructions`."""
         raise TypeError(f"metric '{self.name}' takes no reconstructions")
+
+    def held_out_state(self) -> dict[str, Tensor] | None:
+        """What `reference_held_out` took in, or what was made of it and of the reference, as tensors by name."""
+        return None
+
+    def load_held_out(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `held_out_state` told, in place of every call of `reference_held_out`."""
+        raise TypeError(f"metric '{self.name}' keeps no held-out images")
+
+    def reference_held_out(self, real_B: Tensor, label_B: Tensor) -> None:
+        """Take in what `extract` makes of a batch of held-out images; for `held_out`."""
+        raise TypeError(f"metric '{self.name}' takes no held-out images")
 
     def ready(self, device: torch.device) -> None:
         """Every reference is in and no `update` yet: read a reference of one's own on `device`. Nothing by default."""

@@ -1,5 +1,5 @@
-"""What metrics of samples compare with: the real images, and their reconstructions where one asks for them. Each is
-taken in once, by one rank, and kept for later evaluations."""
+"""What metrics of samples compare with: the real images, and their reconstructions or the held-out images where one
+asks for them. Each is taken in once, by one rank, and kept for later evaluations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -52,38 +52,54 @@ class Reconstructor:
         return to_uint8(self.model.reconstruct(batch.to(self.evaluation.device).image_B3RR).float()).cpu()
 
 
+Role = Literal["real", "reconstructed", "held-out"]
+
+
 @dataclass(frozen=True)
 class Reference:
-    """What a metric, by its place, takes in before the samples: the real images of `split` or, if `rebuilt`, their
-    reconstructions. `facts` decide what that is, and `room` is where it is kept."""
+    """What a metric, by its place, takes in before the samples: the real images of `split`, their reconstructions, or
+    the held-out ones, which is its `role`. `facts` decide what that is, and `room` is where it is kept."""
 
     place: int
     split: str
-    rebuilt: bool
+    role: Role
     facts: dict[str, Any]
     room: Room
 
+    @property
+    def rebuilt(self) -> bool:
+        """Whether it is of reconstructions."""
+        return self.role == "reconstructed"
+
     def take(self, metric: Metric, rows_B: Tensor, label_B: Tensor) -> None:
         """Have the metric take in a batch."""
-        (metric.reference_reconstruction if self.rebuilt else metric.reference)(rows_B, label_B)
+        {
+            "real": metric.reference,
+            "reconstructed": metric.reference_reconstruction,
+            "held-out": metric.reference_held_out,
+        }[self.role](rows_B, label_B)
 
     def load(self, metric: Metric) -> None:
         """Have the metric take over what was kept."""
-        (metric.load_reconstruction if self.rebuilt else metric.load_reference)(load_file(self.room.path / STATE))
+        {
+            "real": metric.load_reference,
+            "reconstructed": metric.load_reconstruction,
+            "held-out": metric.load_held_out,
+        }[self.role](load_file(self.room.path / STATE))
 
     def keep(self, metric: Metric) -> None:
         """Write what the metric took in, if it tells it. Two runs at once write the same, and either appears whole."""
-        state = metric.reconstruction_state() if self.rebuilt else metric.reference_state()
+        state = {
+            "real": metric.reference_state,
+            "reconstructed": metric.reconstruction_state,
+            "held-out": metric.held_out_state,
+        }[self.role]()
         if state is None:
             return
         with atomic(self.room.path / STATE) as part:
             save_file({name: value.contiguous() for name, value in state.items()}, part)
         self.room.describe(self.facts)
-        self.room.finish({"holds": f"what a metric took in of the {self._what} images"})
-
-    @property
-    def _what(self) -> str:
-        return "reconstructed" if self.rebuilt else "real"
+        self.room.finish({"holds": f"what a metric took in of the {self.role} images"})
 
 
 def with_references(evaluation: Evaluation, judged: Judged, size: int, reconstructor: Reconstructor | None) -> None:
@@ -101,7 +117,7 @@ def with_references(evaluation: Evaluation, judged: Judged, size: int, reconstru
         if known and reference.place in own:
             reference.load(own[reference.place])
     wanting = [reference for reference, known in zip(references, kept, strict=True) if not known]
-    for split in sorted({reference.split for reference in wanting}):
+    for split in sorted({reference.split for reference in wanting}):  # train comes before validation
         _take_in(evaluation, judged, [ref for ref in wanting if ref.split == split], size, reconstructor)
     for reference in wanting:
         if reference.place in own:
@@ -135,20 +151,22 @@ def _take_in(
 
 
 def _references(evaluation: Evaluation, judged: Judged, reconstructor: Reconstructor | None) -> Iterator[Reference]:
-    """Those of every metric that has a split."""
+    """Those of every metric."""
     for place, metric in judged.metrics.items():
-        if metric.split is None:
-            continue
         facts = _facts(evaluation, judged, place)
-        yield Reference(place, metric.split, False, facts, _room(evaluation, facts))
-        if metric.reconstructions:
+        if metric.split is not None:
+            yield Reference(place, metric.split, "real", facts, _room(evaluation, facts))
+        if metric.split is not None and metric.reconstructions:
             if reconstructor is None:
                 raise GaekitError(
                     f"metric '{metric.name}' compares with reconstructions, and there is no autoencoder to make them; "
                     "judge a run that has one, or leave its parts out"
                 )
-            facts = facts | {"autoencoder": reconstructor.identity}
-            yield Reference(place, metric.split, True, facts, _room(evaluation, facts))
+            others = facts | {"autoencoder": reconstructor.identity}
+            yield Reference(place, metric.split, "reconstructed", others, _room(evaluation, others))
+        if metric.held_out:
+            others = facts | {"held_out": "validation"}
+            yield Reference(place, "validation", "held-out", others, _room(evaluation, others))
 
 
 def _room(evaluation: Evaluation, facts: dict[str, Any]) -> Room:

@@ -79,7 +79,8 @@ def check_metric(make: Make, sizes: Mapping[str, Any]) -> None:
     if first.needs == "samples" and first.split is not None:
         _take_reference(first, sizes, 24)
         if (state := first.reference_state()) is not None:
-            kept = _measured(second, sizes, 24, (state, first.reconstruction_state())).numbers
+            others = first.reconstruction_state(), first.held_out_state()
+            kept = _measured(second, sizes, 24, (state, *others)).numbers
             expect(kept == whole.numbers, f"a kept reference gives the same numbers: {kept} and {whole.numbers}")
 
 
@@ -119,8 +120,8 @@ class Measured:
     protocol: dict[str, Any]
 
 
-Kept = tuple[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor] | None]
-"""What a metric told of the real images, and of their reconstructions."""
+Kept = tuple[Mapping[str, torch.Tensor] | None, ...]
+"""What a metric told of the real images, of their reconstructions, and of the held-out images."""
 
 
 def _measured(metric: Metric, sizes: Mapping[str, Any], batch: int, kept: Kept | None = None) -> Measured:
@@ -133,20 +134,25 @@ def _measured(metric: Metric, sizes: Mapping[str, Any], batch: int, kept: Kept |
 
 
 def _take_reference(metric: Metric, sizes: Mapping[str, Any], batch: int, kept: Kept | None = None) -> None:
-    """What comes before `ready`. Reconstructions are images between the real and the generated ones."""
-    images, reconstructions = kept or (None, None)
+    """What comes before `ready`. Reconstructions and held-out images are images between the real and the generated
+    ones."""
+    images, reconstructions, held_out = kept or (None, None, None)
     if images is not None:
         metric.load_reference(images)
     if reconstructions is not None:
         metric.load_reconstruction(reconstructions)
-    if metric.needs == "pairs" or metric.split is None:
+    if held_out is not None:
+        metric.load_held_out(held_out)
+    if metric.needs == "pairs":
         return
     seen = _seen(metric)
     for first, second, label in _batches(metric, sizes, batch):
-        if images is None:
+        if images is None and metric.split is not None:
             metric.reference(seen(first), label)
-        if metric.reconstructions and reconstructions is None:
+        if metric.reconstructions and metric.split is not None and reconstructions is None:
             metric.reference_reconstruction(seen((first + second) / 2), label)
+    for first, second, label in _batches(metric, sizes, batch) if metric.held_out and held_out is None else ():
+        metric.reference_held_out(seen(0.75 * first + 0.25 * second), label)
 
 
 def _seen(metric: Metric) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -10,7 +10,9 @@ from gaekit_metrics.inception_score import InceptionScore
 from gaekit_metrics.kid import Kid
 from gaekit_metrics.linear_probe import LinearProbe
 from gaekit_metrics.lpips_metric import Lpips
+from gaekit_metrics.memorisation import Memorisation
 from gaekit_metrics.mind import Mind
+from gaekit_metrics.panel import Panel
 from gaekit_metrics.precision_recall import Precision, Recall
 from gaekit_metrics.psnr import Psnr
 from gaekit_metrics.rfrechet import Rfrechet
@@ -20,5 +22,6 @@ from gaekit_metrics.ssim import Ssim
 @hookimpl
 def gaekit_components() -> list[type[Component]]:
     """The metrics."""
-    fidelity = (Adm, Fid, Sfid, Kid, Mind, InceptionScore, Precision, Recall)
-    return [Psnr, Ssim, Lpips, Rfid, Rfrechet, *fidelity, Cmmd, Frechet, ClassAccuracy, LinearProbe]
+    inception = (Adm, Fid, Sfid, Kid, Mind, InceptionScore, Precision, Recall)
+    teachers = (Frechet, Cmmd, Memorisation)
+    return [Psnr, Ssim, Lpips, Rfid, Rfrechet, *inception, *teachers, Panel, ClassAccuracy, LinearProbe]

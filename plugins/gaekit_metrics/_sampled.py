@@ -46,9 +46,14 @@ class SubsetSettings(ReferenceSettings):
         return Subset(self.reference_limit, seed), Subset(self.limit, seed)
 
 
+def double_device(device: torch.device) -> torch.device:
+    """Where float64 is computed of what was on a device: there if that is CUDA, other accelerators know none."""
+    return device if device.type == "cuda" else torch.device("cpu")
+
+
 def on_one_device(real: Subset, fake: Subset) -> tuple[Tensor, Tensor]:
-    """The rows of both, where the images were, if that is CUDA: other accelerators know no float64."""
-    device = fake.device if fake.device.type == "cuda" else torch.device("cpu")
+    """The rows of both, where float64 is computed of them."""
+    device = double_device(fake.device)
     return real.rows().to(device), fake.rows().to(device)
 
 

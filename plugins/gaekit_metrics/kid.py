@@ -23,6 +23,7 @@ class KernelInception(Scoring):
     def __init__(self, metric: Metric, config: Any):
         self.metric, self.subsets, self.size, self.seed = metric, config.subsets, config.subset_size, config.seed
         self.real, self.fake = config.collectors(config.seed)
+        self.fewest = self.size
         self._sums: list[KernelSums] = []
 
     def compute(self) -> dict[str, float]:

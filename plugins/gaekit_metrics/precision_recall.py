@@ -37,13 +37,22 @@ def squared_distances(row_NF: Tensor, other_MF: Tensor) -> Tensor:
 def nearest(row_NF: Tensor, other_MF: Tensor, count: int, block: int = BLOCK) -> Tensor:
     """Squared distances (N, count) of each row to the nearest of the others, from small to large, float64; infinite
     beyond the last of them."""
-    found = []
+    return nearest_of(row_NF, other_MF, count, block)[0]
+
+
+def nearest_of(row_NF: Tensor, other_MF: Tensor, count: int, block: int = BLOCK) -> tuple[Tensor, Tensor]:
+    """The same, and which of the others they are, -1 beyond the last."""
+    distances, places = [], []
     for rows in torch.split(row_NF, block):
         best = rows.new_full((len(rows), count), torch.inf, dtype=torch.float64)
-        for others in torch.split(other_MF, block):
-            best = torch.cat([best, squared_distances(rows, others)], 1).topk(count, largest=False).values
-        found.append(best)
-    return torch.cat(found)
+        found = torch.full((len(rows), count), -1, dtype=torch.int64, device=rows.device)
+        for first, others in zip(range(0, len(other_MF), block), torch.split(other_MF, block), strict=True):
+            best, order = torch.cat([best, squared_distances(rows, others)], 1).topk(count, largest=False)
+            here = torch.arange(first, first + len(others), device=rows.device).expand(len(rows), -1)
+            found = torch.cat([found, here], 1).gather(1, order)
+        distances.append(best)
+        places.append(found)
+    return torch.cat(distances), torch.cat(places)
 
 
 def squared_radii(row_NF: Tensor, k: int, block: int = BLOCK) -> Tensor:

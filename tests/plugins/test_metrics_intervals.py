@@ -185,6 +185,16 @@ def test_of_an_embeddings_discrepancy(spread: float, shift: float, count: int) -
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("spread", "shift"), [(1.0, 0.0), (0.5, 0.3)])
+@pytest.mark.parametrize("name", ["memorisation_six_mean", "memorisation_six_mean_tail", "authenticity_six_mean"])
+def test_of_shares_of_samples_near_to_training_images(name: str, spread: float, shift: float) -> None:
+    made = metric("memorisation", teacher={"use": "six"}, features="mean")
+    made.reference_held_out(normal(torch.Generator().manual_seed(4), 150, 6), torch.zeros(150))
+    draw = against(made, 6, spread=spread, shift=shift, count=100)
+    assert 0.9 <= coverage(draw, name, 400) <= 0.99
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("spread", "shift", "count"), [(1.0, 0.0, 64), (0.6, 0.2, 150), (1.0, 0.5, 250)])
 def test_of_a_sliced_distance(spread: float, shift: float, count: int) -> None:
     draw = against(make("mind", Tiny(), projections=60), WIDTH, REST, spread=spread, shift=shift, count=count)

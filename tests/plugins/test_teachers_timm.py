@@ -67,6 +67,14 @@ def test_siglips_is_that_of_its_attention_pool_and_inner_layers_have_none() -> N
             inner.pooled(images())
 
 
+def test_the_mean_of_a_convnexts_last_stage_is_that_of_its_features_before_the_heads_norm() -> None:
+    looks = teacher("test_convnext", grid=2)
+    model: Any = looks.network.get_submodule("model")
+    with torch.no_grad():
+        expected = model.forward_features(looks.preprocess(images())).mean((2, 3))
+    torch.testing.assert_close(looks(images()).mean((2, 3)), expected)
+
+
 @pytest.mark.parametrize(("layer", "index"), [(1, 1), (-1, 4), (-3, 2)])
 def test_a_convolutional_networks_feature_is_the_stage_asked_for(layer: int, index: int) -> None:
     looks = teacher("test_resnet", layer=layer)

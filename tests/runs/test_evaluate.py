@@ -152,6 +152,11 @@ def test_reconstructions_are_matched_with_their_originals_by_name(tmp_path: Path
         (["class_accuracy"], {"against": "{use: digits}"}, "class_accuracy: needs the class of each image"),
         ([FRECHET.replace("grid: 8", "parts: true")], {"against": "real"}, "no autoencoder to make them"),
         (["{use: fid, reference: real}"], {"against": "real"}, "a reference of its own.*give one of the two"),
+        (
+            ["{use: memorisation, grid: 1, teacher: {use: efficientnet_lite0}}"],
+            {"against": "real"},
+            "memorisation: compares with training and with held-out images",
+        ),
         ([], {"against": "real"}, "say which numbers are wanted by --metric"),
         (["fud"], {"against": "real"}, "unknown metric 'fud'"),
         (["[fid]"], {"against": "real"}, "is no metric; give its name"),

@@ -23,6 +23,12 @@ def main(out: Path, until: str | None = None) -> None:
     registry = registry_of_test()
     wanted = recipe(None)
     others = [{"use": "psnr"}, {"use": "class_accuracy", "limit": 500}, {"use": "linear_probe", "limit": 200}]
+    coarse = {"teacher": {"use": "coarse"}, "grid": 2}
+    others += [
+        {"use": "memorisation", "features": "mean", "training_limit": 400, **coarse},
+        {"use": "cmmd", "features": "mean", "reference_limit": 400, **coarse},
+        {"use": "panel", "distances": [{"use": "noted_fid", "weights": "random"}, {"use": "frechet", **coarse}]},
+    ]
     wanted["evaluate"]["metrics"] += [*others, PARTS]
     reporter = Reporter(Console(quiet=True))
     run_recipe(load_recipe_data(wanted, registry), registry, out=out, until=until, reporter=reporter)

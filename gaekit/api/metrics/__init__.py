@@ -23,6 +23,7 @@ from gaekit.api.metrics.moments import (
     frechet_interval,
     singular_warning,
 )
+from gaekit.api.metrics.nearer import nearer_shares
 from gaekit.api.metrics.reference import Reference, Statistics, open_reference
 from gaekit.api.metrics.rows import (
     TrainingRows,
@@ -68,6 +69,7 @@ __all__ = [
     "in_blocks",
     "jackknife_interval",
     "mean_interval",
+    "nearer_shares",
     "open_reference",
     "parts_interval",
     "require_classes",

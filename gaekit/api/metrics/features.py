@@ -109,9 +109,10 @@ class Collector(ABC):
 
 
 class Scoring(ABC):
-    """One score: what it collects of the real and of the generated images, and what it makes of that."""
+    """One score: what it collects of the real, the generated and the held-out images, and what it makes of that."""
 
     real: Collector | None = None
+    held_out: Collector | None = None
     fake: Collector
     fewest: int = 1
     """Of how many images, on either side, its numbers are worth telling."""
@@ -222,8 +223,11 @@ class FeatureMetric(Metric):
         self._n_real = self._n_fake = 0
         self._scorings = self.scorings()
         self._real = [scoring.real for scoring in self._scorings if scoring.real is not None]
+        self._held_out = [scoring.held_out for scoring in self._scorings if scoring.held_out is not None]
         self._fake = [scoring.fake for scoring in self._scorings]
-        self.split = config.split if self._real and self.file is None and self.needs == "samples" else None
+        self.held_out = bool(self._held_out)
+        of_data = self._real and self.file is None and self.needs == "samples"
+        self.split = getattr(config, "split", "train") if of_data else None
         self._unread = self.file is not None and bool(self._real)
         if self._unread and self.file is not None and not self.file.has_images:
             raise self.file.error("holds statistics alone", "these scores need images, as arr_0 or a folder")
@@ -271,17 +275,24 @@ class FeatureMetric(Metric):
 
     def reference_state(self) -> dict[str, Tensor]:
         """What each score collected of the real images."""
-        found = {"n": torch.tensor(self._n_real)}
-        for number, collector in enumerate(self._real):
-            found |= {f"{number}.{name}": value for name, value in collector.state().items()}
-        return found
+        return {"n": torch.tensor(self._n_real)} | _states(self._real)
 
     def load_reference(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `reference_state` told."""
         self._n_real = int(state["n"])
-        for number, collector in enumerate(self._real):
-            start = f"{number}."
-            collector.load({name.removeprefix(start): v for name, v in state.items() if name.startswith(start)})
+        _load(self._real, state)
+
+    def reference_held_out(self, feature_BF: Tensor, label_B: Tensor) -> None:
+        """Take in features of held-out images."""
+        self._take(feature_BF, self._held_out)
+
+    def held_out_state(self) -> dict[str, Tensor]:
+        """What each score collected of the held-out images."""
+        return _states(self._held_out)
+
+    def load_held_out(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `held_out_state` told."""
+        _load(self._held_out, state)
 
     def ready(self, device: torch.device) -> None:
         """Read the images of a reference that is a file or folder; the network runs on `device`."""
@@ -346,3 +357,15 @@ class FeatureMetric(Metric):
         for collector in collectors:
             rows = collector.choose(len(features))
             collector.add(features if isinstance(rows, range) else features.rows(rows))
+
+
+def _states(collectors: Sequence[Collector]) -> dict[str, Tensor]:
+    """What each took in, by its number and name."""
+    return {f"{n}.{name}": value for n, one in enumerate(collectors) for name, value in one.state().items()}
+
+
+def _load(collectors: Sequence[Collector], state: Mapping[str, Tensor]) -> None:
+    """Inverse of `_states`."""
+    for number, collector in enumerate(collectors):
+        start = f"{number}."
+        collector.load({name.removeprefix(start): v for name, v in state.items() if name.startswith(start)})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gaekit.api import ComponentConfig, Dataset, ImageSource
-from gaekit.data.given import FolderSource
+from gaekit.data.given import FolderSource, OneSplit
 from gaekit.errors import DataError, GaekitError
 from gaekit.plugins import Registry
 from gaekit.runs.evaluate.bench import Bench, SizedSplits, Sizing, open_place
@@ -174,6 +174,11 @@ def _compared(config: ComponentConfig, given: Given | None) -> ComponentConfig:
 def _check_compared(judged: Judged, given: Given | None) -> None:
     """Raises GaekitError where a metric has nothing to compare with."""
     for metric in judged.metrics.values():
+        if metric.held_out and (given is None or given.dataset is None or isinstance(given.dataset, OneSplit)):
+            raise GaekitError(
+                f"--metric {metric.name}: compares with training and with held-out images; give --against a data set "
+                "that has both splits, such as {use: digits}"
+            )
         if metric.split is None:  # it reads a file of its own, or compares with nothing
             continue
         if given is None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gaekit.api.metrics import nearer_shares
+
 LEAST_HELD_OUT = 20
 """Held-out images below which nothing is called a copy: that a sample lies nearer than all of a few is mere chance."""
 NEARER = 0.5
@@ -111,7 +113,6 @@ def find_copies(samples: Tensor, held_out: Tensor, reconstructed: Tensor) -> Cop
     be decoded to.
     """
     middle = float(held_out.median())
-    below = (samples[:, None] < held_out[None, :]).double() + 0.5 * (samples[:, None] == held_out[None, :]).double()
     bound: float | None = None
     copies: tuple[int, ...] = ()
     if len(held_out) >= LEAST_HELD_OUT and len(reconstructed):
@@ -120,7 +121,7 @@ def find_copies(samples: Tensor, held_out: Tensor, reconstructed: Tensor) -> Cop
         inside = (samples <= bound) & (samples < least)
         copies = tuple(int(place) for place in inside.nonzero().flatten())
     ratio = float(samples.median()) / middle if middle > 0 else float("nan")
-    return Copies(ratio, float(below.mean()), bound, copies)
+    return Copies(ratio, float(nearer_shares(samples, held_out).mean()), bound, copies)
 
 
 def spread(total: int, count: int) -> list[int]:
