@@ -59,6 +59,7 @@ def _fill(app: typer.Typer) -> None:
         run,
         runs,
         sweep,
+        tune,
         view,
     )
 
@@ -66,7 +67,8 @@ def _fill(app: typer.Typer) -> None:
     _add(app, LOOK, runs.runs)
     _add(app, LOOK, report.report, compare.compare, bill.bill, likelihood.likelihood)
     _add(app, LOOK, evaluate.evaluate)
-    _add(app, USE, images.sample, images.reconstruct, demo.demo, view.pack, interop.export)
+    _add(app, USE, images.sample, images.reconstruct, tune.tune_guidance)
+    _add(app, USE, demo.demo, view.pack, interop.export)
     _add(app, USE, interop.import_, name="import")
     _add(app, EXTEND, inspect.plugins, inspect.components, inspect.schema)
     _add(app, LOOK_AFTER, doctor.doctor, assets.assets)

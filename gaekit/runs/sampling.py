@@ -35,24 +35,29 @@ def sample(
         raise GaekitError(f"count: {count}: expected a whole number from 1 on")
     section = asked_section(run, steps=steps, guidance=guidance, interval=interval, weak=weak)
     labels = _labels(run, classes, count)
-    generator = ImageGenerator(
-        run.machine,
-        run.registry,
-        section,
-        run.recipe.seed if seed is None else seed,
-        run.autoencoder,
-        run.denoiser,
-        section.guidance,
-        _weak_artifact(run, section),
-        compiled=False,
-    )
+    generator = generator_of(run, section, run.recipe.seed if seed is None else seed)
     names = [run.classes[label] for label in labels] if run.classes else []
     return pictures_of(_images(run, generator, labels, on_step), labels if names else (), names)
 
 
+def generator_of(run: OpenRun, section: Sample, seed: int) -> ImageGenerator:
+    """What makes images of the run's denoiser as a section says."""
+    return ImageGenerator(
+        run.machine,
+        run.registry,
+        section,
+        seed,
+        run.autoencoder,
+        run.denoiser,
+        section.guidance,
+        weak_artifact(run, section),
+        compiled=False,
+    )
+
+
 def asked_section(
     run: OpenRun, *, steps: int | None = None, guidance: float | None = None,
-    interval: tuple[float, float] | None = None, weak: str | Path | None = None,
+    interval: tuple[float, float] | None = None, weak: str | Path | None = None, shift: float | None = None,
 ) -> Sample:  # fmt: skip
     """The recipe's section `sample` with what is asked otherwise. Raises RecipeError for values that cannot be."""
     if run.recipe.sample is None:
@@ -65,8 +70,7 @@ def asked_section(
     if weak is not None:
         asked["weak"] = {"from": str(weak)}
     settings["guidance"] |= {key: value for key, value in asked.items() if value is not None}
-    if steps is not None:
-        settings["sampler"]["steps"] = steps
+    settings["sampler"] |= {key: value for key, value in (("steps", steps), ("shift", shift)) if value is not None}
     section = load_section(Sample, settings, run.registry, source=ASKED)
     if section != run.recipe.sample:
         _refuse_broken_rules(run, section)
@@ -92,7 +96,7 @@ def _labels(run: OpenRun, classes: str | int | Sequence[str | int] | None, count
     return [wanted[index % len(wanted)] for index in range(count)]
 
 
-def _weak_artifact(run: OpenRun, section: Sample) -> Path | None:
+def weak_artifact(run: OpenRun, section: Sample) -> Path | None:
     """The artifact of the weak denoiser: as the run found it, or where another is asked for, there."""
     weak: Weak | None = section.guidance.weak
     if weak is None or not section.guidance.is_by_weak:

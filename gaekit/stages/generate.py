@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gaekit.api import Denoiser, Sampler
+from gaekit.data.images import to_uint8
 from gaekit.errors import ArtifactError
 from gaekit.flow.field import Field
 from gaekit.flow.guidance import Guidance
@@ -91,6 +92,15 @@ class ImageGenerator:
             image = self.autoencoder.decode(self.denoiser.statistics.restore(latent.float()))
         self.evaluations += field.evaluations
         return image.float()
+
+    def chunk(self, first: int, labels: Sequence[int], on_step: Callable[[int, int], None] | None = None) -> Tensor:
+        """The chunk of images from `first` on of those that the sample stage makes of `labels`, uint8 (n, R, R, 3) on
+        the CPU. The last is padded while it is made, since the size of a chunk decides the last bit."""
+        size, classes = self.section.batch, max(1, len(self.denoiser.spec.classes))
+        indices = range(first, first + size)
+        padded = [labels[i] if i < len(labels) else i % classes for i in indices]
+        pixels = to_uint8(self.images("images", indices, padded, on_step=on_step)).cpu()
+        return pixels[: len(labels) - first].contiguous()
 
 
 def check_weak(weak: LoadedDenoiser, strong: LoadedDenoiser, source: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gaekit.data.images import to_float, to_uint8
+from gaekit.data.images import to_float
 from gaekit.recipe.schema import Guidance, Recipe, Sample
 from gaekit.stages import diffusion
 from gaekit.stages.generate import MOST_CLASSES_SHOWN, WEAK, WEAK_KEY, ImageGenerator, labels_for
@@ -90,23 +90,18 @@ def _chunk_file(out: Path, name: str, first: int) -> Path:
 
 
 def _chunks(job: Job, name: str, generator: ImageGenerator, labels: list[int]) -> None:
-    """Make this rank's chunks that are not there; the last is padded, since the size of a chunk decides the last bit.
-    Each also holds how often an image of it went through a denoiser."""
+    """Make this rank's chunks that are not there. Each also holds how often an image of it went through a denoiser."""
     section = generator.section
-    size, classes = section.batch, max(1, len(generator.denoiser.spec.classes))
+    size = section.batch
     starts = range(0, section.count, size)[job.world.rank :: job.world.size]
     with job.reporter.bar(name.replace("_", " "), len(starts)) as bar:
         for first in starts:
             file = _chunk_file(job.room.out, name, first)
             if not file.exists():
-                indices = range(first, first + size)
-                padded = [labels[i] if i < len(labels) else i % classes for i in indices]
                 before = generator.evaluations
-                steps_seen = lambda step, steps: bar.within(step / steps)  # noqa: E731
-                pixels = to_uint8(generator.images("images", indices, padded, on_step=steps_seen)).cpu()
+                images = generator.chunk(first, labels, on_step=lambda step, steps: bar.within(step / steps))
                 evaluations = torch.tensor((generator.evaluations - before) / size, dtype=torch.float64)
                 with atomic(file) as part:
-                    images = pixels[: section.count - first].contiguous()
                     save_file({"images": images, "evaluations": evaluations}, part)
             bar.advance(per=min(size, section.count - first))
 

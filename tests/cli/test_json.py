@@ -45,6 +45,10 @@ KEYS: dict[str, set[str]] = {
     "checkpoints verify runs/smoke": CHECKPOINT,
     "latents verify runs/smoke": {"folder", "damaged"},
     "reconstruct runs/smoke one --out two": {"images", "out", "mean_psnr", "skipped"},
+    "tune-guidance runs/smoke --metric class_accuracy --tune scale --images 2 --budget 2": {
+        "run", "metrics", "budget", "evaluations", "tuned_on", "reported_on", "space", "own", "best", "front", "cost",
+        "trials", "gaekit",
+    },
     "likelihood runs/smoke --count 1 --tolerance 0.01": {
         "run", "split", "seed", "images", "dimensions", "of", "standardised", "raw", "standard_error_nats_per_dim",
         "solver", "evaluations_per_image",

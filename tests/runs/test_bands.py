@@ -156,7 +156,10 @@ def test_a_run_that_is_alike_lies_inside_and_one_that_is_not_is_told(tmp_path: P
 def test_a_run_that_is_still_training_is_held_against_the_steps_that_it_has(tmp_path: Path, source: str) -> None:
     found = compare_to(open_run(a_run(tmp_path, "young", 7, curve(7, 12), numbers={})), source)
     assert (found.curves[0].points, found.is_inside) == (12, True)
-    assert "up to step 120" in gaekit(tmp_path, "compare", "young", "--to", source).stdout
+    told = gaekit(tmp_path, "compare", "young", "--to", source).stdout
+    assert "up to step 120" in told
+    assert "its seed, 7" not in told
+    assert "its seed, 1, is one of" in gaekit(tmp_path, "compare", "of.seed_1", "--to", source).stdout
 
 
 def test_another_recipe_is_refused_by_its_settings_unless_asked_for(tmp_path: Path, source: str) -> None:

@@ -47,6 +47,8 @@ def notes(found: InBand) -> Iterator[str]:
     if found.unknown:
         keys = ", ".join(f"{s.key} ({' and '.join(s.texts)})" for s in found.unknown)
         yield f"settings that one of the two recipes does not have, as of another version of gaekit: {keys}"
+    if (seed := found.run.settings.get("seed")) in found.reference.seeds:
+        yield f"its seed, {seed}, is one of the reference's, so it should lie nearer to it than the bands are wide"
     own, known = found.run.settings.get("runtime", {}).get("log_every"), found.reference.log_every
     if known is not None and own != known:
         yield f"logged every {own} steps, and every {known} in the reference: points are means over other steps"
