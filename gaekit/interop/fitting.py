@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from gaekit.errors import ArtifactError
+from gaekit.errors import ArtifactError, GaekitError
 
 _MARKS: dict[str, tuple[str, ...]] = {
     "gae": ("foundation_encoder.pos_embed", "adapter.model.weight"),
     "gae-semantic": ("pos_embed_pro", "to_latent.weight"),
+    "rae": ("decoder.trainable_cls_token", "decoder.decoder_embed.weight"),
+    "dc-ae": ("encoder.conv_out.weight", "decoder.up_blocks.1.0.conv.weight"),
     "flux2-vae": ("bn.running_mean", "encoder.conv_in.weight"),
     "ldm-vae": ("encoder.conv_in.weight", "decoder.conv_in.weight"),
     "dit_dh": ("t_embedder.W", "s_embedder.proj.weight"),
@@ -51,15 +53,15 @@ def load(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     module.eval().requires_grad_(False)
 
 
-def likely_cause(error: ArtifactError, state: Mapping[str, Tensor], format_name: str) -> str | None:
+def likely_cause(error: GaekitError, state: Mapping[str, Tensor], format_name: str) -> str | None:
     """Why a file may not be of the format that it was taken for, by the names of its tensors; None: no guess."""
     other = next((name for name, marks in _MARKS.items() if all(mark in state for mark in marks)), None)
     if other is not None and format_name not in other.split(" or "):
         return f"the names are those of format {other}"
     if any(key.startswith(_DIFFUSERS) for key in state):
         return (
-            "the names are those of diffusers, of whose networks gaekit reads AutoencoderKL as ldm-vae and "
-            "AutoencoderKLFlux2 as flux2-vae"
+            "the names are those of diffusers, of whose networks gaekit reads AutoencoderKL as ldm-vae, "
+            "AutoencoderKLFlux2 as flux2-vae, AutoencoderDC as dc-ae and AutoencoderRAE as rae"
         )
     if not isinstance(error, Misfit):
         return None

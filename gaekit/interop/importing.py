@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from gaekit.errors import ArtifactError
-from gaekit.interop import repa_e
+from gaekit.errors import ArtifactError, GaekitError
+from gaekit.interop import dc_ae, rae, repa_e
 from gaekit.interop.autoencoders import read_gae, read_ldm_vae, read_semantic
 from gaekit.interop.denoisers import TABLE, read_denoiser
 from gaekit.interop.diffusers_folder import settings_beside, weights_in
@@ -88,12 +88,28 @@ def _autoencoder(
         f"regularizer {spec.regularizer.use}; image: {{size: {spec.image_size}, stride: {spec.stride}}}, "
         f"latent_dim: {spec.latent_dim}",
     ]
-    if found.name == "ldm-vae" and is_diffusers(source.state) and (factors := factors_beside(source.path)):
+    if factors := _factors(found, source):
         facts["imported"]["diffusers"] = factors
-        lines.append(f"diffusers standardises its latents by {', '.join(f'{k} {v}' for k, v in factors.items())}")
+        lines.append(_told_of(found, factors))
     lines.append(f"licence: {source.licence}")
     save_autoencoder(artifact, model.state_dict(), spec, {}, facts)
     return Imported(artifact, found.stage, lines)
+
+
+def _factors(found: Format, source: Source) -> dict[str, Any]:
+    """What the settings beside a file of diffusers' say of its latents, {} where they are not kept apart."""
+    if found.name == "dc-ae":
+        return dc_ae.factors_of(settings_beside(source.path, {}))
+    if found.name == "rae":
+        return rae.factors_of(settings_beside(source.path, {}))
+    return factors_beside(source.path) if found.name == "ldm-vae" and is_diffusers(source.state) else {}
+
+
+def _told_of(found: Format, factors: dict[str, Any]) -> str:
+    if found.name == "rae":
+        level = factors["noise_tau"]
+        return f"trained under noise before standardisation, as by noise: {{use: uniform, max: {level:g}}}"
+    return f"diffusers standardises its latents by {', '.join(f'{key} {value}' for key, value in factors.items())}"
 
 
 def _read_autoencoder(
@@ -104,6 +120,12 @@ def _read_autoencoder(
     if found.name == "flux2-vae":
         config = settings_beside(source.path, {"_class_name": found.diffusers, **NETWORK})
         return read_flux2(source.state, config, options, registry)
+    if found.name == "dc-ae":
+        config = settings_beside(source.path, {"_class_name": found.diffusers})
+        return dc_ae.read_dc_ae(source.state, config, options, registry)
+    if found.name == "rae":
+        config = settings_beside(source.path, {"_class_name": found.diffusers, "num_channels": 3})
+        return rae.read_rae(source.state, config, registry)
     return (read_gae if found.name == "gae" else read_ldm_vae)(source.state, options, registry)
 
 
@@ -143,7 +165,7 @@ def _told(source: Source, name: str, read: Callable[[], T]) -> T:
     """What `read` gives, its errors naming the file and the likely cause."""
     try:
         return read()
-    except ArtifactError as error:
+    except GaekitError as error:
         cause = likely_cause(error, source.state, name)
         raise ArtifactError(f"{source.path}: {error}" + (f"; {cause}" if cause else "")) from error
 

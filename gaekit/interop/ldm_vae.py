@@ -137,6 +137,8 @@ def _settings(half: Mapping[str, Tensor], ch: int | None, resolution: int, *, ex
             blocks = max(blocks, int(found[2]) + 1)
         elif found := re.match(r"levels\.(\d+)\.attentions\.", key):
             attending.add(int(found[1]))
+    if not widths:
+        raise ArtifactError("not an autoencoder of latent diffusion: it has no residual blocks (block.0.conv2.weight)")
     ch = ch or math.gcd(*widths.values())
     if odd := [width for width in widths.values() if width % ch]:
         raise ArtifactError(

@@ -46,16 +46,18 @@ def unpatchify(tokens_BNC: Tensor, *, patch: int, grid: int) -> Tensor:
     return blocks.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
 
-def sincos_positions(width: int, grid: int) -> Tensor:
+def sincos_positions(width: int, grid: int, *, extent: float | None = None) -> Tensor:
     """Fixed positions (1, grid * grid, width) of DiT (arXiv 2212.09748).
 
     Sines and cosines of the column in the first half of the channels, of the row in the second, wavelengths from 2 pi
-    to 10000 * 2 pi. Raises GaekitError unless 4 divides `width`.
+    to 10000 * 2 pi. Rows and columns are `extent` / grid apart, 1 by default. Raises GaekitError unless 4 divides
+    `width`.
     """
     if width % 4:
         raise GaekitError(f"width: {width} cannot carry two-dimensional sin-cos positions; a multiple of 4 can")
     frequency = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    angle = torch.arange(grid, dtype=torch.float64)[:, None] * frequency
+    place = torch.arange(grid, dtype=torch.float64) * ((extent or grid) / grid)
+    angle = place[:, None] * frequency
     one_axis = torch.cat([angle.sin(), angle.cos()], dim=1).float()
     column = one_axis[None, :, :].expand(grid, -1, -1)
     row = one_axis[:, None, :].expand(-1, grid, -1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,13 +30,14 @@ class SwiGLU(nn.Module):
 
 
 class MLP(nn.Module):
-    """fc2(gelu(fc1(x))), GELU in its tanh approximation as in DiT (arXiv 2212.09748)."""
+    """fc2(gelu(fc1(x))), GELU in its tanh approximation as in DiT (arXiv 2212.09748), or exact as in ViT."""
 
-    def __init__(self, width: int, hidden: int, *, bias: bool = True):
+    def __init__(self, width: int, hidden: int, *, bias: bool = True, gelu: Literal["tanh", "exact"] = "tanh"):
         super().__init__()
+        self.approximate = "none" if gelu == "exact" else gelu
         self.fc1 = nn.Linear(width, hidden, bias=bias)
         self.fc2 = nn.Linear(hidden, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width)."""
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))  # type: ignore[no-any-return]
+        return self.fc2(F.gelu(self.fc1(x), approximate=self.approximate))  # type: ignore[no-any-return]

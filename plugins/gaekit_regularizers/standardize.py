@@ -33,14 +33,17 @@ class Standardize(Regularizer):
             default="channel", description="of each channel, or of each channel at each position of the grid"
         )
         momentum: float | None = Field(
-            default=None, gt=0, le=1, description="share of a new batch; null weighs all batches alike"
+            default=None,
+            ge=0,
+            le=1,
+            description="share of a new batch; null weighs all batches alike, 0 keeps the statistics as loaded",
         )
         eps: float = Field(default=1e-5, gt=0, description="added to the variance")
 
     @classmethod
     def depends_on_batch(cls, config: Config) -> bool:
-        """It does: statistics are taken of each pass."""
-        return True
+        """It does where statistics are taken of each pass."""
+        return config.momentum != 0
 
     mean: Tensor
     variance: Tensor
@@ -57,7 +60,7 @@ class Standardize(Regularizer):
         """-> Latent of the standardised moments, float32, with the std that noise of the moments' unit has in it."""
         with torch.autocast(device_type=moments_BMHW.device.type, enabled=False):
             x = moments_BMHW.float()
-            if self.training:
+            if self.training and self.config.momentum != 0:
                 self._update(x.detach())
             scale = torch.rsqrt(self.variance + self.config.eps)
             # a copy: a later update in place must not reach a graph that still waits for its backward

@@ -1,7 +1,9 @@
 """Make the fixtures of diffusers' autoencoders anew: `python tests/golden/make_diffusers.py [NAME ...]`
 
-It needs diffusers and transformers (0.42.1 and 5 made those that are here). Each file holds an image, what diffusers
-makes of it with the weights of `tests/drawn_weights.py`, and its settings; two or more of each class, of unlike sizes.
+It needs diffusers and transformers: 0.42.1 and 5.24.0 made those that are here, but 0.38.0 and 4.57.6 RAE's with a
+SigLIP 2, which the newer two cannot build, and with a masked autoencoder, in the names that older files have. Each file
+holds an image, what diffusers makes of it with the weights of `tests/drawn_weights.py`, and its settings; two or more
+of each class, of unlike sizes.
 """
 
 from __future__ import annotations
@@ -30,6 +32,18 @@ def flux2(model: Any, image: Tensor) -> dict[str, Tensor]:
     return {"latent": model.bn(patches), "reconstruction": model.decode(mean).sample}
 
 
+def plain(model: Any, image: Tensor) -> dict[str, Tensor]:
+    """The latent as it is, and the image."""
+    latent = model.encode(image).latent
+    return {"latent": latent, "reconstruction": model.decode(latent).sample}
+
+
+def rae(model: Any, image: Tensor) -> dict[str, Tensor]:
+    """The latent of an image in [0, 1], which is how RAE counts; the reconstruction in [-1, 1] again."""
+    latent = model.encode(image / 2 + 0.5).latent
+    return {"latent": latent, "reconstruction": 2 * model.decode(latent).sample - 1}
+
+
 CASES: dict[str, tuple[str, int, dict[str, Any], Outputs]] = {
     "diffusers_flux2": (
         "AutoencoderKLFlux2", 24,
@@ -44,15 +58,68 @@ CASES: dict[str, tuple[str, int, dict[str, Any], Outputs]] = {
          "down_block_types": ["DownEncoderBlock2D", "AttnDownEncoderBlock2D", "DownEncoderBlock2D"],
          "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D", "AttnUpDecoderBlock2D"]}, flux2,
     ),
+    # as SANA's: strided convolutions, positions repeated; attention at one scale and, in the decoder, at two
+    "diffusers_dc_ae": (
+        "AutoencoderDC", 32,
+        {"latent_channels": 4, "attention_head_dim": 8,
+         "encoder_block_types": ["ResBlock", "ResBlock", "EfficientViTBlock"],
+         "decoder_block_types": ["ResBlock", "EfficientViTBlock", "EfficientViTBlock"],
+         "encoder_block_out_channels": [12, 16, 32], "decoder_block_out_channels": [10, 20, 40],
+         "encoder_layers_per_block": [1, 3, 2], "decoder_layers_per_block": [2, 1, 3],
+         "encoder_qkv_multiscales": [[], [], [5]], "decoder_qkv_multiscales": [[], [3, 5], [3, 5]],
+         "upsample_block_type": "interpolate", "downsample_block_type": "conv",
+         "scaling_factor": 0.41407}, plain,
+    ),
+    # as those for ImageNet: no block at the first level, batch norms and ReLU further up, strides by channels
+    "diffusers_dc_ae_shuffled": (
+        "AutoencoderDC", 48,
+        {"latent_channels": 5, "attention_head_dim": 4,
+         "encoder_block_types": ["ResBlock", "ResBlock", "EfficientViTBlock", "EfficientViTBlock"],
+         "decoder_block_types": ["ResBlock", "EfficientViTBlock", "ResBlock", "EfficientViTBlock"],
+         "encoder_block_out_channels": [8, 12, 16, 32], "decoder_block_out_channels": [6, 12, 24, 24],
+         "encoder_layers_per_block": [0, 2, 1, 3], "decoder_layers_per_block": [0, 1, 2, 2],
+         "encoder_qkv_multiscales": [[], [], [], []], "decoder_qkv_multiscales": [[], [], [], []],
+         "decoder_norm_types": ["batch_norm", "batch_norm", "batch_norm", "rms_norm"],
+         "decoder_act_fns": ["relu", "silu", "relu", "silu"], "decoder_conv_act_fn": "silu",
+         "encoder_out_shortcut": False, "decoder_in_shortcut": False}, plain,
+    ),
+    # statistics of each position; an image that is enlarged for the encoder
+    "diffusers_rae_dinov2": (
+        "AutoencoderRAE", 12,
+        {"encoder_type": "dinov2", "encoder_hidden_size": 128, "encoder_patch_size": 14, "encoder_num_hidden_layers": 2,
+         "encoder_input_size": 42, "decoder_hidden_size": 48, "decoder_num_hidden_layers": 3,
+         "decoder_num_attention_heads": 4, "decoder_intermediate_size": 72, "patch_size": 4, "noise_tau": 0.8,
+         "latents_mean": [[[0.0] * 3] * 3] * 128, "latents_std": [[[1.0] * 3] * 3] * 128}, rae,
+    ),
+    # of each channel, and a factor
+    "diffusers_rae_siglip2": (
+        "AutoencoderRAE", 20,
+        {"encoder_type": "siglip2", "encoder_hidden_size": 64, "encoder_patch_size": 32, "encoder_num_hidden_layers": 1,
+         "encoder_input_size": 128, "decoder_hidden_size": 32, "decoder_num_hidden_layers": 2,
+         "decoder_num_attention_heads": 2, "decoder_intermediate_size": 40, "patch_size": 5, "scaling_factor": 0.5,
+         "latents_mean": [[[0.0]]] * 64, "latents_std": [[[1.0]]] * 64}, rae,
+    ),
+    # of all channels alike; an image of the encoder's own size
+    "diffusers_rae_mae": (
+        "AutoencoderRAE", 48,
+        {"encoder_type": "mae", "encoder_hidden_size": 64, "encoder_patch_size": 16, "encoder_num_hidden_layers": 3,
+         "encoder_input_size": 48, "decoder_hidden_size": 64, "decoder_num_hidden_layers": 1,
+         "decoder_intermediate_size": 100, "patch_size": 16}, rae,
+    ),
 }  # fmt: skip
 """(class, side of the images, settings, what is computed) of each file."""
 
 
-def made(cls: str, settings: dict[str, Any]) -> Any:
-    """diffusers' autoencoder with drawn weights, in evaluation mode."""
+def built(cls: str, settings: dict[str, Any]) -> Any:
+    """diffusers' autoencoder as it starts."""
     import diffusers
 
-    model = getattr(diffusers, cls)(**settings)
+    return getattr(diffusers, cls)(**settings)
+
+
+def made(cls: str, settings: dict[str, Any]) -> Any:
+    """diffusers' autoencoder with drawn weights, in evaluation mode."""
+    model = built(cls, settings)
     model.load_state_dict(drawn({name: value.shape for name, value in model.state_dict().items()}), strict=True)
     return model.eval()
 

@@ -30,6 +30,8 @@ KINDS: dict[str, Callable[[Fixture], Recompute]] = {
     "ldm_vae": tokenizers.prepare_ldm_vae,
     "diffusers_vae": tokenizers.prepare_ldm_vae,
     "AutoencoderKLFlux2": partial(tokenizers.prepare_diffusers, "flux2-vae"),
+    "AutoencoderDC": partial(tokenizers.prepare_diffusers, "dc-ae"),
+    "AutoencoderRAE": partial(tokenizers.prepare_diffusers, "rae"),
     "repa_e_vae": tokenizers.prepare_repa_e,
     "lightning_dit": lightning_dit.prepare,
     "dit": dit.prepare,

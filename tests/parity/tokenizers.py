@@ -63,7 +63,8 @@ def prepare_ldm_vae(fixture: Fixture) -> Recompute:
 
 def prepare_diffusers(name: str, fixture: Fixture) -> Recompute:
     """An autoencoder of diffusers' that is a format by itself: its latent and its reconstruction."""
-    model = diffusers_autoencoder(name, fixture, Options(image_size=fixture.config["resolution"]))
+    side = None if name == "rae" else fixture.config["resolution"]
+    model = diffusers_autoencoder(name, fixture, Options(image_size=side))
     return _through(model, fixture)
 
 
