@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gaekit.api import Component, Draws, ImageSource, Interval, Latent, Loss, ModuleComponent, Prediction
+from gaekit.api import Component, Draws, Encoded, ImageSource, Interval, Latent, Loss, ModuleComponent, Prediction
 from gaekit.errors import GaekitError, PluginError
 
 log = logging.getLogger(__name__)
@@ -210,6 +210,13 @@ def check_extracted(metric: Any, rows: Any, image: Tensor) -> None:
     expect(right, f"`extract` gives a row for each of {len(image)} images", tuple(rows.shape))
 
 
+def check_extracted_latent(metric: Any, rows: Any, seen: Encoded) -> None:
+    """A row for each image."""
+    expect(isinstance(rows, Tensor), "`extract_latent` gives a tensor", type(rows).__name__)
+    right = rows.ndim > 0 and len(rows) == len(seen.latent_BDHW)
+    expect(right, f"`extract_latent` gives a row for each of {len(seen.latent_BDHW)} images", tuple(rows.shape))
+
+
 def check_kept(metric: Any, state: Any) -> None:
     """Tensors by name, or None."""
     right = state is None or (isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values()))
@@ -324,6 +331,7 @@ PROMISES: dict[str, dict[str, Check]] = {
     "sampler": {"sample": check_sampled},
     "metric": {
         "extract": check_extracted,
+        "extract_latent": check_extracted_latent,
         "reference_state": check_kept,
         "reconstruction_state": check_kept,
         "compute": check_numbers,

@@ -7,7 +7,7 @@ M moments, D latent width. Images are float32 in [-1, 1]; t = 0 is noise, t = 1 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -32,6 +32,23 @@ class Latent:
     std_BDHW: Tensor | float = 1.0
     penalty: Loss | None = None
     scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A batch of held-out images as an autoencoder sees them, for metrics of latents; all on one device.
+
+    latent_BDHW: the latents' means, float32. label_B: the images' classes. index_B: their places in the split, on the
+    CPU, for random numbers that depend on the image alone. image_B3RR: the images, in [-1, 1].
+    decode: latents like these, any number of them, whatever was done to them -> images in [-1, 1] on the grid of 8
+    bits, as they would be saved.
+    """
+
+    latent_BDHW: Tensor
+    label_B: Tensor
+    index_B: Tensor
+    image_B3RR: Tensor
+    decode: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)

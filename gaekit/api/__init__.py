@@ -13,7 +13,6 @@ from gaekit.api.kinds import (
     Decoder,
     Denoiser,
     Encoder,
-    Metric,
     ModuleComponent,
     NoiseSampler,
     Perceptual,
@@ -23,12 +22,13 @@ from gaekit.api.kinds import (
     Teacher,
     TimeSampler,
 )
+from gaekit.api.metric import Metric
 from gaekit.api.tracking import TrackedStage, Tracker
 from gaekit.api.walk import files_below, list_folder
 from gaekit.errors import ArtifactError, BadImage, DataAbsent, DataError, GaekitError, MachineFailed
 from gaekit.inside import open_regular
 from gaekit.intervals import Interval
-from gaekit.values import Draws, GeneratorDraws, Latent, Loss, Losses, Prediction, to_pixels
+from gaekit.values import Draws, Encoded, GeneratorDraws, Latent, Loss, Losses, Prediction, to_pixels
 from gaekit.waiting import progress
 
 hookimpl = pluggy.HookimplMarker("gaekit")
@@ -50,6 +50,7 @@ __all__ = [
     "Denoiser",
     "Download",
     "Draws",
+    "Encoded",
     "Encoder",
     "GaekitError",
     "GeneratorDraws",

@@ -9,13 +9,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gaekit.api import ComponentConfig
+from gaekit.api import ComponentConfig, Encoded
 from gaekit.data.images import Images
 from gaekit.data.latents import LatentCache
 from gaekit.recipe.schema import Evaluate, Recipe
@@ -25,7 +25,7 @@ from gaekit.stages.judging import (
     PER_IMAGE,
     Judged,
     Numbers,
-    handed,
+    judge_latents,
     judge_pairs,
     judge_samples,
     judges_of,
@@ -37,11 +37,8 @@ from gaekit.stages.references import Reconstructor, with_references
 from gaekit.stages.sample import read_protocol
 from gaekit.stages.stage import Stage
 from gaekit.store.files import sha256_file, write_json
-from gaekit.store.models import Autoencoder
 from gaekit.store.npz import NpzWriter, npz_length, npz_names, npz_rows
 from gaekit.store.shard_reader import read_manifest
-
-T = TypeVar("T")
 
 
 def parts(recipe: Recipe) -> dict[str, Any]:
@@ -100,7 +97,7 @@ def reconstruction_numbers(
 
 
 def latent_numbers(
-    evaluation: Evaluation, metrics: Sequence[ComponentConfig], batch: int, reconstructor: Reconstructor,
+    evaluation: Evaluation, metrics: Sequence[ComponentConfig], batch: int, model: Reconstructor,
     cache: Path | None = None,
 ) -> Numbers:  # fmt: skip
     """Those of the metrics that are about latents: the training split's, which `cache` holds where there is one, and
@@ -108,38 +105,29 @@ def latent_numbers(
     judged = judges_of(evaluation, metrics, "latents")
     if not judged.metrics:
         return {}
-    model, images = reconstructor.model, evaluation.images("validation")
-    training = _training_latents(evaluation, batch, model, cache)
-    for metric, (latent, label) in handed(judged, _for_all(judged, training)):
-        metric.reference(latent, label)
-    judged.ready(evaluation.device)
-    for metric, (latent, label) in handed(judged, _for_all(judged, _encoded(evaluation, images, batch, model))):
-        metric.update(latent, label)
+    images = evaluation.images("validation")
+
+    def of_split(split: str) -> Iterator[tuple[Tensor, Tensor]]:
+        if split == "train" and cache is not None and not read_manifest(cache).get("online"):
+            return _cached(evaluation, cache, batch)
+        seen = _encoded(evaluation, evaluation.images(split), batch, model)
+        return ((some.latent_BDHW.cpu(), some.label_B) for some in seen)
+
+    judge_latents(evaluation, judged, of_split, lambda: _encoded(evaluation, images, batch, model))
     facts = {"of": "latent means, as the regularizer gives them"} | _data_facts(evaluation, images)
     return results(evaluation, "latents", judged, facts, intervals=True)
 
 
-def _for_all(judged: Judged, batches: Iterator[T]) -> Iterator[dict[int, T]]:
-    """The same for each metric."""
-    return (dict.fromkeys(judged.metrics, batch) for batch in batches)
+def _cached(evaluation: Evaluation, cache: Path, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """This rank's (latent_BDHW, label_B) of the training split, as they were kept."""
+    world = evaluation.world
+    for batch in itertools.islice(LatentCache(cache).in_order(size), world.rank, None, world.size):
+        yield batch.latent_BDHW, batch.label_B
 
 
-def _training_latents(
-    evaluation: Evaluation, batch: int, model: Autoencoder, cache: Path | None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """This rank's (latent_BDHW, label_B) of the training split."""
-    if cache is not None and not read_manifest(cache).get("online"):
-        world = evaluation.world
-        for some in itertools.islice(LatentCache(cache).in_order(batch), world.rank, None, world.size):
-            yield some.latent_BDHW, some.label_B
-    else:
-        yield from _encoded(evaluation, evaluation.images("train"), batch, model)
-
-
-@torch.no_grad()
-def _encoded(evaluation: Evaluation, images: Images, size: int, model: Autoencoder) -> Iterator[tuple[Tensor, Tensor]]:
+def _encoded(evaluation: Evaluation, images: Images, size: int, model: Reconstructor) -> Iterator[Encoded]:
     for batch in own_batches(evaluation, images, size, "latents"):
-        yield model.encode(batch.to(evaluation.device).image_B3RR)[1].mean_BDHW.float().cpu(), batch.label_B
+        yield model.encoded(batch)
 
 
 def _of_samples(job: Job, section: Evaluate, files: list[Path], model: Reconstructor) -> Numbers:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gaekit.api import ComponentConfig, Interval, Metric
+from gaekit.api import ComponentConfig, Encoded, Interval, Metric
 from gaekit.data.images import ImageBatch, Images, to_float
 from gaekit.parallel import World
 from gaekit.plugins import build
@@ -209,3 +209,39 @@ def judge_samples(evaluation: Evaluation, judged: Judged, samples: Iterator[tupl
     )
     for metric, (sent, label_B) in handed(judged, batches):
         metric.update(received(evaluation, metric, sent), label_B)
+
+
+def judge_latents(
+    evaluation: Evaluation,
+    judged: Judged,
+    references: Callable[[str], Iterator[tuple[Tensor, Tensor]]],
+    held_out: Callable[[], Iterator[Encoded]],
+) -> None:
+    """Have metrics of latents take in this rank's (latent_BDHW, label_B) of the splits that they ask for, and its
+    held-out images. Each split is asked for once, if at all."""
+    for split in sorted({metric.split for metric in judged.metrics.values() if metric.split is not None}):
+        of_split = judged.only(place for place, metric in judged.metrics.items() if metric.split == split)
+        batches = (dict.fromkeys(of_split.metrics, batch) for batch in references(split))
+        for metric, (latent_BDHW, label_B) in handed(of_split, batches):
+            metric.reference(latent_BDHW, label_B)
+    _share_references(judged)
+    judged.ready(evaluation.device)
+    seen = ({n: _looked_at(metric, batch) for n, metric in judged.metrics.items()} for batch in held_out())
+    for metric, (row_B, label_B) in handed(judged, seen):
+        metric.update(row_B.to(evaluation.device), label_B)
+
+
+@torch.no_grad()
+def _looked_at(metric: Metric, batch: Encoded) -> tuple[Tensor, Tensor]:
+    return metric.extract_latent(batch).cpu(), batch.label_B.cpu()
+
+
+def _share_references(judged: Judged) -> None:
+    """Load on every rank what a metric took in on its owner, if `extract_latent` needs it."""
+    if judged.world.size == 1:
+        return
+    own = {place: metric.reference_state() for place, metric in judged.own.items() if metric.split is not None}
+    for part in judged.world.all_gather(own):
+        for place, state in part.items():
+            if state is not None and place not in own:
+                judged.metrics[place].load_reference(state)

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gaekit.api import Metric
-from gaekit.data.images import ImageBatch, to_uint8
+from gaekit.api import Encoded, Metric
+from gaekit.data.images import ImageBatch, to_float, to_uint8
 from gaekit.errors import GaekitError
 from gaekit.plugins import nested
 from gaekit.recipe import canonical
@@ -50,6 +50,18 @@ class Reconstructor:
     def rebuilt(self, batch: ImageBatch) -> Tensor:
         """Images -> their reconstructions, uint8 (B, R, R, 3), on the CPU."""
         return to_uint8(self.model.reconstruct(batch.to(self.evaluation.device).image_B3RR).float()).cpu()
+
+    @torch.no_grad()
+    def encoded(self, batch: ImageBatch) -> Encoded:
+        """Images as metrics of latents see them."""
+        there = batch.to(self.evaluation.device)
+        latent = self.model.encode(there.image_B3RR)[1].mean_BDHW.float()
+        return Encoded(latent, batch.label_B, batch.index_B, there.image_B3RR, self.decode)
+
+    @torch.no_grad()
+    def decode(self, latent_BDHW: Tensor) -> Tensor:
+        """Latents, on the device -> images in [-1, 1], on the grid of 8 bits."""
+        return to_float(to_uint8(self.model.decode(latent_BDHW).float()))
 
 
 Role = Literal["real", "reconstructed", "held-out"]

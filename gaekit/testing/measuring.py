@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from gaekit.api import Dataset, ImageSource, Interval, Metric, TrackedStage, Tracker
+from gaekit.api import Dataset, Encoded, ImageSource, Interval, Metric, TrackedStage, Tracker, to_pixels
 from gaekit.guard import (
     ImagePromise,
     check_intervals,
@@ -76,7 +76,7 @@ def check_metric(make: Make, sizes: Mapping[str, Any]) -> None:
     check_protocol(None, whole.protocol)
     _check_beside(whole, cut)
     first, second = make(), make()
-    if first.needs == "samples" and first.split is not None:
+    if first.needs != "pairs" and first.split is not None:
         _take_reference(first, sizes, 24)
         if (state := first.reference_state()) is not None:
             others = first.reconstruction_state(), first.held_out_state()
@@ -127,9 +127,15 @@ Kept = tuple[Mapping[str, torch.Tensor] | None, ...]
 def _measured(metric: Metric, sizes: Mapping[str, Any], batch: int, kept: Kept | None = None) -> Measured:
     _take_reference(metric, sizes, batch, kept)
     metric.ready(torch.device("cpu"))
-    seen = _seen(metric)
-    for first, second, label in _batches(metric, sizes, batch):
-        metric.update(*((seen(first), seen(second)) if metric.needs == "pairs" else (seen(second), label)))
+    decode = _decoder(sizes)
+    for first, second, label, index in _batches(metric, sizes, batch):
+        if metric.needs == "latents":
+            seen = Encoded(second, label, index, decode(second), decode)
+            metric.update(metric.extract_latent(seen), label)
+        elif metric.needs == "pairs":
+            metric.update(metric.extract(first), metric.extract(second))
+        else:
+            metric.update(metric.extract(second), label)
     return Measured(metric.compute(), metric.intervals(), metric.per_image(), metric.protocol())
 
 
@@ -145,29 +151,35 @@ def _take_reference(metric: Metric, sizes: Mapping[str, Any], batch: int, kept: 
         metric.load_held_out(held_out)
     if metric.needs == "pairs":
         return
-    seen = _seen(metric)
-    for first, second, label in _batches(metric, sizes, batch):
-        if images is None and metric.split is not None:
-            metric.reference(seen(first), label)
-        if metric.reconstructions and metric.split is not None and reconstructions is None:
-            metric.reference_reconstruction(seen((first + second) / 2), label)
-    for first, second, label in _batches(metric, sizes, batch) if metric.held_out and held_out is None else ():
-        metric.reference_held_out(seen(0.75 * first + 0.25 * second), label)
-
-
-def _seen(metric: Metric) -> Callable[[torch.Tensor], torch.Tensor]:
-    return (lambda value: value) if metric.needs == "latents" else metric.extract
+    for first, second, label, _ in _batches(metric, sizes, batch) if metric.split is not None else ():
+        if images is None:
+            metric.reference(first if metric.needs == "latents" else metric.extract(first), label)
+        if metric.reconstructions and reconstructions is None:
+            metric.reference_reconstruction(metric.extract((first + second) / 2), label)
+    for first, second, label, _ in _batches(metric, sizes, batch) if metric.held_out and held_out is None else ():
+        metric.reference_held_out(metric.extract(0.75 * first + 0.25 * second), label)
 
 
 def _batches(metric: Metric, sizes: Mapping[str, Any], batch: int) -> Iterator[tuple[torch.Tensor, ...]]:
-    """(images or latents, others of the same classes, their labels)."""
+    """(images or latents, others of the same classes, their labels, their places)."""
     count, classes = 24, max(1, len(sizes["classes"]))
     label = torch.arange(count) % classes
     level = (label / classes).view(-1, 1, 1, 1) - 0.4
     shape = (count, 8, 4, 4) if metric.needs == "latents" else (count, 3, sizes["image_size"], sizes["image_size"])
     first, second = ((level + 0.2 * numbers(*shape, seed=s)).clamp(-1, 1) for s in (1, 2))
     for part in (slice(i, i + batch) for i in range(0, count, batch)):
-        yield first[part], second[part], label[part]
+        yield first[part], second[part], label[part], torch.arange(count)[part]
+
+
+def _decoder(sizes: Mapping[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Shows the first three channels of latents, enlarged."""
+
+    def decode(latent_BDHW: torch.Tensor) -> torch.Tensor:
+        side = sizes["image_size"]
+        image = torch.nn.functional.interpolate(latent_BDHW[:, :3], size=(side, side))
+        return to_pixels(image).float() / 127.5 - 1
+
+    return decode
 
 
 def check_tracker(make: Make, sizes: Mapping[str, Any]) -> None:

@@ -8,10 +8,12 @@ from gaekit_metrics.fid import Fid, Rfid, Sfid
 from gaekit_metrics.frechet import Frechet
 from gaekit_metrics.inception_score import InceptionScore
 from gaekit_metrics.kid import Kid
+from gaekit_metrics.latent_statistics import ChannelStatistics, EffectiveRank, Spectrum
 from gaekit_metrics.linear_probe import LinearProbe
 from gaekit_metrics.lpips_metric import Lpips
 from gaekit_metrics.memorisation import Memorisation
 from gaekit_metrics.mind import Mind
+from gaekit_metrics.noise_curve import NoiseCurve
 from gaekit_metrics.panel import Panel
 from gaekit_metrics.precision_recall import Precision, Recall
 from gaekit_metrics.psnr import Psnr
@@ -24,4 +26,5 @@ def gaekit_components() -> list[type[Component]]:
     """The metrics."""
     inception = (Adm, Fid, Sfid, Kid, Mind, InceptionScore, Precision, Recall)
     teachers = (Frechet, Cmmd, Memorisation)
-    return [Psnr, Ssim, Lpips, Rfid, Rfrechet, *inception, *teachers, Panel, ClassAccuracy, LinearProbe]
+    latents = (LinearProbe, NoiseCurve, Spectrum, EffectiveRank, ChannelStatistics)
+    return [Psnr, Ssim, Lpips, Rfid, Rfrechet, *inception, *teachers, Panel, ClassAccuracy, *latents]

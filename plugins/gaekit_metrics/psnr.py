@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch import Tensor
 
 from gaekit.api import ComponentConfig
-from gaekit.api.metrics import MeanMetric, implementation, to_uint8
-
-CAP_DB = 100.0
-"""Identical images have an infinite PSNR, which no mean survives and no JSON holds."""
-
-
-def psnr(real_B3RR: Tensor, fake_B3RR: Tensor) -> list[float]:
-    """10 log10(255^2 / MSE) of each pair of uint8 images, dB, at most `CAP_DB`; exact integers up to the logarithm."""
-    squares = (real_B3RR.int() - fake_B3RR.int()).square().flatten(1).sum(1).tolist()
-    pixels = real_B3RR[0].numel()
-    return [min(CAP_DB, 10 * math.log10(255**2 * pixels / total)) if total else CAP_DB for total in squares]
+from gaekit.api.metrics import CAP_DB, MeanMetric, implementation, psnr, to_uint8
 
 
 class Psnr(MeanMetric):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gaekit.api.assets import Asset
 from gaekit.api.component import ComponentConfig
-from gaekit.api.kinds import Metric
+from gaekit.api.metric import Metric
 from gaekit.api.metrics.moments import GroupedMoments, Moments
 from gaekit.api.metrics.published import reference_asset, reference_identity, reference_path
 from gaekit.api.metrics.reference import Reference, open_reference

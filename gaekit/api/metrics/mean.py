@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaekit.api.kinds import Metric
+from gaekit.api.metric import Metric
 from gaekit.api.metrics.rows import require_some
 from gaekit.intervals import Interval, mean_interval
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gaekit.api.kinds import Metric
+from gaekit.api.metric import Metric
 from gaekit.errors import GaekitError
 from gaekit.values import to_pixels
 

@@ -6,14 +6,20 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
+from gaekit.api.metrics import (
+    channel_variances,
+    effective_rank,
+    noise_of,
+    psnr,
+    radial_spectrum,
+    root_mean_square,
+)
 from gaekit.data.images import to_float
 from gaekit.errors import GaekitError
 from gaekit.runs.page import Series, curves_svg, definitions, figure, gallery
-from gaekit.runs.reconstruct import decibels
-from gaekit.runs.report.measures import channel_variances, effective_rank, radial_spectrum, spread
+from gaekit.runs.report.measures import spread
 from gaekit.runs.report.parts import heading, human, joined, note, plots, strips
 from gaekit.runs.report.source import Source
-from gaekit.seeds import generator_for
 
 CHANNELS, IMAGES, STEPS = 16, 4, 7
 SIGMAS = (0.0, 0.1, 0.2, 0.5, 1.0)
@@ -128,15 +134,14 @@ def _noise(source: Source, maps: Tensor) -> Markup:
     except GaekitError:
         latents = maps[spread(len(maps), NOISY)]
         originals, against = source.decode(latents), "what is decoded without noise"
-    std = maps.std((0, 2, 3), keepdim=True)
-    shape = (len(latents), *latents.shape[1:])
-    noise = torch.randn(shape, generator=generator_for("report", "noise"))
+    unit = root_mean_square(maps)
+    noise = noise_of(torch.arange(len(latents)), latents.shape[1:], 0, latents.device)
     rows: list[list[Markup]] = [[] for _ in range(min(3, len(latents)))]
     levels: list[float] = []
     for sigma in SIGMAS:
-        images = source.decode(latents + sigma * std * noise)
-        errors = (images.double() - originals.double()).square().mean((1, 2, 3))
-        levels.append(sum(decibels(float(error)) for error in errors) / len(errors))
+        images = source.decode(latents + sigma * unit * noise)
+        values = psnr(originals, images)
+        levels.append(sum(values) / len(values))
         for row, image in zip(rows, images, strict=False):
             row.append(
                 figure(source.pictures.add(image, f"Decoded under noise of {sigma:g}", 80), caption=f"σ = {sigma:g}")
@@ -144,7 +149,7 @@ def _noise(source: Source, maps: Tensor) -> Markup:
     curve = curves_svg(
         [Series("PSNR", list(SIGMAS), levels)],
         title="PSNR of what is decoded, dB",
-        x_label="σ of the noise, in standard deviations of a channel",
+        x_label="σ of the noise, in units of the latents’ RMS",
         caption=f"Against {against}, mean over {len(latents)} images: "
         + ", ".join(f"{level:.1f} dB at {sigma:g}" for sigma, level in zip(SIGMAS, levels, strict=True)) + ".",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a report measures of latents and of samples: spectra, effective rank, nearest neighbours, copies.
+"""What a report measures of samples: nearest neighbours, copies.
 
 Shape suffixes: N images, D channels, H W latent grid, V numbers of a vector, Q vectors looked up, K neighbours.
 """
@@ -20,50 +20,6 @@ NEARER = 0.5
 nearest, and often nearer than all of as many held-out images, by chance."""
 RECONSTRUCTED = 0.95
 """The quantile of the distances between training images and their reconstructions within which a copy lies."""
-
-
-def channel_variances(latent_NDHW: Tensor) -> Tensor:
-    """The eigenvalues of the covariance of channels over images and positions, (D,) float64, greatest first."""
-    rows = latent_NDHW.double().movedim(1, -1).reshape(-1, latent_NDHW.shape[1])
-    rows = rows - rows.mean(0)
-    covariance = rows.T @ rows / len(rows)
-    values: Tensor = torch.linalg.eigvalsh(covariance)
-    return values.flip(0).clamp_min(0)
-
-
-def effective_rank(variances: Tensor) -> float:
-    """exp of the entropy of the shares of variance: D where all directions vary alike, 1 where one alone does (after
-    Roy and Vetterli, EUSIPCO 2007, who take singular values). 0 where nothing varies."""
-    total = float(variances.sum())
-    if total <= 0:
-        return 0.0
-    share = variances.double() / total
-    share = share[share > 0]
-    return float((-(share * share.log()).sum()).exp())
-
-
-def radial_spectrum(maps_NDHW: Tensor) -> tuple[list[int], list[float]]:
-    """(cycles along a side, mean power there) of square maps whose channels are brought to mean 0 and variance 1.
-
-    The power of a frequency is |F|^2 of the orthonormal transform, so that white noise has 1 everywhere; frequencies
-    are averaged over rings one cycle wide, up to the highest that every direction has. Cycles of 0 are left out.
-    """
-    side = maps_NDHW.shape[-1]
-    standard = standardised(maps_NDHW)
-    power = torch.fft.fft2(standard, norm="ortho").abs().square().mean((0, 1))
-    along = torch.fft.fftfreq(side, 1 / side, dtype=torch.float64)
-    ring = (along[:, None].square() + along[None, :].square()).sqrt().round().long().flatten()
-    sums = torch.zeros(int(ring.max()) + 1, dtype=torch.float64).index_add_(0, ring, power.double().flatten())
-    rings = range(1, side // 2 + 1)
-    counts = torch.bincount(ring)
-    return list(rings), [float(sums[r] / counts[r]) for r in rings]
-
-
-def standardised(maps_NDHW: Tensor) -> Tensor:
-    """Each channel with mean 0 and variance 1 over images and positions, float64; one that is constant is 0."""
-    maps = maps_NDHW.double()
-    mean, std = maps.mean((0, 2, 3), keepdim=True), maps.std((0, 2, 3), correction=0, keepdim=True)
-    return (maps - mean) / torch.where(std > 0, std, 1.0)
 
 
 def unit_vectors(maps_NDHW: Tensor, cells: int = 4) -> Tensor:
