@@ -149,6 +149,7 @@ def _of_series(job: Job, section: Evaluate, file: Path, judged: Judged) -> Numbe
         "samples": {"file": file.name, "sha256": ranks.on_rank0(lambda: sha256_file(file))},
         "sampling": read_protocol(file),
         "dataset": job.data.digest,
+        "image_size": job.recipe.image.size,
     }
     return results(job, file.stem, judged, facts, intervals=True)
 
@@ -171,7 +172,7 @@ def _data_facts(evaluation: Evaluation, images: Images) -> dict[str, Any]:
 
 STAGE = Stage(
     name="evaluate",
-    revision=3,  # intervals
+    revision=4,  # intervals, the images' size
     artifact="metrics.json",
     needs=("autoencoder",),
     optional=("latents", "sample"),

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 from PIL import Image
 
 from gaekit.runs.page import (
@@ -22,6 +23,7 @@ from gaekit.runs.page import (
     Series,
     curves_svg,
     definitions,
+    figure,
     image_tag,
     intervals_svg,
     scatter_svg,
@@ -158,3 +160,9 @@ def test_what_a_table_holds_is_escaped_and_it_scrolls_within_itself() -> None:
     assert '<th scope="row">&lt;script&gt;</th><td class="number strong">1.0</td>' in html
     assert '<th scope="col" class="number">value</th>' in html
     assert "<dt>a</dt><dd>&lt;b&gt;</dd>" in definitions([("a", "<b>")])
+
+
+def test_long_names_break_behind_their_strokes() -> None:
+    drawn = str(figure(Markup("<i></i>"), title="samples/frechet_<x>"))
+    assert "samples/<wbr>frechet_<wbr>&lt;x&gt;</p>" in drawn
+    assert "<b>whole_</b></p>" in str(figure(Markup("<i></i>"), title=Markup("<b>whole_</b>")))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from gaekit.errors import GaekitError
 from gaekit.runs.page.svg import EXTRA, require_matplotlib
@@ -71,7 +72,12 @@ def details(summary: Text, body: Markup) -> Markup:
 
 def figure(body: Markup, *, title: Text = "", caption: Text = "", keys: Text = "", css: str = "") -> Markup:
     """A `<figure>` with its title above, and below it what colours mean and what is to be said."""
-    return _part("figure", body, title, caption, keys, css)
+    return _part("figure", body, breakable(title), caption, keys, css)
+
+
+def breakable(text: Text) -> Markup:
+    """A name such as `samples/frechet_efficientnet_lite0`, which on a narrow screen breaks behind / and _ alone."""
+    return Markup(re.sub("([/_])", r"\1<wbr>", str(escape(text)))) if not isinstance(text, Markup) else text
 
 
 def legend(keys: Sequence[tuple[str, str, bool]]) -> Markup:
