@@ -59,6 +59,8 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("metric", "cmmd"): {"teacher": tiny(), "grid": 2},
     ("metric", "memorisation"): {"teacher": tiny(), "grid": 2},
     ("metric", "panel"): {"distances": (tiny_frechet(),)},
+    ("metric", "interpolation"): {"teacher": tiny(), "grid": 2},
+    ("metric", "ifid"): {"teacher": tiny(), "grid": 2, "neighbours": 3},
     ("metric", "noise_curve"): {"sigmas": [0, 0.5], "teacher": tiny(), "grid": 2},
     ("metric", "lpips"): {**RANDOM, "net": "squeeze"},
     ("metric", "adm"): RANDOM,

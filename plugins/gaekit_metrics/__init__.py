@@ -7,6 +7,7 @@ from gaekit_metrics.cmmd import Cmmd
 from gaekit_metrics.fid import Fid, Rfid, Sfid
 from gaekit_metrics.frechet import Frechet
 from gaekit_metrics.inception_score import InceptionScore
+from gaekit_metrics.interpolation import Ifid, Interpolation
 from gaekit_metrics.kid import Kid
 from gaekit_metrics.latent_statistics import ChannelStatistics, EffectiveRank, Spectrum
 from gaekit_metrics.linear_probe import LinearProbe
@@ -26,5 +27,5 @@ def gaekit_components() -> list[type[Component]]:
     """The metrics."""
     inception = (Adm, Fid, Sfid, Kid, Mind, InceptionScore, Precision, Recall)
     teachers = (Frechet, Cmmd, Memorisation)
-    latents = (LinearProbe, NoiseCurve, Spectrum, EffectiveRank, ChannelStatistics)
+    latents = (LinearProbe, NoiseCurve, Spectrum, EffectiveRank, ChannelStatistics, Interpolation, Ifid)
     return [Psnr, Ssim, Lpips, Rfid, Rfrechet, *inception, *teachers, Panel, ClassAccuracy, *latents]

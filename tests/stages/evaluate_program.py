@@ -29,8 +29,9 @@ def main(out: Path, until: str | None = None) -> None:
         {"use": "cmmd", "features": "mean", "reference_limit": 400, **coarse},
         {"use": "panel", "distances": [{"use": "noted_fid", "weights": "random"}, {"use": "frechet", **coarse}]},
     ]
+    ifid = {"use": "ifid", "limit": 300, "neighbours": 3, **coarse}
     curve = {"use": "noise_curve", "sigmas": [0, 0.5], **coarse}
-    wanted["evaluate"]["metrics"] += [*others, PARTS, curve, {"use": "spectrum"}]
+    wanted["evaluate"]["metrics"] += [*others, PARTS, curve, ifid, {"use": "spectrum"}]
     reporter = Reporter(Console(quiet=True))
     run_recipe(load_recipe_data(wanted, registry), registry, out=out, until=until, reporter=reporter)
     (out / f"seen-{os.environ.get('RANK', '0')}").write_text(str(sum(LOOKED_AT)))

@@ -167,6 +167,16 @@ def noise_of(index_B: Tensor, tail: Sequence[int], seed: int, device: torch.devi
     return torch.cat(rows).to(device) if rows else torch.empty(0, *tail, device=device)
 
 
+def random_of(index_B: Tensor, seed: int) -> Tensor:
+    """A uniform number in [0, 1) for each image by its place in a split (B,), on the CPU; as `noise_of`."""
+    start = seed_for("choice of images", seed)
+    rows = [
+        random_rows(Tensor.uniform_, start, place, place + 1, (1,), torch.device("cpu"), block=1)
+        for place in index_B.tolist()
+    ]
+    return torch.cat(rows)[:, 0] if rows else torch.empty(0)
+
+
 def root_mean_square(maps_NDHW: Tensor) -> float:
     """Over all numbers of some maps: the unit of noise, 1 for latents that a norm holds at unit RMS."""
     return float(maps_NDHW.double().square().mean().sqrt())
