@@ -43,6 +43,7 @@ def _fill(app: typer.Typer) -> None:
     from gaekit.cli import (
         assets,
         bill,
+        cards,
         checkpoints,
         compare,
         data,
@@ -66,7 +67,7 @@ def _fill(app: typer.Typer) -> None:
     _add(app, MAKE, run.run, sweep.sweep, inspect.check, run.plan)
     _add(app, LOOK, runs.runs)
     _add(app, LOOK, report.report, compare.compare, bill.bill, likelihood.likelihood)
-    _add(app, LOOK, evaluate.evaluate)
+    _add(app, LOOK, evaluate.evaluate, cards.report_card, cards.arena)
     _add(app, USE, images.sample, images.reconstruct, tune.tune_guidance)
     _add(app, USE, demo.demo, view.pack, interop.export)
     _add(app, USE, interop.import_, name="import")

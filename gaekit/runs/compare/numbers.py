@@ -22,7 +22,7 @@ from gaekit.runs.compare.settings import ABSENT, leaves, text_of
 PER_IMAGE = "per_image.npz"
 OUTCOMES = frozenset(
     ("samples", "sampling", "interval", "capped", "converged", "real_accuracy", "inception_score_std", "latent",
-     "warning", "reference.file")
+     "warning", "reference.file", "unit", "mean", "std", "excess_kurtosis", "low_of_white_noise", "cutoff_cycles")
 )  # fmt: skip
 """Keys of a protocol that tell what was judged or found, not how: they may differ between comparable numbers."""
 Verdict = Literal["higher", "lower", "no difference shown", "the same", "no interval", "not comparable", "absent"]

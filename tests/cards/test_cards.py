@@ -1,0 +1,216 @@
+"""Report cards of small tokenizers on photographs, against pixels computed here; and cards beside each other."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command_helpers import gaekit
+from PIL import Image
+from safetensors.torch import save_file
+from sklearn.datasets import load_sample_images
+
+from gaekit.cards import Arena, Card, making, read_card
+from gaekit.cards.live import LiveTensors
+from gaekit.cards.text import markdown_of
+from gaekit.data.crop import to_float, to_uint8
+from gaekit.errors import ArtifactError, GaekitError
+from gaekit.interop.autoencoders import write_autoencoder
+from gaekit.plugins import load_plugins
+from gaekit.store.models import Autoencoder, AutoencoderSpec, save_autoencoder
+
+REGISTRY = load_plugins()
+SIDE, COUNT = 16, 60
+CONV = {"use": "conv", "ch": 32, "ch_mult": [1, 1], "num_res_blocks": 1}
+VIT = {"use": "vit", "depth": 1, "width": 32, "heads": 2}
+
+
+def spec(encoder: dict[str, Any], stride: int, regularizer: str) -> AutoencoderSpec:
+    data = {
+        "image_size": SIDE, "stride": stride, "latent_dim": 4, "encoder": encoder, "decoder": encoder,
+        "regularizer": {"use": regularizer},
+    }  # fmt: skip
+    return AutoencoderSpec.from_json(data, REGISTRY, "test")
+
+
+def tokenizer(folder: Path, of: AutoencoderSpec, seed: int) -> Autoencoder:
+    torch.manual_seed(seed)
+    model = Autoencoder(of, REGISTRY).eval()
+    save_autoencoder(folder / "autoencoder.safetensors", model.state_dict(), of, {}, {})
+    return model
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """pictures: crops of two photographs, a folder each; vit, other: artifacts; vae.safetensors: a published file."""
+    root = tmp_path_factory.mktemp("cards")
+    random = np.random.default_rng(0)
+    for index in range(COUNT):
+        photo = load_sample_images().images[index % 2]
+        top, left = (int(random.integers(0, side - SIDE)) for side in photo.shape[:2])
+        file = root / "pictures" / ("china", "flower")[index % 2] / f"{index:03d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photo[top : top + SIDE, left : left + SIDE]).save(file)
+    tokenizer(root / "vit", spec(VIT, 4, "rms_norm"), 0)
+    tokenizer(root / "other", spec(VIT, 4, "rms_norm"), 1)
+    vae = tokenizer(root / "vae", spec(CONV, 2, "kl"), 0)
+    save_file(write_autoencoder("ldm-vae", vae.state_dict()), root / "vae.safetensors")
+    return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """The usual metrics that take no network, and speeds of one pass."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gaekit.cards.making.DEFAULTS", ("psnr", "ssim", "lpips", "linear_probe"))
+        patch.setattr("gaekit.cards.speed.ENOUGH_SECONDS", 0.0)
+        patch.setattr("gaekit.api.assets.Download.find", lambda self: None)  # LPIPS is not here, wherever this runs
+        yield
+
+
+@pytest.fixture(scope="module")
+def cards(place: Path) -> dict[str, dict[str, Any]]:
+    """By their names: of the three tokenizers, written and shown as a page."""
+    words = ["report-card", "vit", "b=other", "sd=ldm-vae:vae.safetensors", "--data", "pictures", "--size", str(SIDE)]
+    done = gaekit(place, *words, "--out", "made", "--html", "arena.html", "--device", "cpu", "--json")
+    found = {card["tokenizer"]["name"]: card for card in json.loads(done.stdout)}
+    assert found == {name: json.loads((place / "made" / f"{name}.json").read_text()) for name in ("vit", "b", "sd")}
+    return found
+
+
+def test_a_cards_psnr_is_that_of_the_held_out_images(place: Path, cards: dict[str, Any]) -> None:
+    from gaekit.api import Dataset
+    from gaekit.plugins import build
+
+    config = making.data_set(str(place / "pictures"), REGISTRY)
+    held_out = build(Dataset, config, REGISTRY).validation()
+    model = tokenizer(place / "again", spec(VIT, 4, "rms_norm"), 0)
+    found = []
+    for index in range(len(held_out)):
+        pixels = np.array(held_out[index][0])
+        with torch.no_grad():
+            rebuilt = to_uint8(model.reconstruct(to_float(pixels[None])))[0].numpy()
+        error = ((pixels.astype(int) - rebuilt.astype(int)) ** 2).mean()
+        found.append(10 * math.log10(255**2 / error))
+    number = cards["vit"]["numbers"]["reconstruction/psnr"]
+    assert number["value"] == pytest.approx(np.mean(found), rel=1e-6)
+    assert number["per_image"] == pytest.approx(found, rel=1e-6)
+    assert number["higher"] is True
+    assert cards["vit"]["data"]["images"] == len(found) < COUNT
+    assert cards["vit"]["left_out"] == [
+        "lpips: not here: torchvision's ImageNet weights of alexnet; --metric lpips fetches it where there is a network"
+    ]
+
+
+def test_a_card_says_what_a_tokenizer_is_and_what_it_takes(cards: dict[str, Any]) -> None:
+    about, speed = cards["vit"]["tokenizer"], cards["vit"]["speed"]
+    model = Autoencoder(spec(VIT, 4, "rms_norm"), REGISTRY)
+    assert about["latent"] == [4, 4, 4]
+    assert about["parameters"]["encoder"] == sum(p.numel() for p in model.encoder.parameters())
+    assert speed["encode"]["images_per_second"] > 0
+    assert speed["decode"]["peak_bytes"] > 4 * about["parameters"]["decoder"]
+    assert cards["sd"]["tokenizer"]["kind"] == "import of ldm-vae"
+    assert {"latents/linear_probe_flat", "latents/linear_probe_pool"} < cards["sd"]["numbers"].keys()
+
+
+def test_a_published_file_has_the_numbers_of_the_artifact_of_its_weights(place: Path, cards: dict[str, Any]) -> None:
+    done = gaekit(place, "report-card", "vae", "--data", "pictures", "--device", "cpu", "--json")
+    (card,) = json.loads(done.stdout)
+    assert card["numbers"]["reconstruction/psnr"] == cards["sd"]["numbers"]["reconstruction/psnr"]
+
+
+def test_all_images_are_judged_where_asked(place: Path) -> None:
+    done = gaekit(place, "report-card", "vit", "--data", "pictures", "--all", "--device", "cpu", "--json")
+    (card,) = json.loads(done.stdout)
+    assert (card["data"]["images"], card["data"]["split"]) == (COUNT, "all")
+    assert len(card["numbers"]["reconstruction/psnr"]["per_image"]) == COUNT
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["vit", "-m", "fid"], "--metric fid: judges samples, which a tokenizer alone does not make"),
+        (["vit", "--size", "32"], "--size 32: vit is made for images of 16 pixels and no others"),
+        (["ldm-vae:vae.safetensors"], "takes images of any size; say --size R"),
+        (["sit:vae.safetensors"], "a file of format sit is no autoencoder"),
+        (["nowhere"], "a published checkpoint is given with its format, as gae:nowhere"),
+        (["pictures"], "no artifact of the stage autoencoder there"),
+    ],
+)
+def test_what_is_no_tokenizer_or_no_metric_of_one_is_told(place: Path, words: list[str], told: str) -> None:
+    assert told in gaekit(place, "report-card", *words, "--data", "pictures", "--device", "cpu", code=2).stderr
+
+
+def test_cards_stand_in_one_table(place: Path, cards: dict[str, Any]) -> None:
+    done = gaekit(place, "arena", "made/vit.json", "made/b.json", "made/sd.json")
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["vit", "b", "sd"]
+    (row,) = (line for line in lines if line.startswith("reconstruction/psnr"))
+    values = [cards[name]["numbers"]["reconstruction/psnr"]["value"] for name in ("vit", "b", "sd")]
+    cells = row.replace(" *", "*").split()[1:]
+    assert [cell.endswith("*") for cell in cells] == [value == max(values) for value in values]
+    assert [float(cell.rstrip("*")) for cell in cells] == pytest.approx(values, rel=1e-3)
+    assert done.stderr.count("left out: lpips") == 1
+    table = gaekit(place, "arena", "made/vit.json", "made/b.json", "--markdown").stdout
+    assert table.splitlines()[:2] == ["|  | vit | b |", "| --- | ---: | ---: |"]
+
+
+def test_cards_of_other_images_are_refused_and_the_difference_is_named(cards: dict[str, Any]) -> None:
+    one = Card(**{**cards["vit"], "left_out": ()})
+    data = {**one.data, "digest": "0" * 64, "images": 3}
+    other = Card(**{**cards["b"], "left_out": (), "data": data})
+    with pytest.raises(GaekitError, match=r"digest is \w{12}\.\.\. and 000000000000\.\.\.; images is \d+ and 3; make"):
+        Arena([one, other])
+    twice = Arena([one, one])
+    assert twice.names == ("vit (A)", "vit (B)")
+    assert "vit (B)" in markdown_of(twice)
+
+
+def test_numbers_of_other_protocols_are_not_compared(cards: dict[str, Any]) -> None:
+    one, other = (Card(**{**json.loads(json.dumps(cards[name])), "left_out": ()}) for name in ("vit", "b"))
+    other.numbers["reconstruction/ssim"]["protocol"]["k1"] = 0.5  # type: ignore[index]
+    arena = Arena([one, other])
+    (row,) = (row for row in arena.rows if row.name == "reconstruction/ssim")
+    assert arena.best(row) is None
+    assert "reconstruction/ssim: b cannot be compared with vit: k1: 0.01 and 0.5" in list(arena.notes())
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{}", "is no report card"),
+        ('{"card": 9}', "written by a newer gaekit"),
+        ('{"card": 1, "tokenizer": {"name": "x"}}', "damaged: tokenizer.sha256"),
+        ("no json", "cannot be read as JSON"),
+    ],
+)
+def test_a_damaged_card_is_told(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "card.json").write_text(text)
+    with pytest.raises(ArtifactError, match=told):
+        read_card(tmp_path / "card.json")
+
+
+def test_the_page_shows_pictures_and_plots_and_fetches_nothing(place: Path, cards: dict[str, Any]) -> None:
+    page = (place / "arena.html").read_text()
+    assert page.count("data:image/png") == 4 * min(8, cards["vit"]["data"]["images"])
+    for part in ("What is rebuilt", "Numbers", "Quality over size", "All of it", "reconstruction/<wbr>psnr"):
+        assert part in page
+    assert "<script" not in page
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
+
+
+def test_tensors_count_while_they_live() -> None:
+    with LiveTensors() as live:
+        one = torch.zeros(1000)
+        two = one + 1
+        del one
+        three = two.view(10, 100) * 2  # a view is no memory, and a change in place neither
+        three.relu_()
+        del two
+    assert live.peak == 8000
