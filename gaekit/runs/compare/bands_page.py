@@ -51,7 +51,7 @@ def _numbers(found: InBand) -> Markup:
     plots = Markup().join(_number_plot(found, n) for n in found.judged_numbers if n.band and n.value is not None)
     rows: list[list[str | Cell]] = [
         [n.name, Cell(value_text(n), number=True), Cell(bounds_text(n.band), number=True),
-         Cell(n.verdict, strong=n.verdict != "inside"), Cell("; ".join(n.why), wide=True)]
+         Cell(n.verdict, strong=n.verdict in ("above", "below", "not finite")), Cell("; ".join(n.why), wide=True)]
         for n in found.numbers
     ]  # fmt: skip
     head = ("number", "value", "band", "", "why")
