@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 VIT = {"use": "vit", "depth": 1, "width": 16, "heads": 2}
-OWN = {"claims", "my_images", "my_images_small", "quickstart", "smoke"}
+OWN = {"claims", "my_images", "my_images_small", "openmoji", "quickstart", "smoke"}
 """Shipped recipes that publish no system of others."""
 
 TINY: dict[str, Any] = {

@@ -104,7 +104,7 @@ def test_a_trial_of_ones_own_images_takes_every_stage_and_leaves_real_runs_alone
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["quickstart", "smoke"])
+@pytest.mark.parametrize("recipe", ["openmoji", "quickstart", "smoke"])
 def test_a_trial_of_shipped_recipes(recipe: str, tmp_path: Path) -> None:
     for _ in range(2):  # each from nothing
         assert gaekit(tmp_path, "run", recipe, "--try").stderr.count(": done in") == 6
