@@ -76,6 +76,11 @@ class Results:
         return sorted(found, key=lambda name: float(name.removeprefix(prefix)))
 
     @property
+    def tried(self) -> list[str]:
+        """The settings of which there is a run."""
+        return [setting for setting in self.settings if any(label == setting for label, _ in self.runs)]
+
+    @property
     def hours(self) -> float:
         """Device-hours; what several runs share counts once."""
         rooms = {room: seconds for run in self.runs.values() for room, seconds in run["rooms"].items()}
@@ -111,7 +116,7 @@ def collect(out: Path, folder: Path, definitions: Mapping[str, Any]) -> Iterator
         rows = table_of(sweep, out, registry).rows
         found = [_of_run(out / run.member.run, run, recipes) for row in rows for run in row.runs]
         same |= {(run["setting"], run["seed"]): run for run in found}
-        if found or same:
+        if same or path.exists():
             data = {
                 "sweep": claim["sweep"],
                 "settings": [setting.label for setting in sweep.definition.settings],
@@ -140,7 +145,7 @@ def _of_run(path: Path, run: Any, recipes: Mapping[tuple[str, int], str]) -> dic
         "setting": key[0],
         "seed": key[1],
         "recipe": recipes[key],
-        "gaekit": opened.record["gaekit"],
+        "torch": opened.record["packages"]["torch"],
         "numbers": {name: float(f"{value:.6g}") for name, value in sorted(numbers.items())},
         "rooms": {room: round(seconds, 1) for room, seconds in _rooms(opened)},
     }
@@ -229,13 +234,15 @@ def _section(claim: Mapping[str, Any], results: Results, definitions: Mapping[st
     for ordering in claim["orderings"]:
         number = numbers[ordering["number"]]
         verdict, told = judge(results, ordering, number["better"])
-        lines.append(f"- *{ordering['says']}*: **{verdict}**. {number['name']}, {ordering['best']} less {told}.")
+        lines.append(f"- *{ordering['says']}*: **{verdict}**. {number['name']}, {ordering['best']} minus {told}.")
     lines += ["", *_table(results, definitions), "", f"![{claim['title']}]({FOLDER}/{name}.svg)", ""]
     if "lines" in claim:
         lines += [f"![{claim['title']}: {claim['lines']['y']}]({FOLDER}/{name}-lines.svg)", ""]
-    counts = [sum(label == setting for label, _ in results.runs) for setting in results.settings]
+    counts = [sum(label == setting for label, _ in results.runs) for setting in results.tried]
     seeds = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else str(max(counts))
+    missing = [setting for setting in results.settings if setting not in results.tried]
     took = f"{len(results.runs)} runs, seeds a setting: {seeds}; {results.hours:.1f} device-hours"
+    took += f"; not run yet: {', '.join(missing)}" if missing else ""
     return "\n".join([*lines, f"`gaekit sweep {claim['sweep']}`: {took}.", ""])
 
 
@@ -244,7 +251,7 @@ def _table(results: Results, definitions: Mapping[str, Any]) -> Iterator[str]:
     head = [f"{n['name']} {'↑' if n['better'] == 'higher' else '↓'}" for n in numbers]
     yield f"| setting | n | {' | '.join(head)} |"
     yield "|---" * (len(numbers) + 2) + "|"
-    for setting in results.settings:
+    for setting in results.tried:
         means = [results.mean(setting, n["key"]) for n in numbers]
         n = max((mean.n for mean in means if mean is not None), default=0)
         yield f"| {setting} | {n} | {' | '.join(in_words(mean, n) for mean in means)} |"
@@ -265,14 +272,14 @@ def _panels(results: Results, definitions: Mapping[str, Any]) -> str:
     """A panel a number: a row a setting, its mean and interval, and every seed's value as a small dot."""
     numbers = definitions["numbers"]
     rows, columns = 2, -(-len(numbers) // 2)
-    with _drawing(2.3 * columns + 1.2, rows * (0.27 * len(results.settings) + 0.75)) as (canvas, made):
+    with _drawing(2.3 * columns + 1.2, rows * (0.27 * len(results.tried) + 0.75)) as (canvas, made):
         for axes, number in zip(canvas.subplots(rows, columns, sharey=True).flat, numbers, strict=False):
-            for place, setting in enumerate(results.settings):
+            for place, setting in enumerate(results.tried):
                 _row(axes, place, results.values(setting, number["key"]), results.mean(setting, number["key"]))
             arrow = "→" if number["better"] == "higher" else "←"
             axes.set_title(f"{number['name']}  {arrow} better", fontsize=8)
-            axes.set_yticks(range(len(results.settings)), results.settings)
-            axes.set_ylim(len(results.settings) - 0.5, -0.5)
+            axes.set_yticks(range(len(results.tried)), results.tried)
+            axes.set_ylim(len(results.tried) - 0.5, -0.5)
             axes.grid(axis="x", color="#dddddd", linewidth=0.6)
         return made()
 
@@ -288,7 +295,7 @@ def _curves(results: Results, lines: Mapping[str, str]) -> str:
     prefix = lines["prefix"]
     with _drawing(6.4, 3.6) as (canvas, made):
         axes = canvas.subplots()
-        for setting in results.settings:
+        for setting in results.tried:
             found = [(name, results.mean(setting, name)) for name in results.numbers(prefix)]
             known = [(float(name.removeprefix(prefix)), mean) for name, mean in found if mean is not None]
             half = [mean.half or 0.0 for _, mean in known]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from gaekit.cli import main
 from gaekit.plugins import load_plugins
 from gaekit.recipe import list_sweeps
 from gaekit.sweeps.definition import read_sweep
@@ -113,6 +115,34 @@ def test_page_and_plots_are_made_of_a_folder_of_results(
     before = {path: path.read_bytes() for path in written}
     make.write(tmp_path, definitions)
     assert {path: path.read_bytes() for path in written} == before
+
+
+def test_finished_runs_are_collected_with_what_they_took_and_kept_beside_later_ones(
+    make: ModuleType, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_run.parent, "runs")
+    shutil.copy(tiny_run.parents[1] / "tiny.yaml", "tiny.yaml")
+    Path("tries.yaml").write_text(
+        "sweep: 1\nname: tries\nrecipe: ./tiny.yaml\nseeds: [0, 1]\nmembers: [{name: only}]\n"
+    )
+    assert main(["run", "tiny.yaml", "--name", "tries.seed_0"]) == 0  # all its stages are there
+    definitions = {"claims": [{"sweep": "tries.yaml"}]}
+    told = list(make.collect(Path("runs"), tmp_path, definitions))
+    assert told == ["tries.yaml: 1 of 2 runs, 1 found in runs"]
+    found = make.read(make.file_of("tries.yaml", tmp_path))
+    metrics = json.loads(Path("runs/tries.seed_0/metrics.json").read_text())
+    assert found.values("only", "reconstruction/psnr") == {0: pytest.approx(metrics["reconstruction/psnr"]["value"])}
+    assert found.hours > 0
+    assert list(make.collect(Path("elsewhere"), tmp_path, definitions)) == [
+        "tries.yaml: 1 of 2 runs, 0 found in elsewhere"
+    ]
+    assert make.read(make.file_of("tries.yaml", tmp_path)) == found
+    Path("tiny.yaml").write_text(Path("tiny.yaml").read_text().replace("steps: 4", "steps: 5"))
+    assert list(make.collect(Path("runs"), tmp_path, definitions)) == [
+        "tries.yaml: 0 of 2 runs, 0 found in runs, 1 of another recipe dropped"
+    ]
+    assert not make.read(make.file_of("tries.yaml", tmp_path)).runs
 
 
 def test_every_ordering_is_of_settings_that_a_shipped_sweep_has(
