@@ -99,7 +99,7 @@ def test_the_protocol_is_json_with_the_settings_and_counts() -> None:
     probe(made, train, test)
     protocol = made.protocol()
     assert json.loads(json.dumps(protocol, allow_nan=False)) == protocol
-    assert protocol["implementation"] == "gaekit linear_probe 1"
+    assert protocol["implementation"] == "gaekit linear_probe 2"
     assert (protocol["latent"], protocol["n_reference"], protocol["n"]) == ([4, 4, 4], 400, 300)
     assert (protocol["C"], protocol["max_iter"], protocol["classes"]) == (1.0, 1000, 10)
 
@@ -123,3 +123,29 @@ def test_what_cannot_be_probed_is_refused() -> None:
 def test_two_probes_of_the_same_latents_are_equal() -> None:
     train, test = digits()
     np.testing.assert_equal(probe(metric(), train, test), probe(metric(), train, test))
+
+
+def test_minibatches_of_all_latents_reach_scikit_learns_optimum_without_a_penalty() -> None:
+    """On the means over positions, which no line parts: the optimum is one, and SGD's predictions are nearly its."""
+    train, test = digits()
+    made = metric(solver="sgd", epochs=40, batch=200, lr=1.0, limit=20)
+    values = probe(made, train, test)
+    rows, others = (part[0].double().mean((2, 3)).numpy() for part in (train, test))
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=1e6, max_iter=5000)).fit(rows, train[1].numpy())
+    agree = (made._probes["pool"].predict(others) == model.predict(others)).mean()
+    assert agree > 0.95
+    assert values["linear_probe_sgd_pool"] == pytest.approx(model.score(others, test[1].numpy()), abs=0.02)
+    assert values["linear_probe_sgd_flat"] > 0.85
+    protocol = json.loads(json.dumps(made.protocol()))
+    assert protocol["n_reference"] == 600  # the limit is of L-BFGS
+    assert (protocol["epochs"], protocol["batch"], protocol["seed"]) == (40, 200, 0)
+
+
+def test_sgd_depends_on_its_seed_and_not_on_how_batches_are_cut() -> None:
+    train, test = digits()
+    one, cut, other = (metric(solver="sgd", epochs=2, batch=64, seed=seed) for seed in (0, 0, 1))
+    assert probe(one, train, test) == probe(cut, train, test, cut=7)
+    probe(other, train, test)
+    weights = [made._probes["flat"]._layer.weight for made in (one, cut, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
