@@ -17,6 +17,8 @@ REGISTRY = load_plugins()
 SMALL_VIT = {"depth": 1, "width": 32, "heads": 2}
 SMALL_DIT = {"depth": 2, "width": 32, "heads": 2}
 SMALL_CONV = {"ch": 32, "ch_mult": (1, 1, 1, 2), "num_res_blocks": 1}
+SMALL_DC_AE = {"widths": (12, 12, 24, 24), "depths": (1, 1, 1, 1), "attention": (3,), "head_dim": 8}
+SMALL_RAE = {"depth": 1, "width": 32, "heads": 2, "hidden": 48}
 RANDOM = {"weights": "random"}
 SMALL_RANDOM = {"weights": "random", "size": "small"}
 
@@ -48,6 +50,10 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("decoder", "vit"): SMALL_VIT,
     ("encoder", "conv"): SMALL_CONV,
     ("decoder", "conv"): SMALL_CONV,
+    ("encoder", "dc_ae"): SMALL_DC_AE,
+    ("decoder", "dc_ae"): SMALL_DC_AE,
+    ("encoder", "rae"): SMALL_RAE,
+    ("decoder", "rae"): SMALL_RAE,
     ("encoder", "frozen_teacher"): {"teacher": lite("stage3")},
     ("denoiser", "lightning_dit"): SMALL_DIT,
     ("denoiser", "dit"): SMALL_DIT,
@@ -75,7 +81,10 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
 }
 """What a component is told: what it requires, and sizes that a test can afford."""
 
-SIZES: dict[tuple[str, str], dict[str, Any]] = {("encoder", "frozen_teacher"): {"channels": 40}}
+SIZES: dict[tuple[str, str], dict[str, Any]] = {
+    ("encoder", "frozen_teacher"): {"channels": 40},
+    ("encoder", "rae"): {"channels": 32},
+}
 """What is not built at the usual sizes."""
 
 SLOW = {
