@@ -63,6 +63,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("perceptual", "lpips"): {"net": "squeeze", "backbone": "random"},
     ("metric", "frechet"): {"teacher": lite("stage2"), "grid": 8, "parts": True},
     ("metric", "cmmd"): {"teacher": tiny(), "grid": 2},
+    ("metric", "rfrechet"): {"teacher": tiny(), "grid": 2},
     ("metric", "memorisation"): {"teacher": tiny(), "grid": 2},
     ("metric", "panel"): {"distances": (tiny_frechet(),)},
     ("metric", "interpolation"): {"teacher": tiny(), "grid": 2},
