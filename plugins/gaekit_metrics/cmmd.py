@@ -76,7 +76,7 @@ class CmmdConfig(SubsetSettings, TeacherSettings):
 class Cmmd(TeacherMetric):
     """CMMD (arXiv 2401.09603) of generated to real images, on a teacher's class token; named after the teacher.
 
-    1,000 times the squared maximum mean discrepancy by a Gaussian kernel. It is the published CMMD for the teacher
+    The squared maximum mean discrepancy by a Gaussian kernel, times 1,000. It is the published CMMD for the teacher
     `clip` with model ViT-L-14-336 and grid 24. It supposes no normal distribution, and needs fewer images than a
     Fréchet distance. Raises GaekitError for a teacher without such an embedding, and for fewer than two images.
     """

@@ -88,7 +88,7 @@ def copied(view: View, tmp_path: Path) -> View:
 def text_of(page: str, section: str) -> str:
     found = re.search(rf'<section id="{section}".*?</section>', page, flags=re.DOTALL)
     assert found is not None, section
-    return html.unescape(re.sub(r"<[^>]+>", " ", found[0]))
+    return html.unescape(re.sub(r"<[^>]+>", " ", found[0].replace("<wbr>", "")))
 
 
 def left_out(page: str) -> dict[str, str]:

@@ -120,7 +120,7 @@ def test_what_cannot_be_measured_says_why(tmp_path: Path) -> None:
 def test_memory_of_a_hundred_megabytes_is_seen() -> None:
     """In a process of its own: one that has freed as much before grows by nothing."""
     program = (
-        "import torch\nfrom gaekit.sizing import measure\nwith measure._peak_memory(torch.device('cpu')) as peak:\n"
+        "import torch\nfrom gaekit.sizing import measure\nwith measure.peak_memory(torch.device('cpu')) as peak:\n"
         "    torch.ones(25_000_000).sum()\nprint(peak.bytes)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
