@@ -20,6 +20,8 @@ from torch import Tensor
 from gaekit.api import Metric, Teacher
 from gaekit.plugins import Plugin, Registry, build
 from gaekit_metrics import gaekit_components
+from gaekit_metrics.cmmd import Cmmd
+from gaekit_metrics.frechet import Frechet
 
 TRIALS = 200
 REST = SPATIAL + CLASSES
@@ -192,6 +194,23 @@ def test_of_shares_of_samples_near_to_training_images(name: str, spread: float, 
     made.reference_held_out(normal(torch.Generator().manual_seed(4), 150, 6), torch.zeros(150))
     draw = against(made, 6, spread=spread, shift=shift, count=100)
     assert 0.9 <= coverage(draw, name, 400) <= 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("spread", "shift", "count"), [(1.0, 0.0, 100), (0.7, 0.4, 100)])
+def test_of_a_panels_mean_at_least(spread: float, shift: float, count: int) -> None:
+    """Ratios may depend on each other in any way: it may cover more."""
+    distances = (
+        Frechet.Config(use="frechet", teacher={"use": "six"}),
+        Cmmd.Config(use="cmmd", teacher={"use": "six"}, features="mean", sigma=1.0),
+    )
+    made: Any = metric("panel", distances=distances)
+    made._widths = [6, 6]  # it would look at an image to know
+    for take, rows in ((made.reference, 200), (made.reference_held_out, 150)):
+        take(normal(torch.Generator().manual_seed(rows), rows, 12), torch.zeros(rows))
+    made.split = None  # its reference is in
+    draw = against(made, 12, spread=spread, shift=shift, count=count)
+    assert coverage(draw, "panel", 400) >= 0.9
 
 
 @pytest.mark.slow
