@@ -33,10 +33,10 @@ class Panel(Metric):
     """Mean over several distances of samples, each divided by that of the held-out images: how many times farther from
     the training images samples are than real images that were not trained on.
 
-    At 1 it is as good as real. A ratio makes distances of different features comparable, and their mean is not to be had by
-    pleasing one network alone. With six networks it is FDr6 (arXiv 2604.28190, which names them). Each network looks
-    at each image once; what the held-out images gave is kept. Raises GaekitError for a metric that is not a distance of
-    samples to training images, and where the held-out images' is not above 0.
+    At 1 it is as good as real. A ratio makes distances of different features comparable, and their mean is not to be
+    had by pleasing one network alone. With six networks it is FDr6 (arXiv 2604.28190, which names them). Each network
+    looks at each image once; what the held-out images gave is kept. Raises GaekitError for a metric that is not a
+    distance of samples to training images, and where the held-out images' is not above 0.
     """
 
     name = "panel"

@@ -27,7 +27,7 @@ def main(out: Path, until: str | None = None) -> None:
     others += [
         {"use": "memorisation", "features": "mean", "training_limit": 400, **coarse},
         {"use": "cmmd", "features": "mean", "reference_limit": 400, **coarse},
-        {"use": "panel", "distances": [{"use": "noted_fid", "weights": "random"}, {"use": "frechet", **coarse}]},
+        {"use": "panel", "distances": [{"use": "frechet", **coarse}]},
     ]
     ifid = {"use": "ifid", "limit": 300, "neighbours": 3, **coarse}
     curve = {"use": "noise_curve", "sigmas": [0, 0.5], **coarse}
