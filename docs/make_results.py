@@ -31,15 +31,15 @@ HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told"
 HEAD = """# What came out: the paper's claims at a size that a laptop repeats
 
 Written by `python docs/make_results.py` from docs/results/*.json. Each claim of the Geometric Autoencoder (arXiv
-2603.10365) that can be tried here is a sweep under recipes/claims: 3,552 colour drawings of 32 px (OpenMoji,
-CC BY-SA 4.0) in nine classes, networks of the quickstart's size,
-{steps}. Nothing here says anything about sizes
-that were not run.
+2603.10365) that can be tried here is a sweep under recipes/claims over recipes/claims.yaml: colour drawings of
+{size} px (OpenMoji, CC BY-SA 4.0) in nine classes, networks of the quickstart's size, {autoencoder:,} steps of the
+autoencoder and {denoiser:,} of the denoiser, batch {batch}. Nothing here says anything about sizes that were not
+run.
 
 How to read it. *PSNR* is of held-out reconstructions. *Probe* is the accuracy of a linear classifier of the
 latents. Fréchet distances are between features of a network, averaged over positions: *Lite0* is the one that the
 latents are aligned with, *Lite2* was trained apart from it, and judges. *Samples* is the distance of the training
-images to 2,000 unguided samples; it has two parts: what the *decoder loses* (images to their own reconstructions)
+images to {samples:,} unguided samples; it has two parts: what the *decoder loses* (images to their own reconstructions)
 and what the *denoiser misses* (reconstructions to samples). They do not add up to it, but tell where it comes from.
 Numbers are means over seeds with the 95 % interval of Student's t; each seed trains every network anew.
 
@@ -99,52 +99,47 @@ def file_of(sweep: str, folder: Path) -> Path:
 
 
 def collect(out: Path, folder: Path, definitions: Mapping[str, Any]) -> Iterator[str]:
-    """Take the finished runs of every sweep into its file, beside those that were taken before by the same recipe.
-    -> what was done, a line a sweep."""
+    """Take the finished runs of every sweep into its file, beside those that were taken before and that the sweep would
+    make still: the recipe, the data, the components' revisions decide. -> what was done, a line a sweep."""
     from gaekit.plugins import load_plugins
     from gaekit.sweeps.definition import read_sweep
     from gaekit.sweeps.members import check_members
-    from gaekit.sweeps.table import collect as table_of
+    from gaekit.sweeps.there import Planned
 
     registry = load_plugins()
     for claim in definitions["claims"]:
         sweep = check_members(read_sweep(Path(claim["sweep"]), registry), registry, build=False)
         path = file_of(claim["sweep"], folder)
         kept = read(path).runs if path.exists() else {}
-        recipes = {(m.setting.label, m.recipe.seed): _recipe_sha256(m.recipe) for m in sweep.members}
-        same = {key: run for key, run in kept.items() if recipes.get(key) == run["recipe"]}
-        rows = table_of(sweep, out, registry).rows
-        found = [_of_run(out / run.member.run, run, recipes) for row in rows for run in row.runs]
-        same |= {(run["setting"], run["seed"]): run for run in found}
+        planned = Planned(sweep, out, registry)
+        members = {(m.setting.label, m.recipe.seed): m for m in sweep.members}
+        made = {key: planned.plan(member).stages[-1].identity for key, member in members.items()}
+        same = {key: run for key, run in kept.items() if made.get(key) == run["made"]}
+        found = {
+            key: {"setting": key[0], "seed": key[1], "made": made[key], **_of_run(out / member.run)}
+            for key, member in members.items()
+            if planned.is_finished(member)
+        }
+        same |= found
         if same or path.exists():
             data = {
                 "sweep": claim["sweep"],
                 "settings": [setting.label for setting in sweep.definition.settings],
-                "runs": [same[key] for key in recipes if key in same],
+                "runs": [same[key] for key in members if key in same],
             }
             path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
         dropped = len(kept.keys() - same.keys())
-        gone = f", {dropped} of another recipe dropped" if dropped else ""
+        gone = f", {dropped} that would be made otherwise now dropped" if dropped else ""
         yield f"{claim['sweep']}: {len(same)} of {len(sweep.members)} runs, {len(found)} found in {out}{gone}"
 
 
-def _recipe_sha256(recipe: Any) -> str:
-    from gaekit.recipe import canonical
-    from gaekit.store.files import sha256_json
-
-    return sha256_json({key: value for key, value in canonical(recipe).items() if key not in ("name", "runtime")})
-
-
-def _of_run(path: Path, run: Any, recipes: Mapping[tuple[str, int], str]) -> dict[str, Any]:
+def _of_run(path: Path) -> dict[str, Any]:
     """What is kept of a run: its numbers, the last value of the denoiser's held-out loss, and what its rooms took."""
     opened = gaekit.open(path)
-    key = (run.member.setting.label, run.member.recipe.seed)
     losses = opened.stages["diffusion"].curves.scalars.get("probe/loss/ema", [])
-    numbers = run.numbers | ({"diffusion/probe/loss/ema": losses[-1][1]} if losses else {})
+    numbers = {name: float(entry["value"]) for name, entry in opened.metrics.items()}
+    numbers |= {"diffusion/probe/loss/ema": losses[-1][1]} if losses else {}
     return {
-        "setting": key[0],
-        "seed": key[1],
-        "recipe": recipes[key],
         "torch": opened.record["packages"]["torch"],
         "numbers": {name: float(f"{value:.6g}") for name, value in sorted(numbers.items())},
         "rooms": {room: round(seconds, 1) for room, seconds in _rooms(opened)},
@@ -188,7 +183,7 @@ def _signed(mean: Mean) -> str:
 def page(folder: Path, definitions: Mapping[str, Any]) -> str:
     """docs/results.md as text, from the files in `folder`."""
     known = _known(folder, definitions)
-    parts = [HEAD.format(steps=_steps())]
+    parts = [HEAD.format(**_sizes())]
     parts += [_summary(known, definitions)] if known else ["No sweep has been run yet.\n"]
     parts += [_section(claim, results, definitions) for claim, results in known]
     run = {results.sweep for _, results in known}
@@ -201,14 +196,17 @@ def _known(folder: Path, definitions: Mapping[str, Any]) -> list[tuple[Mapping[s
     return [(claim, read(path)) for claim, path in files if path.exists()]
 
 
-def _steps() -> str:
-    """The lengths of the base recipe's trainings, in words."""
+def _sizes() -> dict[str, int]:
+    """What the page says of the base recipe: image size, lengths of its trainings, samples."""
     recipe = yaml.safe_load(BASE.read_text(encoding="utf-8"))
     autoencoder, denoiser = (recipe[part]["train"] for part in ("autoencoder", "diffusion"))
-    return (
-        f"{autoencoder['steps']:,} steps of the autoencoder and {denoiser['steps']:,} of the denoiser, "
-        f"batch {denoiser['batch']}"
-    )
+    return {
+        "size": recipe["image"]["size"],
+        "autoencoder": autoencoder["steps"],
+        "denoiser": denoiser["steps"],
+        "batch": denoiser["batch"],
+        "samples": recipe["sample"]["count"],
+    }
 
 
 def _by_key(definitions: Mapping[str, Any]) -> dict[str, Mapping[str, str]]:
@@ -230,7 +228,7 @@ def _summary(known: Sequence[tuple[Mapping[str, Any], Results]], definitions: Ma
 
 def _section(claim: Mapping[str, Any], results: Results, definitions: Mapping[str, Any]) -> str:
     name, numbers = Path(claim["sweep"]).name, _by_key(definitions)
-    lines = [f"## {claim['title']}", "", f"The paper: {claim['paper']}", ""]
+    lines = [f"## {claim['title']}", "", f"Expected, from notes on the paper: {claim['expected']}", ""]
     for ordering in claim["orderings"]:
         number = numbers[ordering["number"]]
         verdict, told = judge(results, ordering, number["better"])
@@ -273,7 +271,10 @@ def _panels(results: Results, definitions: Mapping[str, Any]) -> str:
     numbers = definitions["numbers"]
     rows, columns = 2, -(-len(numbers) // 2)
     with _drawing(2.3 * columns + 1.2, rows * (0.27 * len(results.tried) + 0.75)) as (canvas, made):
-        for axes, number in zip(canvas.subplots(rows, columns, sharey=True).flat, numbers, strict=False):
+        panels = canvas.subplots(rows, columns, sharey=True).flatten()
+        for axes in panels[len(numbers) :]:
+            axes.set_visible(False)
+        for axes, number in zip(panels, numbers, strict=False):
             for place, setting in enumerate(results.tried):
                 _row(axes, place, results.values(setting, number["key"]), results.mean(setting, number["key"]))
             arrow = "→" if number["better"] == "higher" else "←"

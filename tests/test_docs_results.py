@@ -140,7 +140,7 @@ def test_finished_runs_are_collected_with_what_they_took_and_kept_beside_later_o
     assert make.read(make.file_of("tries.yaml", tmp_path)) == found
     Path("tiny.yaml").write_text(Path("tiny.yaml").read_text().replace("steps: 4", "steps: 5"))
     assert list(make.collect(Path("runs"), tmp_path, definitions)) == [
-        "tries.yaml: 0 of 2 runs, 0 found in runs, 1 of another recipe dropped"
+        "tries.yaml: 0 of 2 runs, 0 found in runs, 1 that would be made otherwise now dropped"
     ]
     assert not make.read(make.file_of("tries.yaml", tmp_path)).runs
 

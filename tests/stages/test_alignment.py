@@ -66,7 +66,7 @@ def registry() -> Registry:
 def numbers(folder: Path, registry: Registry, *changes: str) -> dict[str, float]:
     """The quickstart in short, with parts of its distance, over one seed."""
     short = (
-        "image.stride=8", "semantic.train.steps=150", "autoencoder.train.steps=400", "diffusion.train.steps=600",
+        "semantic.train.steps=150", "autoencoder.train.steps=400", "diffusion.train.steps=600",
         "autoencoder.probe=null", "diffusion.probe=null", "sample.guidance=null", "sample.also_unguided=false",
         "sample.count=1000", "sample.sampler.steps=25", "runtime.report=false",
         "evaluate.metrics=[{use: psnr}, {use: linear_probe}, "
@@ -87,7 +87,6 @@ def test_a_teacher_that_knows_the_class_makes_latents_that_tell_it_and_that_a_de
     for seed in (0, 1):
         without = numbers(tmp_path / "without", registry, *none, f"seed={seed}", "name=without")
         with_it = numbers(tmp_path / "with", registry, *aligned, f"seed={seed}", "name=with")
-        print(seed, without, with_it)
         assert with_it["latents/linear_probe_pool"] > without["latents/linear_probe_pool"] + 0.1
         wins.append(with_it[f"{JUDGE}_from_reconstructions"] < without[f"{JUDGE}_from_reconstructions"])
     assert all(wins)
