@@ -25,7 +25,6 @@ from gaekit.runs.evaluate.bench import Bench, SizedSplits, Sizing, open_place
 from gaekit.stages.evaluate import latent_numbers, reconstruction_numbers
 from gaekit.stages.judging import PER_IMAGE, Numbers
 from gaekit.stages.references import Reconstructor
-from gaekit.store.artifact import open_artifact
 from gaekit.store.files import sha256_json
 from gaekit.train.progress import Reporter
 
@@ -76,9 +75,24 @@ def make_cards(wanted: Wanted, registry: Registry, reporter: Reporter | None = N
             open_tokenizer(text, registry, folder / f"import-{number}", wanted.size)
             for number, text in enumerate(wanted.tokenizers)
         ]
+        _check_sizes(opened, wanted.size)
         for tokenizer in opened:
             place = partial(Bench, registry, machine, store=folder)
             yield _Maker(wanted, registry, tokenizer, data, asked, place).make()
+
+
+def _check_sizes(tokenizers: Sequence[Tokenizer], asked: int | None) -> None:
+    """Raises GaekitError, before any is measured, for tokenizers of images of other sizes than `asked` or each
+    other's."""
+    first = tokenizers[0]
+    for one in tokenizers:
+        if asked is not None and asked != one.image_size:
+            raise GaekitError(f"--size {asked}: {one.name} is made for images of {one.image_size} pixels and no others")
+        if one.image_size != first.image_size:
+            raise GaekitError(
+                f"{first.name} and {one.name} are made for images of {first.image_size} and {one.image_size} pixels, "
+                "and numbers of different images cannot be set beside each other; give each a command of its own"
+            )
 
 
 def data_set(text: str, registry: Registry) -> ComponentConfig:
@@ -124,7 +138,6 @@ class _Maker:
         bench = self._bench(everything=False)
         bench.reporter.say(f"{self.tokenizer.name}: {self.tokenizer.kind}")
         model = Reconstructor(bench, self.tokenizer.artifact)
-        self._refuse_other_size(model)
         configs = self._metrics(bench)
         judged = self._bench(everything=True) if self.wanted.everything else bench
         batch = self.wanted.batch
@@ -164,14 +177,8 @@ class _Maker:
     def _bench(self, *, everything: bool) -> Bench:
         dataset = build(Dataset, self.data, self.registry)
         promise = self.registry.image_promise(self.data.use, len(dataset.classes))
-        side = open_artifact(self.tokenizer.artifact, "autoencoder").config["image_size"]
         shown = _Everything(dataset) if everything else dataset
-        return self.place(data=SizedSplits(shown, Sizing(side), self.wanted.workers, promise))
-
-    def _refuse_other_size(self, model: Reconstructor) -> None:
-        own, asked = model.model.spec.image_size, self.wanted.size
-        if asked is not None and asked != own:
-            raise GaekitError(f"--size {asked}: {self.tokenizer.name} is made for images of {own} pixels and no others")
+        return self.place(data=SizedSplits(shown, Sizing(self.tokenizer.image_size), self.wanted.workers, promise))
 
     def _metrics(self, bench: Bench) -> list[ComponentConfig]:
         """The usual ones that can be had here, and those that were asked for. Raises GaekitError for one of samples."""

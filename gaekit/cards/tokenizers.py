@@ -24,14 +24,15 @@ UNKNOWN = "not stated"
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """An autoencoder to be looked at: `artifact` is its file as gaekit reads it, `kind` what it was taken from, and
-    `sha256` the hash of the weights' own file."""
+    """An autoencoder to be looked at: `artifact` is its file as gaekit reads it, `kind` what it was taken from,
+    `sha256` the hash of the weights' own file, and `image_size` the side of its images in pixels."""
 
     name: str
     kind: str
     artifact: Path
     sha256: str
     imported: dict[str, Any] | None
+    image_size: int
 
     @property
     def licence(self) -> str:
@@ -59,22 +60,27 @@ def open_tokenizer(text: str, registry: Registry, folder: Path, size: int | None
         formats = ", ".join(f"{known}:{what}" for known in READABLE)
         raise ArtifactError(f"{error}; a published checkpoint is given with its format, as {formats}") from error
     is_run = (path / RECORD).is_file()
-    facts = open_artifact(artifact, "autoencoder").config.get("imported")
+    head = open_artifact(artifact, "autoencoder").config
+    facts = head.get("imported")
     kind = "run" if is_run else f"import of {facts['format']}" if facts else "artifact"
     where = path if path.is_dir() else path.parent
     sha256 = str(facts["sha256"]) if facts else sha256_file(artifact)
-    return Tokenizer(name or where.resolve().name, kind, artifact, sha256, facts)
+    return Tokenizer(name or where.resolve().name, kind, artifact, sha256, facts, head["image_size"])
 
 
 def _imported(name: str, form: str, path: Path, registry: Registry, folder: Path, size: int | None) -> Tokenizer:
-    options = Options(image_size=size if "image_size" in FORMATS[form].options else None)
+    of_any_size = "image_size" in FORMATS[form].options
+    if of_any_size and size is None:
+        raise ArtifactError(f"{form}:{path}: an autoencoder of convolutions takes images of any size; say --size R")
     try:
-        made = import_file(form, path, folder, options, registry)
+        made = import_file(form, path, folder, Options(image_size=size if of_any_size else None), registry)
     except ArtifactError as error:
-        if size is None and "--image-size" in str(error):
+        if " --" in str(error):
             raise ArtifactError(
-                f"{form}:{path}: an autoencoder of convolutions takes images of any size; say --size R"
+                f"{error}; these are options of `gaekit import {form} {path} --out DIR`: import it first, and give DIR"
             ) from error
         raise
-    facts = open_artifact(made.artifact, "autoencoder").config["imported"]
-    return Tokenizer(name or path.resolve().stem, f"import of {form}", made.artifact, str(facts["sha256"]), facts)
+    head = open_artifact(made.artifact, "autoencoder").config
+    facts = head["imported"]
+    own = path.resolve().name if path.is_dir() else path.stem  # a folder's name has no ending: dc-ae-sana-1.1-diffusers
+    return Tokenizer(name or own, f"import of {form}", made.artifact, str(facts["sha256"]), facts, head["image_size"])

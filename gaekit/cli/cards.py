@@ -11,7 +11,10 @@ from gaekit.cli.evaluate import METRIC_HELP
 from gaekit.cli.options import DEVICE, JsonOption
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gaekit.cards import Arena
+    from gaekit.cards.making import Made
 
 HTML = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page.")]
 
@@ -42,21 +45,22 @@ def report_card(
     licence. Each card is JSON; `gaekit arena` sets cards beside each other.
     """
     from gaekit.cards import Arena, Wanted, make_cards
-    from gaekit.cards.files import write_cards
+    from gaekit.cards.files import CardFolder
     from gaekit.cli.output import say
     from gaekit.plugins import load_plugins
+    from gaekit.runs.page import require_extra
 
     wanted = Wanted(tokenizers, data, metric or (), size, everything, batch, device, workers)
-    made = list(make_cards(wanted, load_plugins()))
-    arena = Arena([one.card for one in made])
-    for file in write_cards(arena.cards, out) if out is not None else ():
-        say(f"written: {file}", stderr=True)
     if html is not None:
-        from gaekit.cards.page import make_page
-        from gaekit.store.files import write_text
-
-        write_text(html, make_page(arena, made))
-        say(f"page: {html}", stderr=True)
+        require_extra()  # before anything is measured that no page could show
+    folder = None if out is None else CardFolder(out)
+    made: list[Made] = []
+    for one in make_cards(wanted, load_plugins()):
+        made.append(one)
+        if folder is not None:
+            say(f"written: {folder.write(one.card)}", stderr=True)
+    arena = Arena([one.card for one in made])
+    _write_page(html, arena, made)
     _show(arena, as_json=as_json, markdown=False)
 
 
@@ -68,16 +72,21 @@ def arena(
 ) -> None:
     """Set report cards of the same images beside each other."""
     from gaekit.cards import Arena, read_card
-    from gaekit.cli.output import say
 
     found = Arena([read_card(file) for file in cards])
-    if html is not None:
-        from gaekit.cards.page import make_page
-        from gaekit.store.files import write_text
-
-        write_text(html, make_page(found))
-        say(f"page: {html}", stderr=True)
+    _write_page(html, found)
     _show(found, as_json=as_json, markdown=markdown)
+
+
+def _write_page(file: Path | None, arena: Arena, made: Sequence[Made] = ()) -> None:
+    if file is None:
+        return
+    from gaekit.cards.page import make_page
+    from gaekit.cli.output import say
+    from gaekit.store.files import write_text
+
+    write_text(file, make_page(arena, made))
+    say(f"page: {file}", stderr=True)
 
 
 def _show(arena: Arena, *, as_json: bool, markdown: bool) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from command_helpers import gaekit
+from parity_helpers import load_fixture
 from PIL import Image
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
@@ -31,9 +32,9 @@ CONV = {"use": "conv", "ch": 32, "ch_mult": [1, 1], "num_res_blocks": 1}
 VIT = {"use": "vit", "depth": 1, "width": 32, "heads": 2}
 
 
-def spec(encoder: dict[str, Any], stride: int, regularizer: str) -> AutoencoderSpec:
+def spec(encoder: dict[str, Any], stride: int, regularizer: str, side: int = SIDE) -> AutoencoderSpec:
     data = {
-        "image_size": SIDE, "stride": stride, "latent_dim": 4, "encoder": encoder, "decoder": encoder,
+        "image_size": side, "stride": stride, "latent_dim": 4, "encoder": encoder, "decoder": encoder,
         "regularizer": {"use": regularizer},
     }  # fmt: skip
     return AutoencoderSpec.from_json(data, REGISTRY, "test")
@@ -61,6 +62,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer(root / "other", spec(VIT, 4, "rms_norm"), 1)
     vae = tokenizer(root / "vae", spec(CONV, 2, "kl"), 0)
     save_file(write_autoencoder("ldm-vae", vae.state_dict()), root / "vae.safetensors")
+    tokenizer(root / "large", spec(VIT, 4, "rms_norm", side=2 * SIDE), 0)
+    save_file(load_fixture("gae_tokenizer")[1], root / "gae.safetensors")
     return root
 
 
@@ -136,6 +139,11 @@ def test_all_images_are_judged_where_asked(place: Path) -> None:
     ("words", "told"),
     [
         (["vit", "-m", "fid"], "--metric fid: judges samples, which a tokenizer alone does not make"),
+        (["vit", "large"], "vit and large are made for images of 16 and 32 pixels, and numbers of different images"),
+        (
+            ["gae:gae.safetensors"],
+            "these are options of `gaekit import gae gae.safetensors --out DIR`: import it first",
+        ),
         (["vit", "--size", "32"], "--size 32: vit is made for images of 16 pixels and no others"),
         (["ldm-vae:vae.safetensors"], "takes images of any size; say --size R"),
         (["sit:vae.safetensors"], "a file of format sit is no autoencoder"),
@@ -145,6 +153,23 @@ def test_all_images_are_judged_where_asked(place: Path) -> None:
 )
 def test_what_is_no_tokenizer_or_no_metric_of_one_is_told(place: Path, words: list[str], told: str) -> None:
     assert told in gaekit(place, "report-card", *words, "--data", "pictures", "--device", "cpu", code=2).stderr
+
+
+def test_cards_are_kept_as_they_are_made_and_no_work_is_begun_for_a_page_that_cannot_be(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*given: Any) -> dict[str, Any]:
+        if (tmp_path / "made/vit.json").exists():
+            raise GaekitError("the second fails")
+        return speed(*given)
+
+    speed = making.measure_speed
+    monkeypatch.setattr(making, "measure_speed", failing)
+    words = ["report-card", "vit", "other", "--data", "pictures", "--device", "cpu", "--out", str(tmp_path / "made")]
+    assert "the second fails" in gaekit(place, *words, code=2).stderr
+    assert read_card(tmp_path / "made/vit.json").name == "vit"
+    monkeypatch.setattr("gaekit.runs.page.html.require_matplotlib", failing)
+    assert gaekit(place, *words, "--html", "page.html", code=2).stderr == "error: the second fails\n"
 
 
 def test_cards_stand_in_one_table(place: Path, cards: dict[str, Any]) -> None:
