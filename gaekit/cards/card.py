@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from gaekit.errors import ArtifactError
 from gaekit.store.files import read_json
@@ -21,17 +21,40 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
 
+class _Parameters(_Part):
+    encoder: int
+    decoder: int
+
+
 class _Tokenizer(_Part):
     name: Annotated[str, Field(min_length=1, max_length=200)]
+    kind: str
     sha256: str
-    latent: tuple[int, int, int]
-    image_size: int
-    parameters: dict[str, int]
+    licence: str
+    latent: tuple[PositiveInt, PositiveInt, PositiveInt]
+    image_size: PositiveInt
+    parameters: _Parameters
 
 
 class _Data(_Part):
+    dataset: str
     digest: str
+    split: str
     images: int
+    image_size: int
+
+
+class _Half(_Part):
+    images_per_second: float
+    peak_bytes: int | None = None
+
+
+class _Speed(_Part):
+    device: str
+    threads: int | None = None
+    batch: int
+    encode: _Half
+    decode: _Half
 
 
 class _Number(_Part):
@@ -47,7 +70,7 @@ class _Card(_Part):
     tokenizer: _Tokenizer
     data: _Data
     numbers: dict[str, _Number]
-    speed: dict[str, Any]
+    speed: _Speed
     left_out: list[str] = []
 
 

@@ -16,7 +16,7 @@ from gaekit.cards.card import Card
 from gaekit.cards.speed import measure_speed
 from gaekit.cards.tokenizers import Tokenizer, open_tokenizer
 from gaekit.data.given import JoinedSource
-from gaekit.errors import GaekitError
+from gaekit.errors import DataError, GaekitError, MachineFailed
 from gaekit.plugins import Registry, build, nested
 from gaekit.recipe import canonical
 from gaekit.recipe.load import load_component
@@ -37,6 +37,8 @@ JUDGES = ("efficientnet_lite2", "efficientnet_lite1", "efficientnet_lite0")
 """Teachers whose weights come as packages; the first that is installed judges where Inception does not."""
 INSTEAD_OF, STAND_IN = "rfid", "rfrechet"
 """The second is measured where the first cannot be."""
+NO_METRICS = (DataError, MachineFailed)
+"""What is no fault of the metric at hand: the next one would fail too."""
 PICTURES = 8
 SPEED_BATCH = 8
 
@@ -148,8 +150,8 @@ class _Maker:
         shown = images.batch([place * len(images) // count for place in range(count)], [False] * count)
         speed = measure_speed(model.model, shown.image_B3RR[:SPEED_BATCH], bench.machine)
         card = Card(
-            _about(self.tokenizer, model), self._data_facts(judged, len(images)), self._entries(numbers, configs),
-            speed, tuple(self.left_out), __version__,
+            _about(self.tokenizer, model), self._data_facts(judged, _judged(numbers, len(images))),
+            self._entries(numbers, configs), speed, tuple(self.left_out), __version__,
         )  # fmt: skip
         return Made(card, shown.pixels_BRR3, model.rebuilt(shown))
 
@@ -157,10 +159,12 @@ class _Maker:
         self, measure: Callable[[Sequence[ComponentConfig]], Numbers], configs: Sequence[ComponentConfig], needs: str
     ) -> Numbers:
         """The numbers of all metrics of a sort, from one pass over the images; where one fails, each by itself, and one
-        that nobody asked for is left out."""
+        that nobody asked for is left out. Raises DataError for images that cannot be read, and MachineFailed."""
         own = [config for config in configs if getattr(self.registry.find("metric", config.use), "needs", "") == needs]
         try:
             return measure(own)
+        except NO_METRICS:
+            raise
         except GaekitError:
             if len(own) == 1 and own[0] in self.asked:
                 raise
@@ -168,6 +172,8 @@ class _Maker:
         for config in own:
             try:
                 found |= measure([config])
+            except NO_METRICS:
+                raise
             except GaekitError as error:
                 if config in self.asked:
                     raise
@@ -259,6 +265,12 @@ class _Maker:
             found[name] = kept | ({} if rows is None else {PER_IMAGE: rows.tolist()})
             found[name]["higher"] = name.partition("/")[2].startswith(starts) if starts else False
         return found
+
+
+def _judged(numbers: Numbers, images: int) -> int:
+    """How many images were reconstructed: less than all where the data set skips those that cannot be read."""
+    protocols = (entry["protocol"] for name, entry in numbers.items() if name.startswith("reconstruction/"))
+    return next((int(protocol["images"]) for protocol in protocols), images)
 
 
 def _about(tokenizer: Tokenizer, model: Reconstructor) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
 
+from gaekit.api import Dataset
 from gaekit.cards import Arena, Card, making, read_card
 from gaekit.cards.live import LiveTensors
 from gaekit.cards.text import markdown_of
 from gaekit.data.crop import to_float, to_uint8
 from gaekit.errors import ArtifactError, GaekitError
 from gaekit.interop.autoencoders import write_autoencoder
-from gaekit.plugins import load_plugins
+from gaekit.plugins import build, load_plugins
 from gaekit.store.models import Autoencoder, AutoencoderSpec, save_autoencoder
 
 REGISTRY = load_plugins()
@@ -88,9 +90,6 @@ def cards(place: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_a_cards_psnr_is_that_of_the_held_out_images(place: Path, cards: dict[str, Any]) -> None:
-    from gaekit.api import Dataset
-    from gaekit.plugins import build
-
     config = making.data_set(str(place / "pictures"), REGISTRY)
     held_out = build(Dataset, config, REGISTRY).validation()
     model = tokenizer(place / "again", spec(VIT, 4, "rms_norm"), 0)
@@ -155,6 +154,21 @@ def test_what_is_no_tokenizer_or_no_metric_of_one_is_told(place: Path, words: li
     assert told in gaekit(place, "report-card", *words, "--data", "pictures", "--device", "cpu", code=2).stderr
 
 
+@pytest.mark.parametrize("options", [[], ["--all"]])
+def test_an_image_that_cannot_be_read_is_no_fault_of_a_metric(place: Path, tmp_path: Path, options: list[str]) -> None:
+    shutil.copytree(place / "pictures", tmp_path / "pictures")
+    words = ["report-card", str(place / "vit"), "--device", "cpu", "--json", *options]
+    (before,) = json.loads(gaekit(tmp_path, *words, "--data", "pictures").stdout)
+    config = making.data_set(str(tmp_path / "pictures"), REGISTRY)
+    held_out = build(Dataset, config, REGISTRY).validation()
+    (tmp_path / "pictures" / held_out.key(1)).write_text("no image")
+    assert f"{Path(held_out.key(1)).name}: " in gaekit(tmp_path, *words, "--data", "pictures", code=2).stderr
+    skipping = "{use: image_folder, root: pictures, on_bad_image: skip}"
+    (after,) = json.loads(gaekit(tmp_path, *words, "--data", skipping).stdout)
+    assert after["data"]["images"] == before["data"]["images"] - 1
+    assert len(after["numbers"]["reconstruction/psnr"]["per_image"]) == after["data"]["images"]
+
+
 def test_cards_are_kept_as_they_are_made_and_no_work_is_begun_for_a_page_that_cannot_be(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,11 +221,27 @@ def test_numbers_of_other_protocols_are_not_compared(cards: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize(
+    "lacking",
+    ["tokenizer.kind", "tokenizer.licence", "tokenizer.parameters.decoder", "data.dataset", "data.image_size",
+     "data.split", "speed.device", "speed.batch", "speed.decode", "speed.encode.images_per_second"],
+)  # fmt: skip
+def test_a_card_that_lacks_what_tables_show_is_damaged(tmp_path: Path, cards: dict[str, Any], lacking: str) -> None:
+    *folders, name = lacking.split(".")
+    part = card = json.loads(json.dumps(cards["vit"]))
+    for folder in folders:
+        part = part[folder]
+    del part[name]
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ArtifactError, match=f"damaged: {lacking}: Field required"):
+        read_card(tmp_path / "card.json")
+
+
+@pytest.mark.parametrize(
     ("text", "told"),
     [
         ("{}", "is no report card"),
         ('{"card": 9}', "written by a newer gaekit"),
-        ('{"card": 1, "tokenizer": {"name": "x"}}', "damaged: tokenizer.sha256"),
+        ('{"card": 1, "tokenizer": {"name": "x"}}', "damaged: tokenizer.kind"),
         ("no json", "cannot be read as JSON"),
     ],
 )
