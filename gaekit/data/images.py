@@ -104,8 +104,7 @@ class Images:
     source: where they come from. size: R, their side after the crop. cache_bytes: crops are kept in memory, in this
     process, if those of the whole split fit. on_bad_image: "error" raises BadImage; "skip" goes on, with one warning
     a file, and records it in `skipped`. workers: processes that decode ahead; they change nothing about what comes
-    out. pinned: batches come in pinned memory, for a GPU.
-    out. promise: what each image is held to as it is decoded.
+    out. pinned: batches come in pinned memory, for a GPU. promise: what each image is held to as it is decoded.
     """
 
     def __init__(

@@ -10,12 +10,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gaekit.errors import ArtifactError
 from gaekit.interop.autoencoders import empty
-from gaekit.interop.fitting import check_names, load
+from gaekit.interop.fitting import check_names, joined, load
 from gaekit.interop.formats import Options
 from gaekit.interop.ldm_vae import NO_SIZE
 from gaekit.interop.reading import State
@@ -56,8 +55,7 @@ _BLOCK = {
 """(diffusers' part of a name within a block of attention, ours)."""
 _LEVEL = re.compile(r"(encoder|decoder)\.(down|up)_blocks\.(\d+\.\d+)\.(.*)")
 _SCALE = re.compile(r"attn\.to_qkv_multiscale\.(\d+)\.proj_(in|out)\.weight")
-_THIRD = re.compile(r"(.*\.attn\.to_)(q|k|v)(\.weight)")
-
+_THIRD = re.compile(r"(.*\.attn\.to_)([qkv])(\.weight)")
 _COUNTER = ".num_batches_tracked"
 
 
@@ -108,21 +106,9 @@ def to_published(state: Mapping[str, Tensor]) -> State:
 
 
 def _joined(state: Mapping[str, Tensor]) -> State:
-    """The state with queries, keys and values of an attention as one matrix; an incomplete one keeps its names.
-
-    How many batches a batch norm has seen is left out: ours stay as they are.
-    """
-    joined: State = {}
-    for key, value in state.items():
-        if key.endswith(_COUNTER):
-            continue
-        third = _THIRD.fullmatch(key)
-        parts = [f"{third[1]}{part}{third[3]}" for part in "qkv"] if third else []
-        if not third or not all(part in state for part in parts):
-            joined[key] = value
-        elif third[2] == "q":
-            joined[f"{third[1]}qkv{third[3]}"] = torch.cat([state[part] for part in parts])
-    return joined
+    """The state with queries, keys and values as one matrix, without how many batches a batch norm has seen: ours stay
+    as they are."""
+    return joined({key: value for key, value in state.items() if not key.endswith(_COUNTER)}, _THIRD)
 
 
 def _ours(key: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from gaekit.errors import ArtifactError, GaekitError
@@ -44,6 +46,23 @@ def check_names(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, 
     ]
     if missing or unexpected or shapes:
         raise Misfit(kind, missing, unexpected, shapes)
+
+
+def joined(state: Mapping[str, Tensor], third: re.Pattern[str]) -> dict[str, Tensor]:
+    """The state with queries, keys and values of an attention as one matrix; an incomplete one keeps its names.
+
+    `third` matches the name of one of them in three groups: what is before its letter, the letter, what is behind it.
+    The letters become `qkv`.
+    """
+    found = {}
+    for key, value in state.items():
+        named = third.fullmatch(key)
+        parts = [f"{named[1]}{letter}{named[3]}" for letter in "qkv"] if named else []
+        if not named or not all(part in state for part in parts):
+            found[key] = value
+        elif named[2] == "q":
+            found[f"{named[1]}qkv{named[3]}"] = torch.cat([state[part] for part in parts])
+    return found
 
 
 def load(module: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from gaekit.errors import ArtifactError
 from gaekit.interop.autoencoders import both, empty
-from gaekit.interop.fitting import check_names, load
+from gaekit.interop.fitting import check_names, joined, load
 from gaekit.interop.reading import State
 from gaekit.interop.shapes import depth_of, of_blocks, side_of, tensor
 from gaekit.nn.embed import sincos_positions
@@ -79,7 +79,7 @@ _RENAMED = (
     (r"^decoder\.decoder_pred\.", "decoder.linear_out."),
     (r"^decoder\.trainable_cls_token$", "decoder.prefix"),
 )
-_QKV = re.compile(r"(.*\.attn)\.([qkv])\.(weight|bias)")
+_THIRD = re.compile(r"(.*\.attn\.)([qkv])(\.(?:weight|bias))")
 
 
 def read_rae(state: State, config: Mapping[str, Any], registry: Registry) -> Autoencoder:
@@ -134,15 +134,7 @@ def _renamed(state: State) -> State:
             key = re.sub(theirs, ours, key)
         if not key.startswith(_UNUSED):
             plain[key] = value.float()
-    found: State = {}
-    for key, value in plain.items():
-        part = _QKV.fullmatch(key)
-        parts = [f"{part[1]}.{name}.{part[3]}" for name in "qkv"] if part else []
-        if not part or not all(name in plain for name in parts):
-            found[key] = value
-        elif part[2] == "q":
-            found[f"{part[1]}.qkv.{part[3]}"] = torch.cat([plain[name] for name in parts])
-    return found
+    return joined(plain, _THIRD)
 
 
 def _half(given: State, half: str) -> State:
