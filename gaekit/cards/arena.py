@@ -67,14 +67,16 @@ class Arena:
         """Whether more of a number is better."""
         return any(card.numbers[name].get("higher", False) for card in self.cards if name in card.numbers)
 
-    def best(self, row: Row) -> int | None:
-        """The place of the best of a row; None where its numbers cannot be compared, or are of no better or worse."""
+    def best(self, row: Row) -> set[int]:
+        """The places of the best of a row, of several where they are alike; none where its numbers cannot be compared,
+        are of no better or worse, or are all one."""
         if not row.name.startswith(JUDGED) or any(change.verdict == "not comparable" for change in row.changes):
-            return None
-        known = [(number.value, place) for place, number in enumerate(row.numbers) if number is not None]
-        if len(known) < 2 or len({value for value, _ in known}) < 2:
-            return None
-        return max(known)[1] if self.is_higher_better(row.name) else min(known, key=lambda pair: pair[0])[1]
+            return set()
+        known = {place: number.value for place, number in enumerate(row.numbers) if number is not None}
+        if len(set(known.values())) < 2:
+            return set()
+        wanted = (max if self.is_higher_better(row.name) else min)(known.values())
+        return {place for place, value in known.items() if value == wanted}
 
     def notes(self) -> Iterator[str]:
         """What stands against comparing some of the numbers, and what cards lack."""

@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from gaekit import __version__
 from gaekit.cards.arena import JUDGED, Arena, value_text
@@ -20,6 +20,7 @@ from gaekit.runs.page import (
     Interval,
     Point,
     Series,
+    breakable,
     curves_svg,
     details,
     gallery,
@@ -116,9 +117,13 @@ def _differences(arena: Arena, row: Row) -> Iterator[str]:
     for letter, change in zip(arena.letters[1:], row.changes, strict=True):
         if change.verdict in ("higher", "lower") and change.interval is not None:
             low, high = change.interval
-            yield f"{letter} is {change.verdict} than {arena.letters[0]}: {low:+.3g} to {high:+.3g}"
+            yield f"{letter} is {change.verdict} than {arena.letters[0]}: {_change(low)} to {_change(high)}"
         elif change.verdict == "no difference shown":
             yield f"{letter}: no difference from {arena.letters[0]} shown"
+
+
+def _change(value: float) -> str:
+    return f"{value:+,.0f}" if abs(value) >= 1000 else f"{value:+.3g}"
 
 
 def _over_size(arena: Arena) -> Markup:
@@ -161,15 +166,14 @@ def _curves(arena: Arena) -> Markup:
 
 
 def _table(arena: Arena) -> Markup:
-    rows: list[list[Markup | Cell]] = []
+    rows: list[list[Markup | Cell | str]] = []
     for row in arena.rows:
         best = arena.best(row)
-        cells = [Cell(value_text(n), number=True, strong=place == best) for place, n in enumerate(row.numbers)]
-        rows.append([_breakable(row.name), *cells])
-    rows += [[Markup(escape(fact.name)), *(Cell(text, number=True) for text in fact.texts)] for fact in arena.facts]
-    whole = table(
-        ("", *arena.names), rows, caption="Every number, ± half of its 95 % interval, and what the tokenizers are"
-    )
+        cells = [Cell(value_text(n), number=True, strong=place in best) for place, n in enumerate(row.numbers)]
+        rows.append([breakable(row.name), *cells])
+    rows += [[fact.name, *(Cell(text, number=True) for text in fact.texts)] for fact in arena.facts]
+    caption = "Every number, ± half of its 95 % interval, and what the tokenizers are"
+    whole = table(("", *map(breakable, arena.names)), rows, caption=caption)
     notes = Markup().join(Markup('<p class="note">{}</p>').format(note) for note in arena.notes())
     return whole + notes + details("How each number was made", _protocols(arena))
 
@@ -182,10 +186,5 @@ def _protocols(arena: Arena) -> Markup:
         told = ", ".join(
             f"{key}: {value}" for key, value in number.protocol.items() if not isinstance(value, dict | list)
         )
-        rows.append([_breakable(row.name), Cell(told, wide=True)])
+        rows.append([breakable(row.name), Cell(told, wide=True)])
     return table(("number", "protocol"), rows, caption="Protocols")
-
-
-def _breakable(name: str) -> Markup:
-    """A name that may go on in the next line behind a slash or an underscore."""
-    return Markup(str(escape(name)).replace("/", "/<wbr>").replace("_", "_<wbr>"))

@@ -17,7 +17,7 @@ def table_of(arena: Arena) -> list[tuple[str, ...]]:
     rows = []
     for row in arena.rows:
         best = arena.best(row)
-        texts = (value_text(number) + (" *" if place == best else "") for place, number in enumerate(row.numbers))
+        texts = (value_text(number) + (" *" if place in best else "") for place, number in enumerate(row.numbers))
         rows.append((row.name, *texts))
     return [*rows, *((fact.name, *fact.texts) for fact in arena.facts)]
 
@@ -25,10 +25,12 @@ def table_of(arena: Arena) -> list[tuple[str, ...]]:
 def caption_of(arena: Arena, best: str = "*") -> str:
     """What the cards are of; `best` is how the best is marked."""
     data = arena.cards[0].data
-    held = "all images" if data["split"] == "all" else "held-out images"
+    of_all = data["split"] == "all"
+    images = f"All {data['images']} images" if of_all else f"{data['images']} held-out images"
+    latents = "; of latents: the held-out images of these" if of_all else ""
     devices = dict.fromkeys(_device(card.speed) for card in arena.cards)
     return (
-        f"{data['images']} {held} of {data['dataset']} ({data['digest'][:12]}), {data['image_size']} px; ± is half a "
+        f"{images} of {data['dataset']} ({data['digest'][:12]}), {data['image_size']} px{latents}; ± is half a "
         f"95 % interval, {best} the best; speeds on {', '.join(devices)}"
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gaekit.errors import ArtifactError, GaekitError
+from gaekit.interop.diffusers_folder import NOT_TOLD
 from gaekit.interop.formats import FORMATS, Options
 from gaekit.interop.importing import import_file
 from gaekit.pipeline.view import RECORD
@@ -19,7 +20,6 @@ from gaekit.store.files import sha256_file
 NAMED = re.compile(r"^([\w][\w .+-]*)=(.+)$", re.DOTALL)
 READABLE = tuple(name for name, found in FORMATS.items() if found.stage == "autoencoder")
 """The formats of published autoencoders."""
-UNKNOWN = "not stated"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Tokenizer:
     @property
     def licence(self) -> str:
         """What the file's publisher says of its use, where an import found it; of a run nobody does."""
-        return "own run" if self.kind == "run" else str((self.imported or {}).get("licence", UNKNOWN))
+        return "own run" if self.kind == "run" else str((self.imported or {}).get("licence", NOT_TOLD))
 
 
 def open_tokenizer(text: str, registry: Registry, folder: Path, size: int | None = None) -> Tokenizer:

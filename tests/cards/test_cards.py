@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from sklearn.datasets import load_sample_images
 from gaekit.api import Dataset
 from gaekit.cards import Arena, Card, making, read_card
 from gaekit.cards.live import LiveTensors
-from gaekit.cards.text import markdown_of
+from gaekit.cards.text import caption_of, markdown_of
 from gaekit.data.crop import to_float, to_uint8
 from gaekit.errors import ArtifactError, GaekitError
 from gaekit.interop.autoencoders import write_autoencoder
@@ -131,6 +132,9 @@ def test_all_images_are_judged_where_asked(place: Path) -> None:
     done = gaekit(place, "report-card", "vit", "--data", "pictures", "--all", "--device", "cpu", "--json")
     (card,) = json.loads(done.stdout)
     assert (card["data"]["images"], card["data"]["split"]) == (COUNT, "all")
+    told = caption_of(Arena([Card(**{**card, "left_out": ()})]))
+    assert told.startswith(f"All {COUNT} images of image_folder (")
+    assert "of latents: the held-out images" in told
     assert len(card["numbers"]["reconstruction/psnr"]["per_image"]) == COUNT
 
 
@@ -216,8 +220,26 @@ def test_numbers_of_other_protocols_are_not_compared(cards: dict[str, Any]) -> N
     other.numbers["reconstruction/ssim"]["protocol"]["k1"] = 0.5  # type: ignore[index]
     arena = Arena([one, other])
     (row,) = (row for row in arena.rows if row.name == "reconstruction/ssim")
-    assert arena.best(row) is None
+    assert arena.best(row) == set()
     assert "reconstruction/ssim: b cannot be compared with vit: k1: 0.01 and 0.5" in list(arena.notes())
+
+
+def test_all_that_are_alike_are_the_best_and_a_difference_is_written_in_plain_digits(cards: dict[str, Any]) -> None:
+    pytest.importorskip("jinja2", reason="pages need the extra report")
+    from gaekit.cards.page import make_page
+
+    three = [Card(**{**json.loads(json.dumps(cards["vit"])), "left_out": ()}) for _ in range(3)]
+    for place, (card, psnr) in enumerate(zip(three, (1.0, 2000.0, 2000.0), strict=True)):
+        rows = [psnr - 0.5, psnr + 0.5 + place / 100]
+        card.numbers["reconstruction/psnr"].update(value=psnr, interval=[psnr - 1, psnr + 1], per_image=rows)  # type: ignore[attr-defined]
+    arena = Arena(three)
+    (row,) = (row for row in arena.rows if row.name == "reconstruction/psnr")
+    assert arena.best(row) == {1, 2}
+    (same,) = (row for row in arena.rows if row.name == "reconstruction/ssim")
+    assert arena.best(same) == set()  # none is better than another
+    assert markdown_of(arena).splitlines()[2].count(" *") == 2
+    (told,) = re.findall(r"B is higher than A: [^<]*", make_page(arena))
+    assert re.fullmatch(r"B is higher than A: \+\d,\d{3} to \+\d,\d{3}", told)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from gaekit import __version__
 from gaekit.runs.compare.comparison import Comparison
@@ -19,6 +19,7 @@ from gaekit.runs.page import (
     Interval,
     Point,
     Series,
+    breakable,
     curves_svg,
     details,
     intervals_svg,
@@ -188,7 +189,7 @@ def _costs(comparison: Comparison) -> Markup:
     ]
     sums = [total(comparison.costs, number) for number in range(len(comparison.runs))]
     rows.append(["in all", *(Cell(_total(*found), strong=True) for found in sums)])
-    rows += [[_breakable(row.name), *_values(row)] for row in comparison.numbers if not row.is_same]
+    rows += [[breakable(row.name), *_values(row)] for row in comparison.numbers if not row.is_same]
     found = table(("", *comparison.letters), rows, caption="Device time of all attempts, and the numbers that differ")
     if len(comparison.runs) < FEWEST_POINTS:
         return found
@@ -200,11 +201,6 @@ def _costs(comparison: Comparison) -> Markup:
 def _values(row: Row) -> list[Cell]:
     decimals = decimals_of(row)
     return [Cell("–" if n is None else f"{n.value:.{decimals}f}") for n in row.numbers]
-
-
-def _breakable(name: str) -> Markup:
-    """A name that may go on in the next line behind a slash or an underscore."""
-    return Markup(str(escape(name)).replace("/", "/<wbr>").replace("_", "_<wbr>"))
 
 
 def _total(seconds: float, unknown: Sequence[str]) -> str:

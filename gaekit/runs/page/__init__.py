@@ -6,7 +6,7 @@ The plots need matplotlib and the pages jinja2, both in the extra `report`; neit
 
 from __future__ import annotations
 
-from gaekit.runs.page.html import Cell, definitions, details, figure, gallery, render, require_extra, table
+from gaekit.runs.page.html import Cell, breakable, definitions, details, figure, gallery, render, require_extra, table
 from gaekit.runs.page.images import SMALLEST, Encoding, data_uri, image_tag
 from gaekit.runs.page.plots import Band, Interval, Point, Series, curves_svg, intervals_svg, scatter_svg
 
@@ -18,6 +18,7 @@ __all__ = [
     "Interval",
     "Point",
     "Series",
+    "breakable",
     "curves_svg",
     "data_uri",
     "definitions",
