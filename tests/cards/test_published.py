@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from command_helpers import gaekit
 from import_helpers import registry, save
+from interop.test_diffusers_vae import folder_of
 from parity.fixture import Fixture, read_fixture
 from parity.rebuild import diffusers_folder
 from parity_helpers import GOLDEN
@@ -20,6 +22,7 @@ from PIL import Image
 from rich.console import Console
 
 from gaekit.data.crop import to_uint8
+from gaekit.interop.diffusers_folder import WEIGHTS
 from gaekit.pipeline.run import run_recipe
 from gaekit.recipe import load_recipe
 from gaekit.train.progress import Reporter
@@ -28,9 +31,9 @@ PUBLISHED = {
     "flux2-vae": "diffusers_flux2",
     "dc-ae": "diffusers_dc_ae",
     "rae": "diffusers_rae_dinov2",
-    "e2e-vae": "repa_e_vae",
+    "e2e-vae": "diffusers_vae",
 }
-"""A golden file of each format."""
+"""A golden file of each format; REPA-E's as its hub has them, an AutoencoderKL to which statistics are given."""
 
 
 @pytest.fixture(autouse=True)
@@ -41,10 +44,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def publish(form: str, found: Fixture, place: Path) -> Path:
     """The golden checkpoint as it is published."""
+    folder = place / "theirs-1.1-diffusers"
     if form != "e2e-vae":
-        return diffusers_folder(found, place / "theirs-1.1-diffusers")
-    save(place / "theirs-latents-stats.pt", {key: found.inputs[key] for key in ("latents_scale", "latents_bias")})
-    return save(place / "theirs.pt", found.state)
+        return diffusers_folder(found, folder)
+    folder_of(PUBLISHED[form], folder)
+    width = found.outputs["mean"].shape[1]
+    held = {"latents_bias": torch.linspace(-1, 1, width), "latents_scale": torch.linspace(0.5, 2, width)}
+    save(folder / f"{Path(WEIGHTS).stem}-latents-stats.pt", held)
+    return folder
 
 
 @pytest.mark.parametrize("form", PUBLISHED)
@@ -67,8 +74,8 @@ def test_a_published_autoencoder_has_a_card_and_reconstructs(form: str, tmp_path
     done = gaekit(tmp_path, "report-card", f"{form}:{path.name}", "--data", data, *asked("--size"), "--json")
     (card,) = json.loads(done.stdout)
     about: dict[str, Any] = card["tokenizer"]
-    assert (about["name"], about["kind"]) == (path.name.removesuffix(".pt"), f"import of {form}")
-    assert about["latent"] == list(theirs.outputs["latent"].shape[1:])
+    assert (about["name"], about["kind"]) == (path.name, f"import of {form}")
+    assert about["latent"] == list(theirs.outputs["mean" if form == "e2e-vae" else "latent"].shape[1:])
     assert card["numbers"]["reconstruction/psnr"]["value"] == pytest.approx(psnr, abs=0.1)  # its images are of 8 bits
     gaekit(tmp_path, "import", form, path.name, "--out", "taken", *asked("--image-size"))
     (tmp_path / "of_import.yaml").write_text(
