@@ -47,8 +47,17 @@ def copy(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
 ) -> None:
-    """Copy a shipped recipe, to change it."""
-    from gaekit.cli.output import say
-    from gaekit.recipe.shipped import copy_recipe
+    """Copy a shipped recipe or sweep, to change it.
 
-    say(f"wrote {copy_recipe(name, destination, force=force)}")
+    A sweep's recipe stays the shipped one, which goes by its name from any folder.
+    """
+    from gaekit.cli.output import say
+    from gaekit.recipe.load import read_file
+    from gaekit.recipe.shipped import copy_recipe, list_sweeps
+
+    path = copy_recipe(name, destination, force=force)
+    say(f"wrote {path}")
+    if name in {sweep.name for sweep in list_sweeps()}:
+        recipe = read_file(path, "sweep").data["recipe"]
+        say(f"its recipe is the shipped '{recipe}'; to change that too, `gaekit recipes copy {recipe}` beside it, "
+            f"and write `recipe: {Path(recipe).name}.yaml`")  # fmt: skip

@@ -42,6 +42,8 @@ def find_sweep(source: Path | str) -> Path:
     text, shipped = str(source), _shipped(sweeps=True)
     if text in shipped:
         return shipped[text]
+    if text in _shipped():
+        raise GaekitError(f"'{text}' is a recipe, not a sweep; `gaekit run {text} --sweep seed=0,1` makes one of it")
     if not Path(source).is_file():
         raise GaekitError(f"there is no sweep {text}{did_you_mean(near(text, shipped))}; name its YAML file, or give "
                           f"`gaekit run RECIPE --sweep key=1,2`; shipped: {', '.join(shipped) or 'none'}")  # fmt: skip
@@ -58,6 +60,8 @@ def find_recipe(source: Path | str) -> Path:
         return shipped[text]
     if path.is_file():
         return path
+    if text in _shipped(sweeps=True):
+        raise GaekitError(f"'{text}' is a sweep, not a recipe; `gaekit sweep {text}` runs it")
     if path.suffix not in SUFFIXES and len(path.parts) == 1:
         known = ", ".join(shipped) or "none"
         raise GaekitError(f"no shipped recipe is called '{text}'{did_you_mean(near(text, shipped))}; shipped: {known}; "
@@ -70,14 +74,15 @@ def find_recipe(source: Path | str) -> Path:
 
 
 def copy_recipe(name: str, destination: Path | None = None, *, force: bool = False) -> Path:
-    """Copy a shipped recipe to a file or into a folder (default: here). Raises GaekitError rather than overwrite."""
-    shipped = _shipped()
+    """Copy a shipped recipe or sweep to a file or into a folder (default: here). What a sweep is of goes by its name,
+    from any folder. Raises GaekitError rather than overwrite."""
+    shipped = _shipped() | _shipped(sweeps=True)
     if name not in shipped:
-        raise GaekitError(f"no shipped recipe is called '{name}'{did_you_mean(near(name, shipped))}; "
+        raise GaekitError(f"no shipped recipe or sweep is called '{name}'{did_you_mean(near(name, shipped))}; "
                           f"shipped: {', '.join(shipped) or 'none'}")  # fmt: skip
     target = destination or Path()
     if target.is_dir():
-        target = target / f"{Path(name).name}.yaml"
+        target = target / shipped[name].name
     if target.exists() and not force:
         raise GaekitError(f"{target} exists; name another file, or overwrite it with --force")
     target.parent.mkdir(parents=True, exist_ok=True)

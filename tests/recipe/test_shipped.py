@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from gaekit.cli import main
 from gaekit.errors import GaekitError
+from gaekit.plugins import load_plugins
 from gaekit.recipe import copy_recipe, find_recipe, find_sweep, list_recipes, list_sweeps
+from gaekit.sweeps.definition import read_sweep
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 
@@ -57,6 +60,10 @@ def test_what_is_not_there_is_told_with_what_is_near(tmp_path: Path, monkeypatch
     (tmp_path / "folder.yaml").mkdir()
     with pytest.raises(GaekitError, match=r"folder\.yaml is a folder"):
         find_recipe("folder.yaml")
+    with pytest.raises(GaekitError, match="'claims/aligners' is a sweep, not a recipe; `gaekit sweep claims/aligners`"):
+        find_recipe("claims/aligners")
+    with pytest.raises(GaekitError, match="'claims' is a recipe, not a sweep; `gaekit run claims --sweep"):
+        find_sweep("claims")
 
 
 def test_a_copy_is_the_file_and_overwrites_only_when_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,5 +78,35 @@ def test_a_copy_is_the_file_and_overwrites_only_when_told(tmp_path: Path, monkey
     assert (tmp_path / "smoke.yaml").read_bytes() == original
     assert copy_recipe("smoke", tmp_path / "new" / "other.yaml").read_bytes() == original
     assert copy_recipe("ablations/kl") == Path("kl.yaml")
-    with pytest.raises(GaekitError, match="no shipped recipe is called 'smok' -- did you mean 'smoke'"):
+    with pytest.raises(GaekitError, match="no shipped recipe or sweep is called 'smok' -- did you mean 'smoke'"):
         copy_recipe("smok")
+
+
+@pytest.mark.parametrize("name", [sweep.name for sweep in list_sweeps()])
+def test_a_copy_of_a_sweep_is_the_same_sweep_from_any_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    copy = copy_recipe(name, tmp_path)
+    assert copy.name == f"{Path(name).name}.sweep.yaml"
+    registry = load_plugins()
+    copied, shipped = read_sweep(copy, registry), read_sweep(Path(name), registry)
+    assert (copied.file, copied.recipe) == (shipped.file, shipped.recipe)
+    names = [recipe.name for recipe in list_recipes()]
+    assert shipped.recipe in names  # by its name, which a copy finds too
+    assert name not in names  # `gaekit recipes copy NAME` means one of the two
+
+
+def test_copying_a_sweep_says_how_to_change_its_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["recipes", "copy", "claims/aligners"]) == 0
+    told = capsys.readouterr().out.replace("\n", " ")
+    assert "wrote aligners.sweep.yaml" in told
+    assert "`gaekit recipes copy claims` beside it, and write `recipe: claims.yaml`" in told
+    assert main(["recipes", "copy", "claims"]) == 0
+    assert "its recipe" not in capsys.readouterr().out
+    sweep = tmp_path / "aligners.sweep.yaml"
+    sweep.write_text(sweep.read_text().replace("recipe: claims\n", "recipe: claims.yaml\n"))
+    assert read_sweep(Path("aligners.sweep.yaml"), load_plugins()).recipe == "claims.yaml"
