@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from gaekit.errors import ArtifactError, GaekitError
 from gaekit.intervals import prediction_interval
 from gaekit.runs.compare import compare_to
 from gaekit.runs.compare.bands import CurveInBand, judge_curve, most_by_chance, number_band
-from gaekit.runs.compare.bands_text import verdict_of
+from gaekit.runs.compare.bands_text import curve_text, verdict_of
 from gaekit.runs.compare.reference import (
     CurveRuns,
     NumberRuns,
@@ -48,7 +49,8 @@ def a_run(out: Path, name: str, seed: int, points: list[tuple[int, float]] | Non
     numbers = more.pop("numbers", {PSNR: entry(psnr), FID: entry(30.0 + seed, sampling={"seed": seed})})
     path = make_run(out, name, numbers, seed=seed, samples=False, steps=10_000, **more)
     times = {"train/lr": 1.0, "probe/seconds": 1.0}
-    lines = [{"step": s, "seconds": s / 8, "scalars": times | {LOSS: v}} for s, v in points or curve(seed)]
+    points = curve(seed) if points is None else points
+    lines = [{"step": s, "seconds": s / 8, "scalars": times | {LOSS: v}} for s, v in points]
     (path / "diffusion/curves.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
@@ -107,9 +109,11 @@ def test_where_a_curve_left_its_band_is_the_step_from_which_more_points_lie_outs
     assert left.band == pytest.approx((1 - 0.49683, 1 + 0.49683), abs=1e-4)
     assert (left.step, left.value, left.by) == (13, 3.0, pytest.approx(3 - 1.49683, abs=1e-4))
     assert judged(runs, [1.0] * 30).left is None
-    broken = judged(runs, [*([1.0] * 20), *([math.nan] * 10)]).left
-    assert broken is not None
-    assert (broken.first, math.isnan(broken.by)) == (21, True)
+    for few in (1, 4, 10):  # however few, and whatever else lies outside
+        broken = judged(runs, [*([3.0] * 5), *([1.0] * (25 - few)), *([math.nan] * few)])
+        assert broken.left is not None
+        assert (broken.left.first, broken.left.outside, math.isnan(broken.left.by)) == (31 - few, few, True)
+        assert curve_text(broken) == f"left at step {31 - few}, to the end ({few} of {few} steps not finite)"
 
 
 def test_runs_that_agree_say_nothing_of_a_spread() -> None:
@@ -140,11 +144,14 @@ def test_a_run_that_is_alike_lies_inside_and_one_that_is_not_is_told(tmp_path: P
     assert alike.is_inside
     assert "alike lies within the band of three: 1 of 1 numbers and 1 of 1 curves are inside." in verdict_of(alike)
     assert [(n.name, n.verdict) for n in alike.numbers] == [(PSNR, "inside"), (FID, "absent")]
+    more = {f"samples/{letter}": entry(1.0) for letter in "zbyaxc"}
     bent = gaekit(tmp_path, "compare", str(a_run(tmp_path, "bent", 8, curve(8, bend=200), numbers={
-        PSNR: entry(20.0), FID: entry(31.0, n=9)})), "--to", source).stdout  # fmt: skip
+        PSNR: entry(20.0), FID: entry(31.0, n=9)} | more)), "--to", source).stdout  # fmt: skip
+    assert re.findall(r"samples/([a-z]) ", bent) == list("zbyaxc")  # as metrics.json has them, in every process
     assert "bent leaves the band of three: 0 of 1 numbers and 0 of 1 curves are inside." in bent
     assert "below" in bent
     assert "n: 60 and 9" in bent
+    assert f"note: numbers of another protocol, which no band is about: {FID}" in bent
     assert "to the end (" in bent
     assert "loss/velocity  left its band" in bent
     assert all(len(line) <= 80 for line in bent.splitlines()[1:])
@@ -156,6 +163,9 @@ def test_a_run_that_is_alike_lies_inside_and_one_that_is_not_is_told(tmp_path: P
 def test_a_run_that_is_still_training_is_held_against_the_steps_that_it_has(tmp_path: Path, source: str) -> None:
     found = compare_to(open_run(a_run(tmp_path, "young", 7, curve(7, 12), numbers={})), source)
     assert (found.curves[0].points, found.is_inside) == (12, True)
+    new = compare_to(open_run(a_run(tmp_path, "new", 7, [], numbers={})), source)
+    assert "nothing can be compared yet" in verdict_of(new)
+    assert new.to_json()["inside"] is None
     told = gaekit(tmp_path, "compare", "young", "--to", source).stdout
     assert "up to step 120" in told
     assert "its seed, 7" not in told

@@ -2,8 +2,9 @@
 
 The band at a step, and of a number, is the 95 % prediction interval of Student's t for one more run. A run that differs
 in nothing but its seed leaves it at one step in twenty, so a curve counts as having left its band only where more than
-a fifth of its steps lie outside, and more than chance would have of so few. Of curves that differ in their seed alone,
-that is so of two in a hundred where every step has its own noise, and of nine where a curve goes its own slow way.
+a fifth of its steps lie outside, and more than chance would have of so few, or where it is not finite. Of curves that
+differ in their seed alone, that is so of two in a hundred where every step has its own noise, and of nine where a curve
+goes its own slow way.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ class Stretch:
 @dataclass(frozen=True)
 class CurveInBand:
     """A curve of the run: at each of the steps the band and the run's value. `outside` of `points` values lie outside,
-    and `left` is where, if these are more than chance explains. `length`: the last step of the reference."""
+    and `left` is where, if these are more than chance explains or one is not finite. `length`: the last step of the
+    reference."""
 
     stage: str
     name: str
@@ -113,7 +115,7 @@ class InBand:
 
     @property
     def is_inside(self) -> bool:
-        """Whether every number is inside and no curve left."""
+        """Whether every number is inside and no curve left, of those that can be judged."""
         return all(n.verdict == "inside" for n in self.judged_numbers) and all(c.left is None for c in self.curves)
 
     def to_json(self) -> dict[str, Any]:
@@ -122,7 +124,7 @@ class InBand:
             "run": str(self.run.path),
             "state": self.run.state,
             "reference": {"name": self.name, **self.reference.model_dump(include={"recipe", "seeds", "gaekit"})},
-            "inside": self.is_inside,
+            "inside": self.is_inside if self.judged_numbers or self.judged_curves else None,
             "settings": [{"key": s.key, "texts": list(s.texts)} for s in self.differing],
             "numbers": [asdict(number) for number in self.numbers],
             "curves": [_curve_json(curve) for curve in self.curves],
@@ -167,8 +169,9 @@ def judge_numbers(known: Mapping[str, NumberRuns], own: Mapping[str, Number]) ->
             yield NumberInBand(name, number.value, band, "not comparable", why)
         else:
             yield NumberInBand(name, number.value, band, "no band" if band is None else _place(number.value, band))
-    for name in own.keys() - known.keys():
-        yield NumberInBand(name, own[name].value, None, "no band")
+    for name, number in own.items():
+        if name not in known:
+            yield NumberInBand(name, number.value, None, "no band")
 
 
 def number_band(runs: NumberRuns) -> Bounds | None:
@@ -213,7 +216,9 @@ def judge_curve(stage: str, name: str, known: CurveRuns, points: Sequence[tuple[
     excess = [_excess(own[p], kept[p]) for p in there]
     outside = sum(by != 0 for by in excess)
     left = None
-    if outside > most_by_chance(len(there)):
+    if broken := any(map(math.isnan, excess)):  # which no chance explains, so it is told before all else
+        excess = [by if math.isnan(by) else 0.0 for by in excess]
+    if broken or outside > most_by_chance(len(there)):
         left = _stretch([steps[p] for p in there], [own[p] for p in there], [kept[p] for p in there], excess)
     return CurveInBand(stage, name, steps, kept, own, len(there), outside, known.steps[-1], left)
 

@@ -10,7 +10,19 @@ from markupsafe import Markup
 from gaekit import __version__
 from gaekit.runs.compare.bands import CurveInBand, InBand, NumberInBand
 from gaekit.runs.compare.bands_text import bounds_text, curve_text, notes, value_text, verdict_of, what_a_band_is
-from gaekit.runs.page import Band, Cell, Interval, Series, curves_svg, intervals_svg, render, require_extra, table
+from gaekit.runs.page import (
+    Band,
+    Cell,
+    Interval,
+    Series,
+    breakable,
+    curves_svg,
+    definitions,
+    intervals_svg,
+    render,
+    require_extra,
+    table,
+)
 
 
 def make_page(found: InBand) -> str:
@@ -37,10 +49,9 @@ def make_page(found: InBand) -> str:
 
 
 def _left(found: InBand) -> Markup:
-    outside = [number for number in found.judged_numbers if number.verdict != "inside"]
-    rows: list[list[str | Cell]] = [[number.name, Cell(_number_text(number), wide=True)] for number in outside]
-    rows += [[curve.title, Cell(curve_text(curve), wide=True)] for curve in found.curves if curve.left is not None]
-    return table(("what lies outside", "where"), rows, caption="What lies outside of its band") if rows else Markup()
+    outside = [(breakable(n.name), _number_text(n)) for n in found.judged_numbers if n.verdict != "inside"]
+    outside += [(breakable(curve.title), curve_text(curve)) for curve in found.curves if curve.left is not None]
+    return Markup("<h3>Outside of their bands</h3>{}").format(definitions(outside)) if outside else Markup()
 
 
 def _number_text(number: NumberInBand) -> str:

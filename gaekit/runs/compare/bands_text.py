@@ -34,8 +34,9 @@ def what_a_band_is(found: InBand) -> str:
     wide = student_t(n - 1) * math.sqrt(1 + 1 / n)
     return (
         f"A band is the 95 % prediction interval of Student's t for one more run: the mean of {n} runs ± {wide:.2f} of "
-        "their standard deviations. A curve has left it where more than a fifth of its steps, and of few more than "
-        "chance explains, lie outside: of a run that differs in its seed alone at most one curve in eleven."
+        "their standard deviations. A curve has left it where it is not finite, and where more than a fifth of its "
+        "steps, of few more than chance explains, lie outside: of a run that differs in its seed alone at most one "
+        "curve in eleven."
     )
 
 
@@ -52,6 +53,8 @@ def notes(found: InBand) -> Iterator[str]:
     own, known = found.run.settings.get("runtime", {}).get("log_every"), found.reference.log_every
     if known is not None and own != known:
         yield f"logged every {own} steps, and every {known} in the reference: points are means over other steps"
+    if other := [number.name for number in found.numbers if number.verdict == "not comparable"]:
+        yield f"numbers of another protocol, which no band is about: {', '.join(other)}"
     if found.missing:
         yield f"curves that the run does not have yet: {', '.join(found.missing)}"
 
@@ -95,12 +98,13 @@ def curve_text(curve: CurveInBand) -> str:
         return f"inside ({steps}{aside}{until})"
     left = curve.left
     end = "to the end" if left.last == curve.steps[-1] else f"to step {left.last:,}"
-    where = "not finite" if math.isnan(left.by) else f"{abs(left.by):.3g} {'above' if left.by > 0 else 'below'} it"
+    steps = f"{left.outside} of {left.points} steps {'not finite' if math.isnan(left.by) else 'outside'}{until}"
+    told = f"left at step {left.first:,}, {end} ({steps})"
+    if math.isnan(left.by):
+        return told
     low, high = left.band
-    return (
-        f"left at step {left.first:,}, {end} ({left.outside} of {left.points} steps outside{until}); farthest at step "
-        f"{left.step:,}: {left.value:.4g}, {where} ({low:.4g} to {high:.4g})"
-    )
+    where = f"{abs(left.by):.3g} {'above' if left.by > 0 else 'below'} it"
+    return f"{told}; farthest at step {left.step:,}: {left.value:.4g}, {where} ({low:.4g} to {high:.4g})"
 
 
 def _reached(curve: CurveInBand) -> int:
