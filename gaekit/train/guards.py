@@ -30,11 +30,26 @@ class Terms:
         """Take in those of a micro-batch, one number a name."""
         self.sums[names] = self.sums[names] + weighted if names in self.sums else weighted
 
+    def bad(self, world: World) -> Tensor:
+        """1 where any of them is not finite on any rank, 0 elsewhere: a float32 scalar on their device, for which the
+        host does not wait. Every rank must call it."""
+        bad = torch.stack([torch.isfinite(total).all().logical_not() for total in self.sums.values()]).any().float()
+        return world.sum(bad).clamp(max=1.0)
+
     @property
     def not_finite(self) -> list[str]:
         """The names of those that are not finite."""
         finite = [(names, torch.isfinite(total).tolist()) for names, total in self.sums.items()]
         return [name for names, found in finite for name, good in zip(names, found, strict=True) if not good]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a step, on the device: `skipped`, a float32 scalar, is 1 where it changed nothing; `norm` is that
+    of the gradients before clipping, where it was taken."""
+
+    skipped: Tensor
+    norm: Tensor | None
 
 
 def guilty_terms(terms: Terms, world: World) -> str:
@@ -45,10 +60,11 @@ def guilty_terms(terms: Terms, world: World) -> str:
 
 @dataclass
 class StepGuard:
-    """Judges the steps of a learner by the norms of their gradients, all those since its last look at once: until then
-    they stay on the device, where a step whose norm is not finite has changed nothing.
+    """Judges the steps of a learner by what it made of them, all those since its last look at once: until then that
+    stays on the device, where a bad step has changed nothing.
 
-    `bad` and `dead` count the steps in a row, up to the last looked at, whose norm was not finite, or exactly 0.
+    `bad` and `dead` count the steps in a row, up to the last looked at, that were skipped, or had a gradient of exactly
+    0. A step whose norm was not taken counts as dead between two that were.
     """
 
     stage: str
@@ -57,11 +73,12 @@ class StepGuard:
     say: Callable[[str], None]
     bad: int = 0
     dead: int = 0
-    _unseen: list[tuple[int, Tensor, Terms]] = field(default_factory=list)
+    _unknown: int = 0
+    _unseen: list[tuple[int, Outcome, Terms]] = field(default_factory=list)
 
-    def add(self, index: int, norm: Tensor, terms: Terms) -> None:
-        """Note step `index` (from 0), its gradient's norm and its terms."""
-        self._unseen.append((index, norm, terms))
+    def add(self, index: int, outcome: Outcome, terms: Terms) -> None:
+        """Note step `index` (from 0), what became of it and its terms."""
+        self._unseen.append((index, outcome, terms))
 
     def look(self, kept: Callable[[], str]) -> int:
         """Judge what has been noted; -> how many steps were skipped. Every rank must call it at the same steps.
@@ -69,13 +86,18 @@ class StepGuard:
         Raises RunFailed after some bad steps in a row, naming the term, or many dead ones, and says what `kept` does.
         """
         steps, self._unseen = self._unseen, []
-        norms = torch.stack([norm for _, norm, _ in steps]).tolist() if steps else []
-        return sum(self._judge(index, norm, terms, kept) for (index, _, terms), norm in zip(steps, norms, strict=True))
+        if not steps:
+            return 0
+        unknown = torch.full_like(steps[0][1].skipped, -1.0)
+        found = [torch.stack([o.skipped, unknown if o.norm is None else o.norm.float()]) for _, o, _ in steps]
+        numbers = torch.stack(found).tolist()
+        for (index, _, terms), (skipped, norm) in zip(steps, numbers, strict=True):
+            self._judge(index, bool(skipped), norm, terms, kept)
+        return sum(bool(skipped) for skipped, _ in numbers)
 
-    def _judge(self, index: int, norm: float, terms: Terms, kept: Callable[[], str]) -> bool:
-        skipped = not math.isfinite(norm)
+    def _judge(self, index: int, skipped: bool, norm: float, terms: Terms, kept: Callable[[], str]) -> None:
         self.bad = self.bad + 1 if skipped else 0
-        self.dead = self.dead + 1 if norm == 0 else 0
+        self._count_dead(norm)
         where = f"{self.stage}: step {index + 1}"
         if skipped:
             what = guilty_terms(terms, self.world)
@@ -90,7 +112,14 @@ class StepGuard:
                 f"{where}: the gradient of {self.name} has been exactly zero for {self.dead} steps; "
                 f"nothing is learnt any more; {kept()}"
             )
-        return skipped
+
+    def _count_dead(self, norm: float) -> None:
+        """Take in the norm of the next step, -1 where it is not known."""
+        if norm < 0:
+            self._unknown += 1
+            return
+        between = self._unknown if self.dead else 0
+        self.dead, self._unknown = self.dead + between + 1 if norm == 0 else 0, 0
 
 
 def mean_of_scalars(scalars: Mapping[str, float], world: World) -> dict[str, float]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeGuard
 
@@ -135,3 +136,10 @@ def gradient_norm(parameters: list[nn.Parameter], world: World) -> Tensor:
         return torch.zeros((), device=parameters[0].device)
     norm = nn.utils.get_total_norm([local_tensor(gradient) for gradient in gradients])
     return world.sum(norm.square()).sqrt() if is_sharded(gradients[0]) else norm
+
+
+def all_finite(tensors: Sequence[Tensor], world: World) -> bool:
+    """Whether every number of the tensors is finite, on all ranks, which must all call it. The host waits for it."""
+    own = [part for tensor in tensors if (part := local_tensor(tensor.detach())).numel()]  # a rank may have no row
+    largest = nn.utils.get_total_norm(own, math.inf) if own else torch.zeros((), device=tensors[0].device)
+    return not bool(world.sum(largest.isfinite().logical_not().float()))

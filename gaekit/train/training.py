@@ -191,8 +191,9 @@ class Training:
     def update(self, name: str, losses: Losses) -> None:
         """Backward from the losses into the named module alone; on the step's last micro-batch, step its optimizer.
 
-        A step whose gradient is not finite changes nothing. That is told, and after some in a row raised as RunFailed,
-        naming the term, where the training next looks at its numbers: it logs or saves.
+        A step whose gradient is not finite changes nothing; without clipping, one whose loss is not. That is told, and
+        after some in a row raised as RunFailed, naming the term, where the training next looks at its numbers: it logs
+        or saves.
         """
         step, learner = self._step, self.learners[name]
         if step is None:
@@ -205,10 +206,12 @@ class Training:
         self.meter.add_all(tuple(f"loss/{term}" for term in names), values)
         self.meter.add_all(tuple(f"weighted/{term}" for term in names), weighted)
         if step.final:
-            norm = learner.step(self.at, self.host.world)
-            self._guards[name].add(self.at, norm, self._terms[name])
+            measured = step.pictures or self._logs(self.at + 1) or self._saves(self.at + 1)
+            outcome = learner.step(self.at, self.host.world, self._terms[name], measured=measured)
+            self._guards[name].add(self.at, outcome, self._terms[name])
             self._terms[name] = Terms()
-            self.meter.add(f"train/grad_norm/{name}", norm)
+            if outcome.norm is not None:
+                self.meter.add(f"train/grad_norm/{name}", outcome.norm)
             self.meter.add(f"train/lr/{name}", learner.rate)
 
     def note(self, name: str, value: Tensor | float) -> None:
@@ -221,9 +224,10 @@ class Training:
         self._images.update(images)
 
     def save(self, *, required: bool = False) -> None:
-        """Have a checkpoint of the present step written; a required one is on disk afterwards. Every rank must call
-        it."""
+        """Have a checkpoint of the present step written; a required one is on disk afterwards. Every rank must call it.
+        Raises RunFailed where a step without clipping has left weights that are not finite."""
         self._look()
+        self._check_unclipped()
         groups: dict[str, dict[str, Tensor]] = {"weights": {}, "ema": {}, "optimizer": {}}
         for name, learner in self.learners.items():
             parts = {
@@ -266,6 +270,16 @@ class Training:
         """Judge the steps since the last look, of every module. Raises RunFailed."""
         self.skipped += sum(guard.look(self._kept) for guard in self._guards.values())
 
+    def _check_unclipped(self) -> None:
+        """Hold what trains without clipping to what the norm of each step's gradients tells of the rest."""
+        for name, learner in self.learners.items():
+            if learner.settings.clip is None and not learner.is_finite(self.host.world):
+                stage = self.host.stage
+                raise RunFailed(
+                    f"{stage}: step {self.at}: the weights of {name} are not finite: since the last save a gradient "
+                    f"was not, though its loss was; {self._kept()}; with {stage}.train.clip such a step is skipped"
+                )
+
     def _kept(self) -> str:
         self.checkpoints.close()
         steps = self.checkpoints.steps()
@@ -307,12 +321,19 @@ class Training:
             )
         return StepProfile(steps, room.profile, self.host.device, say)
 
+    def _saves(self, step: int) -> bool:
+        """Whether the training saves after so many steps."""
+        return step % self.host.runtime.save_every == 0 or step == self.settings.steps
+
+    def _logs(self, step: int) -> bool:
+        """Whether the training logs after so many steps, pictures or none."""
+        return step % self.host.runtime.log_every == 0 or step == self.settings.steps
+
     def _end_step(self, times: IntervalTimes) -> None:
         self.at += 1
         self.host.on_step(self.at, self.settings.batch)
-        runtime, last = self.host.runtime, self.at == self.settings.steps
-        saving = self.at % runtime.save_every == 0 or last
-        logging = self.at % runtime.log_every == 0 or last or bool(self._images)
+        last, saving = self.at == self.settings.steps, self._saves(self.at)
+        logging = self._logs(self.at) or bool(self._images)
         if logging or saving:
             self._look()
         if logging:

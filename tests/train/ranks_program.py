@@ -90,7 +90,7 @@ def train(folder: Path, strategy: str, steps: int, world: World) -> None:
     reporter = Reporter(Console(quiet=True))
     host = Host("t", 7, Room(folder), runtime, torch.device("cpu"), reporter, lambda step: Log([]), world)
     settings = Train(steps=steps, batch=12, lr=1e-2, warmup=3, ema=0.9)
-    critic_alone = OptimizerOverrides(settings.model_copy(update={"lr": 5e-3, "ema": None}))
+    critic_alone = OptimizerOverrides(settings.model_copy(update={"lr": 5e-3, "ema": None, "clip": None}))
     with Training(settings, networks, host, {"critic": critic_alone}) as training:
         for step, batch in training.steps(points):
             t = step.draws("time").uniform()[:, None].double()
@@ -109,6 +109,22 @@ def train(folder: Path, strategy: str, steps: int, world: World) -> None:
         save_file({name: value.contiguous() for name, value in found.items()}, folder / "result.safetensors")
 
 
+def train_where_a_loss_is_bad(folder: Path, steps: int, world: World) -> None:
+    """Train without clipping, where the last rank's loss alone is not finite in step 2, and keep this rank's weights
+    and how many steps were skipped."""
+    torch.manual_seed(0)
+    runtime = Runtime(trackers=(), save_every=50, log_every=50)
+    host = Host("t", 7, Room(folder), runtime, torch.device("cpu"), Reporter(Console(quiet=True)),
+                lambda step: Trackers([]), world)  # fmt: skip
+    with Training(Train(steps=steps, batch=12, clip=None, ema=0.9), {"net": Blocks(4, 4).double()}, host) as training:
+        for step, batch in training.steps(points):
+            bad = step.index == 1 and world.rank == world.size - 1
+            training.update("net", {"flow": Loss(training["net"](batch.x).square().mean() * (torch.inf if bad else 1))})
+        found = training.weights("net") | {f"ema/{k}": v for k, v in training.averaged("net").items()}
+    found["skipped"] = torch.tensor(training.skipped)
+    save_file({name: value.contiguous() for name, value in found.items()}, folder / f"rank-{world.rank}.safetensors")
+
+
 def reads_nothing(path: Path) -> Any:
     raise AssertionError(f"{path}: read by more than the first rank")
 
@@ -121,7 +137,10 @@ def main(jobs: list[str]) -> None:
         for job in jobs:
             folder, strategy, steps = job.rsplit(":", 2)
             try:
-                train(Path(folder), strategy, int(steps), world)
+                if strategy == "bad":
+                    train_where_a_loss_is_bad(Path(folder), int(steps), world)
+                else:
+                    train(Path(folder), strategy, int(steps), world)
             except GaekitError as error:
                 told = f"{type(error).__name__} {error.exit_code}"
                 (Path(folder) / f"rank-{world.rank}").write_text(told)

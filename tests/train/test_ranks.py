@@ -25,7 +25,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trainings by one process, by two, and begun by either and ended by the other."""
     root = tmp_path_factory.mktemp("ranks")
     main([f"{root}/one:ddp:20", f"{root}/one_then_two:ddp:10", f"{root}/one_fsdp:fsdp:20"])
-    two = ["two:ddp:20", "one_then_two:ddp:20", "two_then_one:ddp:10", "two_fsdp:fsdp:20", "two_fsdp_then_one:fsdp:10"]
+    two = ["two:ddp:20", "one_then_two:ddp:20", "two_then_one:ddp:10", "two_fsdp:fsdp:20", "two_fsdp_then_one:fsdp:10",
+           "bad:bad:4"]  # fmt: skip
     by_two([f"{root}/{job}" for job in two])
     main([f"{root}/two_then_one:ddp:20", f"{root}/two_fsdp_then_one:fsdp:20"])
     return root
@@ -54,6 +55,13 @@ def test_every_step_logs_the_same_losses_and_gradient_norms(folder: Path, one: s
     ours, theirs = (load_file(folder / name / "result.safetensors")["losses"] for name in (one, other))
     assert ours.shape[0] == 20
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_without_clipping_a_loss_that_is_not_finite_on_one_rank_skips_the_step_on_all(folder: Path) -> None:
+    ours, theirs = (load_file(folder / "bad" / f"rank-{rank}.safetensors") for rank in (0, 1))
+    assert int(ours["skipped"]) == 1
+    assert all(value.isfinite().all() for value in ours.values())
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
 def test_checkpoints_of_two_processes_hold_what_those_of_one_do(folder: Path) -> None:
