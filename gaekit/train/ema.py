@@ -27,6 +27,7 @@ class EMA:
         self._parameters: list[Tensor] = list(averages)
         self._sharded = any(is_sharded(p) for p in averages)
         self._averages = [local_tensor(average) for average in averages.values()]
+        self._narrower = any(p.dtype != average.dtype for p, average in averages.items())
         self._offloaded = _Offloaded() if offload else None
 
     @property
@@ -42,6 +43,8 @@ class EMA:
         device, is 1. The host waits for neither."""
         weight = 1 - self._decay_at(step)
         weights = [local_tensor(p) for p in self._parameters] if self._sharded else self._parameters
+        if self._narrower and not self._offloaded:
+            weights = _as_wide(self._averages, weights)
         if self._offloaded:
             self._offloaded.average(self._averages, weights, weight, skip)
         else:
@@ -63,15 +66,18 @@ def _widened(value: Tensor, offload: bool) -> Tensor:
     return own.cpu() if offload else own
 
 
+def _as_wide(averages: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
+    return [w.to(a.dtype) for a, w in zip(averages, weights, strict=True)]
+
+
 def _average(averages: list[Tensor], weights: list[Tensor], weight: float, skip: Tensor | None) -> None:
-    """averages += weight * (weights - averages), all in one call, unless `skip` is 1.
+    """averages += weight * (weights - averages), of the same types, all in one call, unless `skip` is 1.
 
     `torch._foreach_lerp_`, but for `skip`, which is found on the device: a step of SGD along -weights with weight decay
     1 and learning rate `weight` is the same, number for number, and heeds it as after a gradient that is not finite.
     """
-    same = [w if w.dtype == a.dtype else w.to(a.dtype) for a, w in zip(averages, weights, strict=True)]
     torch._fused_sgd_(
-        averages, same, [], lr=weight, weight_decay=1.0, maximize=True,
+        averages, weights, [], lr=weight, weight_decay=1.0, maximize=True,
         momentum=0.0, dampening=0.0, nesterov=False, is_first_step=True, found_inf=skip,
     )  # fmt: skip
 
@@ -100,7 +106,7 @@ class _Offloaded:
             if copied:
                 copied.synchronize()
             *own, skipped = self._copies
-            _average(averages, own, weight, skipped)
+            _average(averages, _as_wide(averages, own), weight, skipped)
 
         self._pending = self._thread.submit(take_in)
 

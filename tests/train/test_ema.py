@@ -98,5 +98,5 @@ def test_the_tensors_of_a_large_network_are_averaged_many_times_as_fast_as_one_b
 
     steps = iter(range(10_000))
     pairs = [(seconds(lambda: ema.update(next(steps))), seconds(separately)) for _ in range(200)]
-    assert min(slow for _, slow in pairs) >= 4 * min(fast for fast, _ in pairs)  # 5 on a machine that does nothing else
+    assert min(slow for _, slow in pairs) >= 5 * min(fast for fast, _ in pairs)
     assert all(torch.equal(value, averages[name]) for name, value in ema.tensors.items())
