@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
@@ -16,10 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from command_helpers import gaekit
 from rich.console import Console
 
 from gaekit.errors import GaekitError, RunFailed
+from gaekit.recipe import dump, load_section
 from gaekit.recipe.schema import Sample
 from gaekit.runs.opened import OpenRun, open_run
 from gaekit.runs.tune import Task, tune_guidance
@@ -136,6 +139,14 @@ def test_parameters_and_settings_are_one_another(tmp_path: Path) -> None:
     assert set(Space(OWN, ("shift",), 5.0).ranges) == {"shift"}
 
 
+def test_what_is_not_tuned_stays_to_the_last_digit_as_in_the_recipe() -> None:
+    own = Choice(1.23456, 0.12345, 0.98765, 0.1546875)
+    assert Space(own, ALL, 5.0).choice(Space(own, ALL, 5.0).beginning[0]) == own
+    assert Space(own, ("scale",), 5.0).choice({"scale": 2.00049}) == Choice(2.0, 0.12345, 0.98765, 0.1546875)
+    assert Space(own, ("shift",), 5.0).choice({"shift": 0.70049}) == Choice(1.23456, 0.12345, 0.98765, 0.7)
+    assert own.options[-1] == "sample.sampler.shift=0.1546875"
+
+
 def test_the_front_is_of_trials_that_none_beats_by_both() -> None:
     values = [(3.0, 0.5), (2.0, 0.4), (2.0, 0.6), (1.0, 0.1), (4.0, 0.9), (5.0, 0.9), (1.0, 0.1), (2.5, 0.55)]
     trials = [Trial(number, OWN, pair, {}) for number, pair in enumerate(values)]
@@ -197,6 +208,63 @@ def test_a_search_goes_on_and_says_when_it_is_done(run: OpenRun) -> None:
     assert tuned(run, again, 14).new == 0  # nothing is made again, neither searched nor anew
     with Room(found.folder).lock(), pytest.raises(RoomInUse):
         tuned(run, again, 20)
+
+
+def test_what_was_made_anew_for_a_smaller_budget_is_counted_too(run: OpenRun) -> None:
+    judge = Bowl(("lower", "higher"))
+    for budget in (6, 30):
+        found = tuned(run, judge, budget, also="recall={use: class_accuracy}")
+    anew = [choice for choice, seed, _ in judge.seen if seed == 2]
+    assert len(anew) == len(set(anew)) > len(found.result["best"]) + 1
+    assert found.result["cost"]["evaluations"] == len(judge.seen)
+
+
+@pytest.mark.parametrize(
+    ("change", "names", "left_out"),
+    [
+        ({"sampler": {"use": "torchdiffeq", "method": "bosh3"}}, ALL, ["shift"]),
+        ({"sampler": {"use": "torchdiffeq", "method": "euler", "steps": 4}}, ALL, []),
+        ({"sampler": {"use": "euler_maruyama", "steps": 4}}, ALL, []),
+        ({"sampler": {"use": "euler", "steps": 1}}, ALL, ["shift"]),  # from the one end to the other
+        ({"sampler": {"use": "dopri5"}}, ("scale", "shift"), ["shift"]),  # has none
+        ({"guidance": {"scale": 1.0}}, ("interval", "shift"), ["interval"]),
+        ({"guidance": {"scale": 1.0}}, ("interval", "scale"), []),
+    ],
+)
+def test_a_setting_that_changes_nothing_is_left_out_with_a_line(
+    run: OpenRun, change: dict[str, object], names: tuple[str, ...], left_out: list[str]
+) -> None:
+    run, told = changed(run, change)
+    found = tune_guidance(run, Task("{use: class_accuracy}", budget=2, names=names), Bowl())
+    assert re.findall(r"(\w+): left out, since ", told.getvalue()) == left_out
+    tuned = {"start": "interval", "share": "interval"}
+    assert {tuned.get(name, name) for name in found.result["space"]} == set(names) - set(left_out)
+
+
+def test_a_search_of_nothing_but_such_settings_is_refused(run: OpenRun) -> None:
+    run, _ = changed(run, {"sampler": {"use": "torchdiffeq"}, "guidance": {"scale": 1.0}})
+    text = (
+        "--tune interval,shift: nothing is left to tune: interval: guidance of scale 1 is none in any interval, and "
+        "the scale is not tuned; shift: the sampler 'torchdiffeq', as it is set, makes the same with any"
+    )
+    with pytest.raises(GaekitError, match=text):
+        tune_guidance(run, Task("{use: class_accuracy}", budget=2, names=("interval", "shift")), Bowl())
+
+
+def changed(run: OpenRun, change: dict[str, object]) -> tuple[OpenRun, io.StringIO]:
+    """The run with another section `sample`, and where it tells what it does."""
+    file, told = run.path / "recipe.yaml", io.StringIO()
+    section = load_section(Sample, {"count": 12, "sampler": {"use": "euler"}} | change, run.registry, source="test")
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"sample": dump(section)}))
+    return open_run(run.path, reporter=Reporter(Console(file=told, width=500))), told
+
+
+def test_a_metric_that_gives_both_numbers_looks_at_images_once(run: OpenRun) -> None:
+    one, other = "class_accuracy={use: class_accuracy}", "again={use: class_accuracy, side: 8}"
+    judge = Judge(run, [read_wanted(run, one), read_wanted(run, other)])
+    assert [config.use for config in judge.configs] == ["class_accuracy"]
+    with pytest.raises(GaekitError, match=r"metric 'again=.*': gives class_accuracy; name one of them: NAME=\{use: c"):
+        judge(OWN, 1, 12)
 
 
 def test_another_question_is_another_study(run: OpenRun) -> None:

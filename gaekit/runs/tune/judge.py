@@ -118,7 +118,11 @@ class Judge:
         self.run, self.wanted, self.evaluation = run, tuple(wanted), RunEvaluation(run)
         _refuse_unknown(run, wanted)
         own = _candidates(run, [one.name for one in wanted if one.config is None and one.name])
-        self.configs: list[ComponentConfig] = [*own, *(one.config for one in wanted if one.config is not None)]
+        given = {one.config.model_dump_json(): one.config for one in wanted if one.config is not None}
+        self.configs: list[ComponentConfig] = [
+            *own,
+            *given.values(),
+        ]  # one that gives both numbers looks at images once
         self._judged = judges_of(self.evaluation, self.configs, SAMPLES)
         if len(self._judged.metrics) < len(self.configs):
             left = ", ".join(c.use for c in self.configs if c not in self._judged.configs.values())
@@ -168,23 +172,27 @@ class Judge:
                 bar.advance(len(pixels))
 
     def _entries(self, judged: Judged, intervals: bool) -> dict[str, dict[str, Any]]:
-        places = sorted(judged.metrics)
-        own = self._numbers(judged.only(places[: self._own]), intervals)
-        given = iter(places[self._own :])
+        numbers: dict[tuple[int, ...], Numbers] = {}
         found: dict[str, dict[str, Any]] = {}
         for one in self.wanted:
-            numbers = own if one.config is None else self._numbers(judged.only([next(given)]), intervals)
-            name = one.name or (next(iter(numbers)) if len(numbers) == 1 else "")
-            if name not in numbers:
-                raise GaekitError(f"metric '{one.text}': gives {', '.join(numbers)}; name one of them{_how(one)}")
-            found[one.label] = numbers[name]
+            places = self._places(one)
+            if places not in numbers:
+                numbers[places] = self._numbers(judged.only(places), intervals)
+            known = numbers[places]
+            name = one.name or (next(iter(known)) if len(known) == 1 else "")
+            if name not in known:
+                raise GaekitError(f"metric '{one.text}': gives {', '.join(known)}; name one of them{_how(one)}")
+            found[one.label] = known[name]
         return found
 
+    def _places(self, wanted: Wanted) -> tuple[int, ...]:
+        """Those of the metrics that may give a number."""
+        if wanted.config is None:
+            return tuple(range(self._own))
+        return (self.configs.index(wanted.config, self._own),)
+
     def _numbers(self, judged: Judged, intervals: bool) -> Numbers:
-        facts = {"dataset": self.run.data.digest}
-        if not judged.metrics:
-            return {}
-        numbers = results(self.evaluation, SAMPLES, judged, facts, intervals=intervals)
+        numbers = results(self.evaluation, SAMPLES, judged, {"dataset": self.run.data.digest}, intervals=intervals)
         return {name.partition("/")[2]: entry for name, entry in numbers.items()}
 
 

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+from torch import Tensor
+
 from gaekit import __version__
+from gaekit.api import ComponentConfig, Sampler
 from gaekit.errors import GaekitError
+from gaekit.flow.field import Field
+from gaekit.flow.gaussian import GaussianDenoiser
+from gaekit.flow.processes import get_process
+from gaekit.plugins import build
 from gaekit.recipe import dump
 from gaekit.recipe.rules import guidance_has_a_null_class
 from gaekit.recipe.schema import Sample
 from gaekit.runs.opened import OpenRun
 from gaekit.runs.tune.judge import Judge, Outcome, Wanted, read_wanted
-from gaekit.runs.tune.space import TUNABLE, Choice, Space, facts_of, space_of
+from gaekit.runs.tune.space import SHIFTS, TUNABLE, Choice, Space, facts_of, space_of
 from gaekit.runs.tune.study import Goal, Study, Trial, best_of, spread
 from gaekit.store.files import human_duration, read_json, sha256_file, sha256_json, write_json
 from gaekit.store.room import Room
+from gaekit.train.draws import ImageDraws
 
 FOLDER, QUESTION, ANEW, RESULT = "tuning", "question.json", "anew.json", "result.json"
 FEWEST = 2
@@ -70,7 +79,10 @@ def tune_guidance(run: OpenRun, task: Task, evaluate: Evaluate | None = None) ->
     wanted = [read_wanted(run, text) for text in (task.metric, task.also) if text is not None]
     if len({one.label for one in wanted}) < len(wanted):
         raise GaekitError(f"--also {task.also}: is called as the metric is; name another number: NAME={{use: ...}}")
-    space = space_of(section, task.names, task.max_scale, can_guide=_can_guide(run, section))
+    can = {"can_guide": _can_guide(run, section), "can_shift": _can_shift(run, section)}
+    space = space_of(section, task.names, task.max_scale, **can)
+    for name, why in space.left_out:
+        run.reporter.say(f"{name}: left out, since {why}")
     judge = evaluate or Judge(run, wanted)
     images = task.images or section.count
     question = _question(run, section, judge, wanted, space, seed, images)
@@ -109,6 +121,27 @@ def _can_guide(run: OpenRun, section: Sample) -> bool:
     guided = section.model_copy(update={"guidance": section.guidance.model_copy(update={"scale": 2.0})})
     recipe = run.recipe.model_copy(update={"sample": guided})
     return bool(run.classes) and not list(guidance_has_a_null_class(recipe, run.registry))
+
+
+def _can_shift(run: OpenRun, section: Sample) -> bool:
+    """Whether the sampler's shift changes what it makes; a solver that chooses its steps itself, or takes one alone,
+    makes the same with any. It is tried on a field that is known."""
+    shift = getattr(section.sampler, "shift", None)
+    if shift is None:
+        return False
+    other = next(end for end in SHIFTS if end != shift)
+    return not torch.equal(*(_sampled(run, section.sampler.model_copy(update={"shift": s})) for s in (shift, other)))
+
+
+def _sampled(run: OpenRun, config: ComponentConfig) -> Tensor:
+    """What a sampler makes of two places of noise by the best denoiser of normal data."""
+    spec, predicts = run.denoiser.spec, run.denoiser.network.predicts
+    process = get_process(spec.path, spec.betas)
+    known = GaussianDenoiser(process, predicts, torch.tensor([0.5]), torch.tensor([0.25]), learned_variance=True)
+    draws = ImageDraws(0, "shift", range(2), torch.device("cpu"))
+    field = Field(known, process, None, torch.zeros(2, dtype=torch.int64), 0, predicts)
+    sampler: Sampler = build(Sampler, config, run.registry)
+    return sampler.sample(field, draws.normal(1, 1, 1), draws=draws)
 
 
 def _question(
@@ -170,8 +203,7 @@ class _Search:
         trials = self.study.trials
         front = best_of(trials, self.goals)
         shown = spread(front, MOST_ANEW)
-        anew = dict(self._anew({"own": trials[0].choice} | {str(t.number): t.choice for t in shown}))
-        made = list({str(entry["settings"]): entry for entry in anew.values()}.values())
+        anew = self._anew([trials[0].choice, *(trial.choice for trial in shown)])
         return {
             "run": str(self.run.path),
             "metrics": [{"name": n, "better": goal} for n, goal in zip(self.names, self.goals, strict=True)],
@@ -180,10 +212,10 @@ class _Search:
             "tuned_on": {"seed": self.seed, "images": self.images},
             "reported_on": {"seed": self.seed + 1, "images": self.reported_images},
             "space": facts_of(self.space),
-            "own": self._told(trials[0], anew["own"]),
-            "best": [self._told(trial, anew[str(trial.number)]) for trial in shown],
+            "own": self._told(trials[0], anew),
+            "best": [self._told(trial, anew) for trial in shown],
             "front": [trial.number for trial in front],
-            "cost": _cost([*(trial.cost for trial in trials), *(entry["cost"] for entry in made)]),
+            "cost": _cost([*(trial.cost for trial in trials), *(entry["cost"] for entry in anew.values())]),
             "trials": [{"number": t.number, "settings": asdict(t.choice), "values": list(t.values), "cost": t.cost}
                        for t in trials],
             "gaekit": __version__,
@@ -195,21 +227,22 @@ class _Search:
             "settings": asdict(trial.choice),
             "set": trial.choice.changes,
             "tuned": dict(zip(self.names, trial.values, strict=True)),
-            "reported": anew["numbers"],
+            "reported": anew[str(trial.choice)]["numbers"],
         }
 
-    def _anew(self, choices: Mapping[str, Choice]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The numbers of settings with the seed that nothing was tuned on, each made once and kept."""
+    def _anew(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        """The numbers of settings with the seed that nothing was tuned on, each made once and kept; -> those that are
+        kept, by the settings in words, of earlier searches too."""
         file = self.folder / ANEW
         kept: dict[str, Any] = read_json(file) if file.exists() else {}
-        for name, choice in choices.items():
+        for choice in choices:
             key = str(choice)
             if key not in kept:
                 self.run.reporter.say(f"  anew, with seed {self.seed + 1}: {choice}")
                 outcome = self.judge(choice, self.seed + 1, self.reported_images, intervals=True)
                 kept[key] = {"settings": key, "numbers": _plain(outcome.entries), "cost": outcome.cost}
                 write_json(file, kept)
-            yield name, kept[key]
+        return kept
 
 
 def _plain(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

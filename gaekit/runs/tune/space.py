@@ -19,7 +19,7 @@ LATEST_START, SHORTEST = 0.9, 0.1
 """The interval begins at latest here, and takes at least this share of the time that is left."""
 SHIFTS = (0.2, 5.0)
 DECIMALS = 3
-"""Of every setting, so that what is copied from the screen is what was evaluated."""
+"""Of every setting that is tuned, so that what is copied from the screen is what was evaluated."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,19 @@ class Choice:
     @property
     def options(self) -> list[str]:
         """As words of a command: --set sample.guidance.scale=1.8 and so on."""
-        return [word for key, value in self.changes.items() for word in ("--set", f"{key}={value:g}")]
+        return [word for key, value in self.changes.items() for word in ("--set", f"{key}={value:.12g}")]
 
 
 @dataclass(frozen=True)
 class Space:
     """The settings among which is searched: those of `names`; the others stay as in the recipe (`own`). Ranges are
-    widened until they hold the recipe's own."""
+    widened until they hold the recipe's own. `left_out` are the settings that were asked for and would change nothing:
+    of each its name and why."""
 
     own: Choice
     names: tuple[str, ...]
     max_scale: float
+    left_out: tuple[tuple[str, str], ...] = ()
 
     @cached_property
     def ranges(self) -> dict[str, tuple[float, float]]:
@@ -93,17 +95,15 @@ class Space:
         return [{name: params[name] for name in self.ranges} for params in tried]
 
     def choice(self, params: Mapping[str, float]) -> Choice:
-        """The settings that parameters stand for."""
+        """The settings that parameters stand for: rounded, but for those of the recipe."""
         own = self._params(self.own)
-        found = {name: params.get(name, own[name]) for name in own}
-        start, shift = round(found["start"], DECIMALS), self.own.shift
-        end = found["start"] + found["share"] * (1 - found["start"])
-        return Choice(
-            round(found["scale"], DECIMALS),
-            start,
-            max(round(end, DECIMALS), round(start + 10**-DECIMALS, DECIMALS)),
-            None if shift is None else round(found["shift"], DECIMALS),
-        )
+        if all(own[name] == value for name, value in params.items()):
+            return self.own
+        found = {name: round(params[name], DECIMALS) if name in params else own[name] for name in own}
+        if "start" in params:
+            end = params["start"] + params["share"] * (1 - params["start"])
+            found["end"] = max(round(end, DECIMALS), round(found["start"] + 10**-DECIMALS, DECIMALS))
+        return Choice(found["scale"], found["start"], found.get("end", self.own.end), found.get("shift"))
 
     def _params(self, choice: Choice) -> dict[str, float]:
         share = (choice.end - choice.start) / (1 - choice.start) if choice.start < 1 else 1.0
@@ -111,21 +111,29 @@ class Space:
         return found if choice.shift is None else found | {"shift": choice.shift}
 
 
-def space_of(section: Sample, names: Sequence[str], max_scale: float, *, can_guide: bool) -> Space:
+def space_of(section: Sample, names: Sequence[str], max_scale: float, *, can_guide: bool, can_shift: bool) -> Space:
     """The space of a recipe's section `sample`. Raises GaekitError for names that are none, and where nothing is left:
-    guidance needs a null class or a weaker denoiser (`can_guide`), a shift a sampler that has one."""
+    guidance needs a null class or a weaker denoiser (`can_guide`), a shift a sampler that goes by it (`can_shift`)."""
     if wrong := [name for name in names if name not in TUNABLE]:
         raise GaekitError(f"--tune {','.join(wrong)}: no such setting; there are {', '.join(TUNABLE)}")
     if max_scale <= 1:
         raise GaekitError(f"--max-scale {max_scale:g}: expected more than 1, which is no guidance")
     own = Choice.of(section)
-    without = {SCALE: not can_guide, INTERVAL: not can_guide, SHIFT: own.shift is None}
-    left = tuple(name for name in TUNABLE if name in names and not without[name])
-    if not left:
-        why = "its null class was never trained (diffusion.label_dropout: 0) and no weaker denoiser guides it"
-        why = f"{why}, and " * (not can_guide) + f"the sampler '{section.sampler.use}' has no shift" * without[SHIFT]
-        raise GaekitError(f"--tune {','.join(names)}: nothing is left to tune: {why.removesuffix(', and ')}")
-    return Space(own, left, max_scale)
+    why: dict[str, str] = {}
+    if not can_guide:
+        why[SCALE] = why[INTERVAL] = "no null class was trained (diffusion.label_dropout) and no weaker denoiser guides"
+    elif SCALE not in names and own.scale == 1:
+        why[INTERVAL] = "guidance of scale 1 is none in any interval, and the scale is not tuned"
+    if own.shift is None:
+        why[SHIFT] = f"the sampler '{section.sampler.use}' has none"
+    elif not can_shift:
+        why[SHIFT] = f"the sampler '{section.sampler.use}', as it is set, makes the same with any"
+    asked = [name for name in TUNABLE if name in names]
+    left_out = tuple((name, why[name]) for name in asked if name in why)
+    if len(left_out) == len(asked):
+        told = "; ".join(f"{name}: {reason}" for name, reason in left_out)
+        raise GaekitError(f"--tune {','.join(names)}: nothing is left to tune: {told}")
+    return Space(own, tuple(name for name in asked if name not in why), max_scale, left_out)
 
 
 def facts_of(space: Space) -> dict[str, Any]:

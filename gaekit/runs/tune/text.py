@@ -30,10 +30,12 @@ def lines_of(found: Result, command: list[str], width: int = 80) -> Iterator[str
 def about(found: Result) -> str:
     """Which numbers are to be reported, and why."""
     tuned, reported = found["tuned_on"], found["reported_on"]
+    is_alike = tuned["images"] == reported["images"]
+    unlike = "" if is_alike else " The two are of unlike numbers of images, by which Fréchet distances differ too."
     return (
         f"The number to report is the one made anew, of {reported['images']:,} images of seed {reported['seed']}, "
-        f"which nothing was tuned on. On seed {tuned['seed']} the best of {found['evaluations']} evaluations was "
-        "chosen, which flatters it."
+        f"which nothing was tuned on. By {tuned['images']:,} images of seed {tuned['seed']} the best of "
+        f"{found['evaluations']} evaluations was chosen, which flatters it.{unlike}"
     )
 
 
@@ -80,9 +82,9 @@ def label_of(found: Result, entry: Mapping[str, Any]) -> str:
 def recipe_text(entry: Mapping[str, Any]) -> str:
     """The settings as they stand in a recipe."""
     settings = entry["settings"]
-    lines = ["sample:", "  guidance: {{scale: {scale:g}, start: {start:g}, end: {end:g}}}".format(**settings)]
+    lines = ["sample:", "  guidance: {{scale: {scale:.12g}, start: {start:.12g}, end: {end:.12g}}}".format(**settings)]
     if settings["shift"] is not None:
-        lines.insert(1, f"  sampler: {{..., shift: {settings['shift']:g}}}")
+        lines.insert(1, f"  sampler: {{..., shift: {settings['shift']:.12g}}}")
     return "\n".join(lines)
 
 
@@ -93,8 +95,12 @@ def command_text(entry: Mapping[str, Any], command: list[str]) -> str:
 
 def _heads(found: Result, width: int) -> Iterator[str]:
     names = " and ".join(f"{one['name']} ({one['better']} is better)" for one in found["metrics"])
-    front = "" if len(found["metrics"]) == 1 else f"; {len(found['front'])} settings on the Pareto front"
+    front = "" if len(found["metrics"]) == 1 else f"; {_settings(len(found['front']))} on the Pareto front"
     yield from textwrap.wrap(f"{found['run']}: {names}, {found['evaluations']} evaluations{front}", width)
+
+
+def _settings(count: int) -> str:
+    return "1 setting" if count == 1 else f"{count} settings"
 
 
 def _table(found: Result) -> Iterator[str]:
