@@ -21,15 +21,17 @@ def test_every_package_is_declared() -> None:
 
 def test_every_file_beside_the_code_is_declared() -> None:
     folders = {name: ROOT / name.replace(".", "/") for name in DECLARED["packages"] if name.startswith("gaekit.")}
+    folders |= {name: ROOT / folder for name, folder in DECLARED["package-dir"].items()}
     declared = {
         file
         for name, patterns in DECLARED["package-data"].items()
         for pattern in patterns
-        for file in (folders.get(name, ROOT / name)).glob(pattern)
+        for file in folders[name].glob(pattern)
     }
     beside = {
         file
-        for file in (ROOT / "gaekit").rglob("*")
+        for folder in (ROOT / "gaekit", ROOT / "recipes")  # recipes, sweeps and reference curves
+        for file in folder.rglob("*")
         if file.is_file() and file.suffix not in (".py", ".pyc") and "__pycache__" not in file.parts
     }
     assert beside <= declared, sorted(map(str, beside - declared))

@@ -26,6 +26,8 @@ from gaekit.runs.compare.reference import (
     find_reference,
     means_between,
     recipe_differences,
+    revision_differences,
+    revisions_of,
 )
 from gaekit.runs.compare.settings import Setting
 from gaekit.runs.opened import OpenRun
@@ -92,7 +94,8 @@ class CurveInBand:
 @dataclass(frozen=True)
 class InBand:
     """A run beside a reference. `differing`: settings that decide results and differ; `unknown`: those that one of the
-    two recipes lacks. `missing`: curves of the reference that the run does not have yet."""
+    two recipes lacks. `missing`: curves of the reference that the run does not have yet. `revisions`: stages and
+    components of which another revision made the reference."""
 
     run: OpenRun
     name: str
@@ -102,6 +105,7 @@ class InBand:
     differing: tuple[Setting, ...]
     unknown: tuple[Setting, ...]
     missing: tuple[str, ...]
+    revisions: tuple[str, ...] = ()
 
     @property
     def judged_numbers(self) -> list[NumberInBand]:
@@ -129,6 +133,7 @@ class InBand:
             "numbers": [asdict(number) for number in self.numbers],
             "curves": [_curve_json(curve) for curve in self.curves],
             "missing": list(self.missing),
+            "revisions": list(self.revisions),
         }
 
 
@@ -156,7 +161,10 @@ def compare_to(run: OpenRun, source: str, *, anyway: bool = False) -> InBand:
     ]
     missing = [f"{s} {c}" for s, found in reference.curves.items() for c in found if c not in own.get(s, {})]
     numbers = judge_numbers(reference.numbers, numbers_of(run.metrics, run.path))
-    return InBand(run, name, reference, tuple(numbers), tuple(curves), tuple(differing), tuple(unknown), tuple(missing))
+    return InBand(
+        run, name, reference, tuple(numbers), tuple(curves), tuple(differing), tuple(unknown), tuple(missing),
+        tuple(revision_differences(reference.revisions, revisions_of(run))),
+    )  # fmt: skip
 
 
 def judge_numbers(known: Mapping[str, NumberRuns], own: Mapping[str, Number]) -> Iterator[NumberInBand]:

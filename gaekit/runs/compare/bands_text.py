@@ -48,6 +48,8 @@ def notes(found: InBand) -> Iterator[str]:
     if found.unknown:
         keys = ", ".join(f"{s.key} ({' and '.join(s.texts)})" for s in found.unknown)
         yield f"settings that one of the two recipes does not have, as of another version of gaekit: {keys}"
+    if found.revisions:
+        yield f"the reference and the run were made by different revisions of {', '.join(found.revisions)}"
     if (seed := found.run.settings.get("seed")) in found.reference.seeds:
         yield f"its seed, {seed}, is one of the reference's, so it should lie nearer to it than the bands are wide"
     own, known = found.run.settings.get("runtime", {}).get("log_every"), found.reference.log_every

@@ -22,6 +22,8 @@ from gaekit.runs.compare.numbers import Number, is_outcome, numbers_of, obstacle
 from gaekit.runs.compare.settings import ABSENT, OWN, RUNTIME, Setting, differing, leaves
 from gaekit.runs.opened import OpenRun
 from gaekit.store.curves import read_curves
+from gaekit.store.files import read_json
+from gaekit.store.room import FACTS
 
 FOLDER = "curves"
 """Of shipped references, among the recipes."""
@@ -58,7 +60,8 @@ class CurveRuns(Model):
 
 
 class Reference(Model):
-    """`settings`: the resolved recipe, but for its seed and runtime. `length`: by stage, the steps of its training."""
+    """`settings`: the resolved recipe, but for its seed and runtime. `length`: by stage, the steps of its training.
+    `revisions`: those of the stages and components that made it, "stage:evaluate" and "metric:psnr" for two."""
 
     reference: Literal[1] = 1
     recipe: str
@@ -71,6 +74,7 @@ class Reference(Model):
     numbers: dict[str, NumberRuns]
     curves: dict[str, dict[str, CurveRuns]]
     length: dict[str, int]
+    revisions: dict[str, int] = Field(default_factory=dict)
 
     @property
     def about(self) -> str:
@@ -95,6 +99,10 @@ def make_reference(runs: Sequence[OpenRun], recipe: str) -> Reference:
     seeds = [int(recipe[SEED]) for recipe in recipes]
     if len(set(seeds)) < len(seeds):
         raise GaekitError(f"a reference takes runs of different seeds, and was given {', '.join(map(str, seeds))}")
+    revisions = [revisions_of(run) for run in runs]
+    for other in revisions[1:]:
+        if changed := revision_differences(revisions[0], other):
+            raise GaekitError(f"a reference takes runs of one gaekit; of other revisions are {', '.join(changed)}")
     packages = runs[0].record.get("packages", {})
     return Reference(
         recipe=recipe,
@@ -107,7 +115,26 @@ def make_reference(runs: Sequence[OpenRun], recipe: str) -> Reference:
         numbers=dict(_numbers(runs)),
         curves=_curves(runs),
         length={name: s.record["steps"] for name, s in runs[0].stages.items() if "steps" in s.record},
+        revisions=revisions[0],
     )
+
+
+def revisions_of(run: OpenRun) -> dict[str, int]:
+    """Those of the stages of a run and of their components, as far as its rooms are there to say so."""
+    found: dict[str, int] = {}
+    for stage, state in run.stages.items():
+        file = state.room.path / FACTS if state.room is not None else None
+        if file is not None and file.is_file():
+            facts = read_json(file)
+            components = facts.get("components", {}).items()
+            found |= {":".join(key.split(":")[:2]): own["revision"] for key, own in components}
+            found[f"stage:{stage}"] = facts["revision"]
+    return dict(sorted(found.items()))
+
+
+def revision_differences(one: Mapping[str, int], other: Mapping[str, int]) -> list[str]:
+    """What both have and is of another revision: "metric:psnr (1 and 2)"."""
+    return [f"{key} ({own} and {other[key]})" for key, own in one.items() if other.get(key, own) != own]
 
 
 def find_reference(source: str) -> tuple[str, Reference]:
