@@ -228,7 +228,8 @@ def _summary(known: Sequence[tuple[Mapping[str, Any], Results]], definitions: Ma
 
 def _section(claim: Mapping[str, Any], results: Results, definitions: Mapping[str, Any]) -> str:
     name, numbers = Path(claim["sweep"]).name, _by_key(definitions)
-    lines = [f"## {claim['title']}", "", f"Expected, {claim.get('by', 'from notes on the paper')}: {claim['expected']}", ""]
+    by = claim.get("by", "from notes on the paper")
+    lines = [f"## {claim['title']}", "", f"Expected, {by}: {claim['expected']}", ""]
     for ordering in claim["orderings"]:
         number = numbers[ordering["number"]]
         verdict, told = judge(results, ordering, number["better"])
