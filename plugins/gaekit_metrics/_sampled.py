@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from gaekit.api import Asset, weights
+from gaekit.api import Asset, GaekitError, Metric, weights
 from gaekit.api.metrics import Extractor, FeatureMetric, FeatureSettings, ReferenceSettings, Subset
 from gaekit_metrics.inception import ASSET, EXPECTED, Inception
 
@@ -55,6 +55,16 @@ def on_one_device(real: Subset, fake: Subset) -> tuple[Tensor, Tensor]:
     """The rows of both, where float64 is computed of them."""
     device = double_device(fake.device)
     return real.rows().to(device), fake.rows().to(device)
+
+
+def require_two(metric: Metric, real: Subset, fake: Subset) -> None:
+    """Raises GaekitError for fewer than two images on a side, which are no distribution."""
+    for side, what in ((real, "real"), (fake, "generated")):
+        if len(side) < 2:
+            raise GaekitError(
+                f"metric '{metric.name}' was given {len(side)} {what} image(s); a distribution needs at least 2, and "
+                "some thousands to tell models apart"
+            )
 
 
 class InceptionMetric(FeatureMetric):

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from gaekit.api import GaekitError, Interval
+from gaekit.api import Interval
 from gaekit.api.metrics import GROUPS, Scoring, Subset, groups_of, jackknife_interval
-from gaekit_metrics._sampled import SubsetSettings, on_one_device
+from gaekit_metrics._sampled import SubsetSettings, on_one_device, require_two
 from gaekit_metrics._teachers import TeacherMetric, TeacherSettings
 from gaekit_metrics.mmd import KernelSums, gaussian, kernel_sums
 
@@ -30,12 +30,7 @@ class KernelEmbedding(Scoring):
 
     def compute(self) -> dict[str, float]:
         """{cmmd_<teacher>: 1000 MMD^2 >= 0}. Raises GaekitError for fewer than two images on a side."""
-        for side, what in ((self.real, "real"), (self.fake, "generated")):
-            if len(side) < 2:
-                raise GaekitError(
-                    f"metric '{self.metric.name}' was given {len(side)} {what} image(s); a distribution needs at least "
-                    "2, and some thousands to tell models apart"
-                )
+        require_two(self.metric, self.real, self.fake)
         unit = torch.nn.functional.normalize
         real, fake = (unit(rows.double(), dim=1) for rows in on_one_device(self.real, self.fake))
         self._sums = kernel_sums(fake, real, gaussian(self.sigma), groups_of(0, len(fake)).to(fake.device))

@@ -9,9 +9,9 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from gaekit.api import GaekitError, Interval, Metric
+from gaekit.api import Interval, Metric
 from gaekit.api.metrics import GROUPS, Scoring, Subset, groups_of, jackknife_interval
-from gaekit_metrics._sampled import InceptionMetric, InceptionSettings, SubsetSettings, on_one_device
+from gaekit_metrics._sampled import InceptionMetric, InceptionSettings, SubsetSettings, on_one_device, require_two
 
 ROOM = 2**20
 """Numbers of a block of projections: 8 MiB, whatever the number of images."""
@@ -51,12 +51,7 @@ class SlicedInception(Scoring):
 
     def compute(self) -> dict[str, float]:
         """{mind: distance >= 0}. Raises GaekitError for fewer than two images on a side."""
-        for side, what in ((self.real, "real"), (self.fake, "generated")):
-            if len(side) < 2:
-                raise GaekitError(
-                    f"metric '{self.metric.name}' was given {len(side)} {what} image(s); a distribution needs at least "
-                    "2, and some thousands to tell models apart"
-                )
+        require_two(self.metric, self.real, self.fake)
         real, fake, direction = self._drawn()
         sides = zip(sorted_projections(fake, direction), sorted_projections(real, direction), strict=True)
         self._value = self._scaled(sum(squared_distances(own, other).sum() for (own, _), (other, _) in sides), fake)
