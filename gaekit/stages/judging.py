@@ -76,12 +76,13 @@ def judges_of(evaluation: Evaluation, wanted: Sequence[ComponentConfig], needs: 
 
 
 def _networks_of(held: object, depth: int = 2) -> Iterator[nn.Module]:
-    """The networks that a metric, or what extracts its features, holds."""
+    """The networks that a metric, what extracts its features, or a metric in it holds."""
     for value in vars(held).values():
-        if isinstance(value, nn.Module):
-            yield value
-        elif depth and hasattr(value, "__dict__") and not isinstance(value, type):
-            yield from _networks_of(value, depth - 1)
+        for one in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(one, nn.Module):
+                yield one
+            elif depth and hasattr(one, "__dict__") and not isinstance(one, type):
+                yield from _networks_of(one, depth - 1)
 
 
 @torch.no_grad()

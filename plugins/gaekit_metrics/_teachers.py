@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
 from gaekit.api import ComponentConfig, GaekitError, Slot, Teacher
 from gaekit.api.metrics import FeatureMetric, Features, FeatureSettings, in_blocks
@@ -17,13 +17,27 @@ FEATURES = "mean: of the teacher's features over its grid; class_token: what the
 FEATURES += "class token, or what its head pools"
 
 
+class Pooled(nn.Module):
+    """What a teacher sums an image up in, as a network's call: FLOP are counted by calls."""
+
+    def __init__(self, teacher: Teacher):
+        super().__init__()
+        self.teacher = teacher
+
+    def forward(self, image_B3RR: Tensor) -> Tensor:
+        """Images in [-1, 1] -> the teacher's own embedding of each (B, P), float32."""
+        return self.teacher.pooled(image_B3RR)
+
+
 class TeacherFeatures:
     """A teacher as an extractor: one vector an image. Raises GaekitError where it has no class token."""
 
     spatial = 0
 
     def __init__(self, teacher: Teacher, config: ComponentConfig, features: Which, owner: str):
-        self.teacher, self.config, self.features = teacher.eval().requires_grad_(False), config, features
+        teacher.eval().requires_grad_(False)
+        self.network: Teacher | Pooled = teacher if features == "mean" else Pooled(teacher)
+        self.config, self.features = config, features
         width = teacher.feature_dim if features == "mean" else teacher.pooled_dim
         if width is None:
             raise GaekitError(
@@ -32,10 +46,15 @@ class TeacherFeatures:
             )
         self.width = width
 
+    @property
+    def teacher(self) -> Teacher:
+        """The teacher itself."""
+        return self.network.teacher if isinstance(self.network, Pooled) else self.network
+
     @torch.no_grad()
     def __call__(self, pixel_B3RR: Tensor) -> Features:
         """uint8 images of any size -> features (B, F), float64."""
-        self.teacher.to(pixel_B3RR.device)
+        self.network.to(pixel_B3RR.device)
         return Features.parted(in_blocks(self._rows, pixel_B3RR).double(), self.width, 0)
 
     def protocol(self) -> dict[str, Any]:
@@ -52,10 +71,8 @@ class TeacherFeatures:
 
     def _rows(self, pixel_B3RR: Tensor) -> Tensor:
         image_B3RR = pixel_B3RR.float() / 127.5 - 1
-        if self.features == "class_token":
-            return self.teacher.pooled(image_B3RR)
-        mean_BF: Tensor = self.teacher(image_B3RR).mean((2, 3), dtype=torch.float64)
-        return mean_BF
+        out: Tensor = self.network(image_B3RR)
+        return out.mean((2, 3), dtype=torch.float64) if self.features == "mean" else out
 
 
 class TeacherSettings(FeatureSettings):
