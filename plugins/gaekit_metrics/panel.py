@@ -210,9 +210,11 @@ class Panel(Metric):
 
 
 def _sharing_networks(member: Metric) -> Metric:
-    """A copy of a metric that looks at images by the same networks."""
+    """A copy of a metric that looks at images by networks of the same weights. What these keep beside them, such as a
+    state of torchmetrics, is the copy's own."""
     held = [
         *vars(member).values(),
         *(inner for one in vars(member).values() for inner in getattr(one, "__dict__", {}).values()),
     ]
-    return copy.deepcopy(member, {id(one): one for one in held if isinstance(one, torch.nn.Module)})
+    networks = [one for one in held if isinstance(one, torch.nn.Module)]
+    return copy.deepcopy(member, {id(weight): weight for network in networks for weight in network.parameters()})

@@ -11,9 +11,9 @@ import pytest
 import torch
 import yaml
 from inception_helpers import Tiny, crops, measure, to_float
-from torch import Tensor
+from torch import Tensor, nn
 
-from gaekit.api import GaekitError, Metric
+from gaekit.api import ComponentConfig, GaekitError, Metric
 from gaekit.plugins import Plugin, Registry, build, load_plugins
 from gaekit_metrics import gaekit_components
 from gaekit_metrics.fid import Fid
@@ -48,7 +48,7 @@ FID = {"use": "tiny_fid"}
 
 def registry() -> Registry:
     made = Registry()
-    for cls in (*gaekit_components(), TinyFid, TinyKid):
+    for cls in (*gaekit_components(), TinyFid, TinyKid, Summed):
         made.add(cls, Plugin("test", "gaekit", "0", "test"))
     return made
 
@@ -105,6 +105,48 @@ def test_what_was_kept_gives_the_same_ratios_and_no_held_out_image_is_looked_at(
     second.ready(torch.device("cpu"))
     second.update(second.extract(to_float(FAKE)), torch.zeros(len(FAKE)))
     assert second.compute() == whole
+
+
+class Total(nn.Module):
+    """Adds up what it is given, as metrics of other packages do in their state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1), requires_grad=False)
+        self.sum = 0.0
+
+    def forward(self, row_BN: Tensor) -> None:
+        self.sum += float((self.weight * row_BN).sum())
+
+
+class Summed(Metric):
+    """The sum of all pixels, by such a network."""
+
+    name = "summed"
+    Config = ComponentConfig
+    needs = "samples"
+
+    def __init__(self, config: Any, **sizes: Any):
+        super().__init__(config, **sizes)
+        self.total = Total()
+
+    def reference(self, real_B: Tensor, label_B: Tensor) -> None:
+        pass
+
+    def update(self, row_BN: Tensor, label_B: Tensor) -> None:
+        self.total(row_BN + 1)
+
+    def compute(self) -> dict[str, float]:
+        return {self.name: self.total.sum}
+
+    def protocol(self) -> dict[str, Any]:
+        return {}
+
+
+def test_a_network_that_keeps_a_state_keeps_that_of_held_out_images_apart() -> None:
+    made: Any = metric("panel", distances=[{"use": "summed"}])
+    expected = float((to_float(FAKE) + 1).sum()) / float((to_float(HELD_OUT) + 1).sum())
+    assert judged(made)["panel_summed"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_known_distances_of_held_out_images_are_taken_and_none_is_read() -> None:
