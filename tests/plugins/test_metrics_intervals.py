@@ -153,6 +153,40 @@ def test_of_a_frechet_distance(spread: float, shift: float, count: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
+    ("use", "settings", "number"),
+    [
+        ("noise_curve", {"sigmas": (0.5,)}, "noise_curve_frechet_six@0.5"),
+        ("ifid", {}, "ifid_six"),
+        ("interpolation", {}, "interpolation_six"),
+    ],
+)
+def test_of_a_distance_to_what_is_decoded_of_other_latents(use: str, settings: dict[str, Any], number: str) -> None:
+    base = metric(use, teacher={"use": "six"}, **settings)
+    means = [torch.zeros(40, 1)] if use == "noise_curve" else []
+
+    def draw(random: torch.Generator) -> Metric:
+        made, real = copy.deepcopy(base), normal(random, 40, 6)
+        made.update(torch.cat([*means, real, 0.8 * real + 0.3 * normal(random, 40, 6) + 0.1], 1), torch.zeros(40))
+        return made
+
+    assert 0.9 <= coverage(draw, number, 300) <= 0.99
+
+
+def test_of_a_mean_of_a_noise_curve() -> None:
+    base = metric("noise_curve", sigmas=(0.0, 0.5))
+
+    def draw(random: torch.Generator) -> Metric:
+        made = copy.deepcopy(base)
+        psnr = torch.stack([normal(random, 25) + 30, 5 * torch.rand(25, generator=random) + 20], 1)
+        made.update(psnr, torch.zeros(25))
+        return made
+
+    for sigma, truth in (("0", 30.0), ("0.5", 22.5)):
+        assert 0.9 <= coverage(draw, f"noise_curve_psnr@{sigma}", truth) <= 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
     ("use", "spread", "shift"),
     [
         ("fid", 1.0, 0.0),
