@@ -17,6 +17,12 @@ FEATURES = "mean: of the teacher's features over its grid; class_token: what the
 FEATURES += "class token, or what its head pools"
 
 
+def named_after(config: Any) -> str:
+    """How numbers on a teacher's features are named: after the teacher, and the features that are not the default."""
+    default = type(config).model_fields["features"].default
+    return str(config.teacher.use) + ("" if config.features == default else f"_{config.features}")
+
+
 class Pooled(nn.Module):
     """What a teacher sums an image up in, as a network's call: FLOP are counted by calls."""
 
@@ -100,6 +106,4 @@ class TeacherMetric(FeatureMetric):
     @property
     def number(self) -> str:
         """The name of its number: `cmmd_clip`, and of what is not the default feature: `cmmd_clip_mean`."""
-        default = type(self.config).model_fields["features"].default
-        other = "" if self.config.features == default else f"_{self.config.features}"
-        return f"{self.name}_{self.config.teacher.use}{other}"
+        return f"{self.name}_{named_after(self.config)}"

@@ -20,7 +20,7 @@ from gaekit.api.metrics import (
     singular_warning,
     to_uint8,
 )
-from gaekit_metrics._teachers import FEATURES, TeacherFeatures, Which
+from gaekit_metrics._teachers import FEATURES, TeacherFeatures, Which, named_after
 
 PARTS = {
     "reconstructed": "real images to their reconstructions from the latent's mean, 8 bit",
@@ -163,8 +163,7 @@ class Frechet(Metric):
 
     def _named(self, part: str) -> str:
         suffix = f"_{self.config.suffix}" if self.config.suffix else ""
-        token = "" if self.config.features == "mean" else f"_{self.config.features}"
-        return f"{self.name}_{self.config.teacher.use}{token}{suffix}{part}"
+        return f"{self.name}_{named_after(self.config)}{suffix}{part}"
 
     def _to_samples(self, reference: Moments) -> tuple[float, Interval | None]:
         """The distance of a reference to the generated images, with its interval."""

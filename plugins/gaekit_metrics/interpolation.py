@@ -25,7 +25,7 @@ from gaekit.api.metrics import (
     to_uint8,
 )
 from gaekit_metrics._between import Way, between
-from gaekit_metrics._teachers import FEATURES, TeacherFeatures, Which
+from gaekit_metrics._teachers import FEATURES, TeacherFeatures, Which, named_after
 from gaekit_metrics.inception import ASSET, EXPECTED, Inception
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -132,7 +132,7 @@ class BetweenLatents(Metric):
 
     @property
     def _named(self) -> str:
-        teacher = "" if self.config.teacher is None else f"_{self.config.teacher.use}"
+        teacher = "" if self.config.teacher is None else f"_{named_after(self.config)}"
         return f"{self.name}{teacher}" + (f"_{self.config.suffix}" if self.config.suffix else "")
 
     @property

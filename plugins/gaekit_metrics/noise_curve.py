@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from gaekit.api import ComponentConfig, Encoded, GaekitError, Interval, Metric, Perceptual, Slot, Teacher
@@ -25,15 +25,22 @@ from gaekit.api.metrics import (
     singular_warning,
     to_uint8,
 )
-from gaekit_metrics._teachers import FEATURES, TeacherFeatures, Which
+from gaekit_metrics._teachers import FEATURES, TeacherFeatures, Which, named_after
 
 Sigma = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _apart(sigmas: tuple[float, ...]) -> tuple[float, ...]:
+    names = [f"{sigma:g}" for sigma in sigmas]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"numbers are named by the six digits of a sigma, and {', '.join(twice)} comes more than once")
+    return sigmas
 
 
 class NoiseCurveConfig(FeatureSettings):
     """Settings of `noise_curve`."""
 
-    sigmas: Annotated[tuple[Sigma, ...], Field(min_length=1)] = Field(
+    sigmas: Annotated[tuple[Sigma, ...], Field(min_length=1), AfterValidator(_apart)] = Field(
         default=(0.0, 0.1, 0.2, 0.5, 1.0),
         description="strengths of the noise, in units of the root mean square of the training split's latents",
     )
@@ -203,4 +210,4 @@ class NoiseCurve(Metric):
             if sigma > 0:
                 value = frechet_distance(clean.mean, clean.covariance, moments.mean, moments.covariance)
                 interval = frechet_interval(value, clean, moments, "pairs of images")
-                self._distances[self._named(f"frechet_{self.config.teacher.use}@{sigma:g}")] = value, interval
+                self._distances[self._named(f"frechet_{named_after(self.config)}@{sigma:g}")] = value, interval

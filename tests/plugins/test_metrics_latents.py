@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from scipy.linalg import sqrtm
 from scipy.stats import kurtosis
 from torch import Tensor
@@ -22,13 +23,16 @@ SIDE = 16
 
 
 class Coarse(Teacher):
-    """The image itself, coarsely, squared."""
+    """The image itself, coarsely, squared; its embedding is one number more."""
 
     name = "coarse"
-    feature_dim = 3
+    feature_dim, pooled_dim = 3, 4
 
     def forward(self, image_B3RR: Tensor) -> Tensor:
         return functional.adaptive_avg_pool2d(image_B3RR, self.grid).square()
+
+    def pooled(self, image_B3RR: Tensor) -> Tensor:
+        return functional.pad(image_B3RR.mean((2, 3)), (1, 0))
 
 
 class Absolute(Perceptual):
@@ -177,6 +181,22 @@ def test_noise_is_of_the_image_and_the_seed_whatever_batch_it_is_in() -> None:
     assert cut.compute() == pytest.approx(whole.compute(), rel=1e-12)
     assert other.compute()["noise_curve_psnr@0.3"] != whole.compute()["noise_curve_psnr@0.3"]
     assert other.compute()["noise_curve_psnr@0"] == whole.compute()["noise_curve_psnr@0"]
+
+
+def test_numbers_on_other_features_of_a_teacher_have_another_name() -> None:
+    for use, settings, name in (
+        ("noise_curve", CURVE, "noise_curve_frechet_coarse_class_token@0.3"),
+        ("interpolation", {"teacher": {"use": "coarse"}}, "interpolation_coarse_class_token"),
+        ("ifid", {"teacher": {"use": "coarse"}}, "ifid_coarse_class_token"),
+    ):
+        made = judged(metric(use, **settings, features="class_token"), noise(40, 4, 4, 4))
+        assert name in made.compute()
+        assert name in made.intervals()
+
+
+def test_strengths_that_would_have_one_name_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"six digits of a sigma, and 0\.1 comes more than once"):
+        metric("noise_curve", sigmas=[0.0, 0.1, 0.1000000001])
 
 
 def test_another_rank_has_the_unit_by_what_its_owner_took_in() -> None:
