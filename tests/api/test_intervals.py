@@ -82,6 +82,17 @@ def test_splits_are_halves_and_orthogonal() -> None:
     assert torch.equal(sign @ sign.T, GROUPS * torch.eye(GROUPS - 1, dtype=torch.float64))
 
 
+def test_an_interval_takes_in_once_what_waits_for_a_whole_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, fake = GroupedMoments(5), GroupedMoments(5)
+    for moments in (real, fake):
+        moments.add(rows(1100))
+    taken: list[int] = []
+    before = Moments._take
+    monkeypatch.setattr(Moments, "_take", lambda self, row_BN: (taken.append(len(row_BN)), before(self, row_BN))[1])
+    assert frechet_interval(1.0, real, fake, "pairs") is not None
+    assert taken == [1100 - 1024] * 2
+
+
 @pytest.mark.parametrize("count", [40, 1024, 1500])
 @pytest.mark.parametrize("cut", [1500, 37])
 def test_moments_without_a_group_are_those_of_the_other_rows(count: int, cut: int) -> None:

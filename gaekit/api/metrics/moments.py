@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -103,15 +103,23 @@ class GroupedMoments(Moments):
 
     def without(self, *groups: int) -> tuple[Tensor, Tensor]:
         """(mean, unbiased covariance) of the rows outside of some groups, on the CPU."""
+        return self.leaving_out()(*groups)
+
+    def leaving_out(self) -> Callable[..., tuple[Tensor, Tensor]]:
+        """`without` of the rows so far, for several calls: what waits for a whole block is taken in once."""
         whole, waiting = self._all(), self._waiting_groups()
-        left, mean, scatter = whole._taken, whole._mean, whole._scatter
-        for group in groups:
-            count, own, own_scatter = self._group(group, waiting[group])
-            rest = left - count
-            other = mean + (mean - own) * (count / rest)
-            scatter = scatter - own_scatter - torch.outer(own - other, own - other) * (count * rest / left)
-            left, mean = rest, other
-        return mean.cpu(), (scatter / (left - 1)).cpu()
+
+        def without(*groups: int) -> tuple[Tensor, Tensor]:
+            left, mean, scatter = whole._taken, whole._mean, whole._scatter
+            for group in groups:
+                count, own, own_scatter = self._group(group, waiting[group])
+                rest = left - count
+                other = mean + (mean - own) * (count / rest)
+                scatter = scatter - own_scatter - torch.outer(own - other, own - other) * (count * rest / left)
+                left, mean = rest, other
+            return mean.cpu(), (scatter / (left - 1)).cpu()
+
+        return without
 
     def state(self) -> dict[str, Tensor]:
         """Count, mean and scatter of all rows and of each group, exactly."""
@@ -180,17 +188,23 @@ def frechet_interval(
     if fake.count < 2 * GROUPS:
         return None
     factors: list[tuple[Tensor, Tensor]] = []
+    of_fake, of_real = fake.leaving_out(), _fixed(real) if isinstance(real, tuple) else real.leaving_out()
 
     def without(*groups: int) -> float:
-        mean, covariance = real.without(*groups) if isinstance(real, GroupedMoments) else real
+        mean, covariance = of_real(*groups)
         if not factors or factors[0][0] is not covariance:
             factors[:] = [(covariance, _factor(covariance))]
-        return _distance(mean, covariance, factors[0][1], *fake.without(*groups))
+        return _distance(mean, covariance, factors[0][1], *of_fake(*groups))
 
     single = [without(group) for group in range(GROUPS)]
     full_rank = fake.count * (GROUPS - 2) // GROUPS > fake.width
     pairs = [without(group, group + 1) for group in range(0, GROUPS, 2)] if full_rank else []
     return jackknife_interval(value, single, pairs, f"{fake.count} {what}")
+
+
+def _fixed(moments: tuple[Tensor, Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """These whatever is left out."""
+    return lambda *_: moments
 
 
 def _distance(mean: Tensor, covariance: Tensor, factor: Tensor, other_mean: Tensor, other_covariance: Tensor) -> float:
