@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gaekit.api import Encoded, Metric
+from gaekit.api.metrics import in_blocks
 from gaekit.data.images import ImageBatch, to_float, to_uint8
 from gaekit.errors import GaekitError
 from gaekit.plugins import nested
@@ -25,6 +26,11 @@ from gaekit.store.models import Autoencoder, load_autoencoder
 from gaekit.store.room import Room
 
 REFERENCES, STATE = "references", "reference.safetensors"
+CPU_PIXELS, PIXELS = 1 << 17, 1 << 20
+CPU_BLOCK, BLOCK = 32, 64
+"""Of how many pixels, and of how many images at most, an autoencoder sees a block at once on the CPU and on an
+accelerator, there 16 images of 256 pixels. It does whatever the batch is, on which the last bit of a pixel would depend
+else."""
 
 
 class Reconstructor:
@@ -46,22 +52,30 @@ class Reconstructor:
         self.evaluation.machine.prepare(model.decoder)
         return model.to(self.evaluation.device)
 
+    @cached_property
+    def block(self) -> int:
+        """How many images it sees at once."""
+        cpu = self.evaluation.device.type == "cpu"
+        most, pixels = (CPU_BLOCK, CPU_PIXELS) if cpu else (BLOCK, PIXELS)
+        return max(1, min(most, pixels // self.model.spec.image_size**2))
+
     @torch.no_grad()
     def rebuilt(self, batch: ImageBatch) -> Tensor:
         """Images -> their reconstructions, uint8 (B, R, R, 3), on the CPU."""
-        return to_uint8(self.model.reconstruct(batch.to(self.evaluation.device).image_B3RR).float()).cpu()
+        there = batch.to(self.evaluation.device)
+        return to_uint8(in_blocks(self.model.reconstruct, there.image_B3RR, block=self.block).float()).cpu()
 
     @torch.no_grad()
     def encoded(self, batch: ImageBatch) -> Encoded:
         """Images as metrics of latents see them."""
         there = batch.to(self.evaluation.device)
-        latent = self.model.encode(there.image_B3RR)[1].mean_BDHW.float()
-        return Encoded(latent, batch.label_B, batch.index_B, there.image_B3RR, self.decode)
+        latent = in_blocks(lambda image: self.model.encode(image)[1].mean_BDHW, there.image_B3RR, block=self.block)
+        return Encoded(latent.float(), batch.label_B, batch.index_B, there.image_B3RR, self.decode)
 
     @torch.no_grad()
     def decode(self, latent_BDHW: Tensor) -> Tensor:
         """Latents, on the device -> images in [-1, 1], on the grid of 8 bits."""
-        return to_float(to_uint8(self.model.decode(latent_BDHW).float()))
+        return to_float(to_uint8(in_blocks(self.model.decode, latent_BDHW, block=self.block).float()))
 
 
 Role = Literal["real", "reconstructed", "held-out"]

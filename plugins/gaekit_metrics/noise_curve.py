@@ -18,6 +18,7 @@ from gaekit.api.metrics import (
     frechet_distance,
     frechet_interval,
     implementation,
+    in_blocks,
     mean_interval,
     noise_of,
     psnr,
@@ -130,7 +131,9 @@ class NoiseCurve(Metric):
         if self.perceptual is not None:
             network = self.perceptual.to(latent.device)
             for sigma in self.config.sigmas:
-                columns.append(network(seen.image_B3RR, images[sigma]).double().cpu()[:, None])
+                both = torch.cat([seen.image_B3RR, images[sigma]], 1)
+                distance_B = in_blocks(lambda pair: network(pair[:, :3], pair[:, 3:]), both)
+                columns.append(distance_B.double().cpu()[:, None])
         if self.extractor is not None:
             columns += [
                 self.extractor(to_uint8(images[sigma], self)).feature_BF.double().cpu() for sigma in self._moments

@@ -1,4 +1,5 @@
-"""What the networks of metrics do is counted, wherever a metric holds them."""
+"""What the networks of metrics do is counted, wherever a metric holds them; and no batch changes what an autoencoder
+gives them."""
 
 from __future__ import annotations
 
@@ -11,16 +12,20 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gaekit.api import Dataset, Teacher
+from gaekit.api import Dataset, ImageSource, Perceptual, Teacher
 from gaekit.plugins import Plugin, build, load_plugins
 from gaekit.recipe.load import load_component
 from gaekit.recipe.schema import Runtime
 from gaekit.runs.evaluate.bench import Bench, SizedSplits, Sizing
+from gaekit.runs.evaluate.pairs import Rows
+from gaekit.stages.evaluate import latent_numbers, reconstruction_numbers
 from gaekit.stages.judging import judges_of
 from gaekit.stages.machine import Machine
+from gaekit.stages.references import Reconstructor
+from gaekit.store.models import Autoencoder, AutoencoderSpec
 from gaekit.train.progress import Reporter
 
-SIDE, BATCH = 16, 6
+SIDE, BATCH, FEW = 16, 6, 18
 SEEN = {"use": "seen"}
 FRECHET = {"use": "frechet", "teacher": SEEN}
 CMMD = {"use": "cmmd", "teacher": SEEN}
@@ -45,10 +50,37 @@ class Seen(Teacher):
         return out
 
 
+class Distance(Perceptual):
+    """A distance that a batch's size moves."""
+
+    name = "distance"
+
+    def forward(self, image_B3RR: Tensor, other_B3RR: Tensor) -> Tensor:
+        return (image_B3RR - other_B3RR).abs().mean((1, 2, 3)) + 0.1 * len(image_B3RR)
+
+
+class Few(Dataset):
+    """The first digits, the same in both splits."""
+
+    def __init__(self, inner: Dataset):
+        super().__init__(inner.config)
+        self.inner, self.classes = inner, inner.classes
+
+    def train(self) -> ImageSource:
+        return Rows(self.inner.train(), range(FEW))
+
+    def validation(self) -> ImageSource:
+        return self.train()
+
+    def digest(self) -> str:
+        return "few"
+
+
 def bench(folder: Path) -> Bench:
     registry = load_plugins()
-    registry.add(Seen, Plugin("test", "gaekit", "0", "test"))
-    data = build(Dataset, load_component("dataset", {"use": "digits"}, registry, source="test"), registry)
+    for cls in (Seen, Distance):
+        registry.add(cls, Plugin("test", "gaekit", "0", "test"))
+    data = Few(build(Dataset, load_component("dataset", {"use": "digits"}, registry, source="test"), registry))
     machine = Machine(torch.device("cpu"), Runtime(), Reporter(Console(quiet=True)))
     machine.count_flops()
     return Bench(registry, machine, SizedSplits(data, Sizing(SIDE)), folder)
@@ -75,3 +107,44 @@ def test_the_work_of_a_metrics_networks_is_counted_as_torch_counts_it(settings: 
     assert theirs.get_total_flops() > 0
     assert place.machine.flops.by_network() == {f"metric {metric.name}": theirs.get_total_flops()}
     assert not place.machine.flops.uncounted
+
+
+def moved(model: Autoencoder) -> Autoencoder:
+    """What it makes of an image hangs on how many images it sees at once, as the last bits of kernels do, but more."""
+
+    def encoded(_: nn.Module, given: tuple[Tensor], out: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return out[0], out[1] * (1 + 0.1 * len(given[0]))
+
+    model.encoder.register_forward_hook(encoded)
+    model.decoder.register_forward_hook(lambda _, given, out: out + 0.02 * len(given[0]))
+    return model
+
+
+def numbers(folder: Path, batch: int) -> dict[str, float]:
+    """Of a small autoencoder that moves with its batch, by metrics of pairs and of latents."""
+    place = bench(folder)
+    vit = {"use": "vit", "depth": 1, "width": 16, "heads": 2}
+    shape = {"image_size": SIDE, "stride": 4, "latent_dim": 4, "regularizer": {"use": "kl"}}
+    torch.manual_seed(0)
+    model = Autoencoder(
+        AutoencoderSpec.from_json(shape | {"encoder": vit, "decoder": vit}, place.registry, "test"), place.registry
+    ).eval()
+    reconstructor = Reconstructor(place, folder)
+    vars(reconstructor)["model"] = moved(model)
+    judged = [
+        {"use": "psnr"},
+        {"use": "noise_curve", "perceptual": {"use": "distance"}, "teacher": SEEN, "sigmas": [0.0, 0.5]},
+        {"use": "effective_rank"},
+        {"use": "ifid", "teacher": SEEN},
+    ]
+    configs = [load_component("metric", one, place.registry, source="test") for one in judged]
+    found = reconstruction_numbers(place, configs, batch, reconstructor)
+    found |= latent_numbers(place, configs, batch, reconstructor)
+    return {name: entry["value"] for name, entry in found.items()}
+
+
+def test_no_batch_changes_what_an_autoencoder_gives_to_a_metric(tmp_path: Path) -> None:
+    whole = numbers(tmp_path, 64)
+    assert {"reconstruction/psnr", "latents/noise_curve_distance@0.5", "latents/ifid_seen"} <= whole.keys()
+    for batch in (1, 7):
+        assert numbers(tmp_path, batch) == {name: pytest.approx(value, rel=1e-10) for name, value in whole.items()}
