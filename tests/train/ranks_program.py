@@ -125,6 +125,32 @@ def train_where_a_loss_is_bad(folder: Path, steps: int, world: World) -> None:
     save_file({name: value.contiguous() for name, value in found.items()}, folder / f"rank-{world.rank}.safetensors")
 
 
+class Aside(Blocks):
+    """With a parameter whose value is in no result: what its gradient made of it, no loss tells."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        self.idle = nn.Parameter(torch.ones(2, 2))
+
+    def forward(self, x: Tensor, root: bool = False) -> Tensor:
+        aside = torch.where(torch.zeros_like(self.idle, dtype=torch.bool), self.idle, 0.0).sum()
+        if root:  # of the first row alone, which is one rank's where weights are sharded
+            aside = aside + (self.idle[0] * 0.0).sum().sqrt()
+        return super().forward(x) + aside
+
+
+def train_where_a_gradient_is_bad(folder: Path, strategy: str, steps: int, world: World) -> None:
+    """Train without clipping, where in step 3 the last rank's gradient alone is not finite, though every loss is."""
+    torch.manual_seed(0)
+    runtime = Runtime(trackers=(), save_every=2, log_every=50, strategy=strategy)  # type: ignore[arg-type]
+    host = Host("t", 7, Room(folder), runtime, torch.device("cpu"), Reporter(Console(quiet=True)),
+                lambda step: Trackers([]), world)  # fmt: skip
+    with Training(Train(steps=steps, batch=12, clip=None), {"net": Aside().double()}, host) as training:
+        for step, batch in training.steps(points):
+            bad = step.index == 2 and world.rank == world.size - 1
+            training.update("net", {"flow": Loss(training["net"](batch.x, root=bad).square().mean())})
+
+
 def reads_nothing(path: Path) -> Any:
     raise AssertionError(f"{path}: read by more than the first rank")
 
@@ -139,6 +165,8 @@ def main(jobs: list[str]) -> None:
             try:
                 if strategy == "bad":
                     train_where_a_loss_is_bad(Path(folder), int(steps), world)
+                elif strategy.startswith("root-"):
+                    train_where_a_gradient_is_bad(Path(folder), strategy.removeprefix("root-"), int(steps), world)
                 else:
                     train(Path(folder), strategy, int(steps), world)
             except GaekitError as error:

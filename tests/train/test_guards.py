@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from gaekit.parallel import World
 from gaekit.recipe.schema import Train
 from gaekit.train.guards import Outcome, StepGuard, Terms
 from gaekit.train.learner import Learner
+from gaekit.train.optim import optimizer_tensors
 from gaekit.train.training import Training
 from gaekit.values import Loss
 
@@ -80,17 +82,22 @@ def test_a_loss_that_is_not_finite_changes_nothing_clipped_or_not_logged_or_not(
     assert training.skipped == 1
 
 
-def root_at_zero(folder: Path, clip: float | None, part: int, **runtime: int) -> Training:
-    """Train where the gradient at one part of a network is not finite in step 3, though the loss is: part 0 takes part
-    in each step's loss, part 1 in no other's."""
+def root_at_zero(
+    folder: Path, clip: float | None, part: int, bad: int | None = 2, stop: int | None = None, **runtime: int
+) -> Training:
+    """Train where the gradient at one part of a network is not finite in step `bad` + 1, though the loss is: part 0
+    takes part in each step's loss, part 1 in no other's. SIGTERM comes in step `stop` + 1."""
+    torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 1, bias=False), nn.Linear(2, 2, bias=False))
     training = Training(Train(steps=8, batch=8, clip=clip), {"net": net}, host(folder, **runtime))
     with training:
         for step, batch in training.steps(points):
             loss = net[0](batch.x).square().mean()
-            if step.index == 2:
+            if step.index == bad:
                 loss = loss + (net[part].weight * 0.0).sum().sqrt()
                 assert loss.isfinite()
+            if step.index == stop:
+                signal.raise_signal(signal.SIGTERM)
             training.update("net", {"flow": Loss(loss)})
     return training
 
@@ -117,6 +124,27 @@ def test_without_clipping_weights_that_such_a_gradient_has_spoilt_are_never_save
 ) -> None:
     with pytest.raises(RunFailed, match=f"{told}.* the checkpoint of step 2 is intact"):
         root_at_zero(tmp_path, None, part, save_every=2)
+    assert [path.name for path in tmp_path.glob("checkpoints/step-*")] == ["step-00000002"]
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_from_the_checkpoint_before_such_a_gradient_it_is_the_training_that_had_none(tmp_path: Path, part: int) -> None:
+    whole = root_at_zero(tmp_path / "whole", None, part, bad=None, save_every=2)
+    with pytest.raises(RunFailed):
+        root_at_zero(tmp_path / "hit", None, part, save_every=2)
+    again = root_at_zero(tmp_path / "hit", None, part, bad=None, save_every=2)
+    assert (again.at, again.skipped) == (8, 0)
+    expected, found = (
+        learner.module.state_dict() | optimizer_tensors(learner.optimizer, learner.module)
+        for learner in (whole.learners["net"], again.learners["net"])
+    )
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
+def test_asked_to_stop_after_such_a_gradient_it_ends_without_a_save(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"step 3: the weights of net are not finite: .* step 2 is intact"):
+        root_at_zero(tmp_path, None, 0, stop=2, save_every=2)
     assert [path.name for path in tmp_path.glob("checkpoints/step-*")] == ["step-00000002"]
 
 

@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("ranks")
     main([f"{root}/one:ddp:20", f"{root}/one_then_two:ddp:10", f"{root}/one_fsdp:fsdp:20"])
     two = ["two:ddp:20", "one_then_two:ddp:20", "two_then_one:ddp:10", "two_fsdp:fsdp:20", "two_fsdp_then_one:fsdp:10",
-           "bad:bad:4"]  # fmt: skip
+           "bad:bad:4", "root_ddp:root-ddp:8", "root_fsdp:root-fsdp:8"]  # fmt: skip
     by_two([f"{root}/{job}" for job in two])
     main([f"{root}/two_then_one:ddp:20", f"{root}/two_fsdp_then_one:fsdp:20"])
     return root
@@ -62,6 +62,15 @@ def test_without_clipping_a_loss_that_is_not_finite_on_one_rank_skips_the_step_o
     assert int(ours["skipped"]) == 1
     assert all(value.isfinite().all() for value in ours.values())
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_without_clipping_weights_that_one_ranks_gradient_has_spoilt_are_saved_by_none(
+    folder: Path, strategy: str
+) -> None:
+    ended = [(folder / f"root_{strategy}" / f"rank-{rank}").read_text() for rank in (0, 1)]
+    assert ended == ["RunFailed 3", "ReportedByRank0 3"]
+    assert [p.name for p in (folder / f"root_{strategy}/checkpoints").glob("step-*")] == ["step-00000002"]
 
 
 def test_checkpoints_of_two_processes_hold_what_those_of_one_do(folder: Path) -> None:
