@@ -132,7 +132,7 @@ def value_text(number: Number | None) -> str:
     if number.interval is None:
         return f"{number.value:.4g}"
     half = max(number.interval[1] - number.value, number.value - number.interval[0])
-    decimals = 4 if half <= 0 else max(0, min(6, 1 - math.floor(math.log10(half))))
+    decimals = max(0, min(6, 1 - math.floor(math.log10(half)))) if 0 < half < math.inf else 4
     return f"{number.value:.{decimals}f} ± {half:.{decimals}f}"
 
 

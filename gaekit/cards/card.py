@@ -7,23 +7,29 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gaekit.errors import ArtifactError
 from gaekit.store.files import read_json
 
 VERSION = 1
+DEEPEST = 32
+"""Levels of a card, which has five and those of its protocols."""
+_Count = Annotated[int, Field(ge=0, le=10**15)]
+_Side = Annotated[int, Field(ge=1, le=10**6)]
+_Value = Annotated[float, Field(ge=-1e100, le=1e100)]
+"""What tables, plots and differences can be made of: its square is finite too."""
 
 
 class _Part(BaseModel):
     """What a file must have to be a card."""
 
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False, strict=True)
 
 
 class _Parameters(_Part):
-    encoder: int
-    decoder: int
+    encoder: _Count
+    decoder: _Count
 
 
 class _Tokenizer(_Part):
@@ -31,8 +37,8 @@ class _Tokenizer(_Part):
     kind: str
     sha256: str
     licence: str
-    latent: tuple[PositiveInt, PositiveInt, PositiveInt]
-    image_size: PositiveInt
+    latent: Annotated[list[_Side], Field(min_length=3, max_length=3)]
+    image_size: _Side
     parameters: _Parameters
 
 
@@ -40,28 +46,28 @@ class _Data(_Part):
     dataset: str
     digest: str
     split: str
-    images: int
-    image_size: int
+    images: _Count
+    image_size: _Side
 
 
 class _Half(_Part):
-    images_per_second: float
-    peak_bytes: int | None = None
+    images_per_second: Annotated[float, Field(ge=0, le=1e15)]
+    peak_bytes: _Count | None = None
 
 
 class _Speed(_Part):
     device: str
-    threads: int | None = None
-    batch: int
+    threads: _Count | None = None
+    batch: _Count
     encode: _Half
     decode: _Half
 
 
 class _Number(_Part):
-    value: float
-    interval: tuple[float, float] | None = None
+    value: _Value
+    interval: Annotated[list[_Value], Field(min_length=2, max_length=2)] | None = None
     protocol: dict[str, Any]
-    per_image: list[float] | None = None
+    per_image: list[_Value] | None = None
     higher: bool = False
 
 
@@ -105,7 +111,7 @@ def read_card(file: Path) -> Card:
     """A card that was written. Raises ArtifactError for a file that is none, or of a newer gaekit."""
     if not file.is_file():
         raise ArtifactError(f"{file}: no such file; `gaekit report-card --out DIR` writes cards")
-    data = read_json(file)
+    data = read_json(file, deepest=DEEPEST)
     if not isinstance(data, dict) or not isinstance(data.get("card"), int):
         raise ArtifactError(f"{file}: is no report card; `gaekit report-card --out DIR` writes them")
     if data["card"] > VERSION:

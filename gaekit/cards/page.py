@@ -32,7 +32,7 @@ from gaekit.runs.page import (
     table,
 )
 
-AT = re.compile(r"^(?P<curve>.+)@(?P<x>\d[\d.e+-]*)$")
+AT = re.compile(r"^(?P<curve>.+)@(?P<x>\d{1,15}(?:\.\d{1,20})?(?:e[+-]?\d{1,2})?)$")
 """Numbers that are the points of a curve: `latents/noise_curve_psnr@0.5`."""
 SHOWN_WIDTH = 96
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from gaekit.errors import ArtifactError, GaekitError
 from gaekit.pipeline.view import RECIPE, View
 from gaekit.runs.states import Stage, State, stages_of, state_of
-from gaekit.store.files import read_json
+from gaekit.store.record import METRICS, read_metrics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 OnStep = Callable[[int, int], None]
 """Called as (steps done, steps in all) while images are made."""
-METRICS = "metrics.json"
 
 
 class OpenRun:
@@ -78,12 +77,7 @@ class OpenRun:
         Raises ArtifactError where metrics.json is damaged.
         """
         file = self.path / METRICS
-        if not file.exists():
-            return {}
-        found = read_json(file)
-        if not isinstance(found, dict) or not all(isinstance(e, dict) and "value" in e for e in found.values()):
-            raise ArtifactError(f'{file}: damaged: expected {{name: {{"value": ..., "protocol": ...}}}}')
-        return found
+        return read_metrics(file) if file.exists() else {}
 
     @property
     def curves(self) -> dict[str, Any]:

@@ -116,17 +116,29 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, deepest: int | None = None) -> Any:
     """The JSON value of a file. Raises FileNotFoundError where there is none, ArtifactError where it cannot be read as
-    JSON."""
+    JSON, or has more than `deepest` lists and mappings within each other: what walks through it would not come back."""
     size = path.stat().st_size
     require_regular(path, "cannot be read")
     if size > LARGEST_JSON:
         raise ArtifactError(f"{path}: has {human_size(size)}, too much for a file of JSON; it is damaged")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: damaged ({error}); it cannot be read as JSON") from error
+    if deepest is not None and _is_deeper(value, deepest):
+        raise ArtifactError(f"{path}: holds lists or mappings more than {deepest} deep; it is damaged")
+    return value
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and mappings lie within each other at more levels."""
+    here = [value]
+    for _ in range(levels):
+        inner = (item.values() if isinstance(item, dict) else item for item in here if isinstance(item, dict | list))
+        here = [item for items in inner for item in items if isinstance(item, dict | list)]
+    return bool(here)
 
 
 def human_size(size: float) -> str:

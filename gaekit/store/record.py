@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from gaekit.errors import ArtifactError
 from gaekit.inside import plain_name, resolve_inside
 from gaekit.store.files import read_json
 
-RECORD, STORE = "run.json", "store"
+RECORD, METRICS, STORE = "run.json", "metrics.json", "store"
 STAGE_NAMES = ("semantic", "autoencoder", "latents", "diffusion", "sample", "evaluate")
 """In the order in which they run. Written out, since the recipe's schema, which has them too, takes torch to import."""
 _PLAIN = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
@@ -21,6 +22,10 @@ RoomName = Annotated[str, Field(pattern=rf"^{STORE}/{_PLAIN}/{_PLAIN}$", max_len
 _Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+!-]*$", max_length=200)]
 _Said = Annotated[str, Field(pattern=r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]+$", max_length=2000)]
 PathText = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=4096)]
+
+
+DEEPEST = 100
+"""Levels of a metrics.json: a protocol may hold settings of components, which hold others."""
 
 
 class _Checked(BaseModel):
@@ -71,6 +76,31 @@ def read_record(file: Path) -> dict[str, Any]:
         for name in entry.get("external", ()):
             plain_name(name, f"{file}: stages.{stage}.external")
     return dict(record)
+
+
+def read_metrics(file: Path) -> dict[str, dict[str, Any]]:
+    """A metrics.json: every number by its name. Raises FileNotFoundError where there is none, ArtifactError where it is
+    damaged: an entry without a finite value, or with a protocol that is none."""
+    found = read_json(file, deepest=DEEPEST)
+    if not is_metrics(found):
+        raise ArtifactError(f'{file}: damaged: expected {{name: {{"value": ..., "protocol": ...}}}}')
+    return dict(found)
+
+
+def is_metrics(found: Any) -> bool:
+    """Whether something read from JSON are numbers by their names, each with a finite value."""
+    return isinstance(found, dict) and all(map(_is_entry, found.values()))
+
+
+def _is_entry(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("protocol", {}), dict | None):
+        return False
+    return is_finite(entry.get("value"))  # an interval is judged where it is used, and told by its number's name
+
+
+def is_finite(value: Any) -> bool:
+    """Whether something read from JSON is a number that a float can hold, and no true or false."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def artifact_path(run: Path, named: str, source: str) -> Path:

@@ -11,12 +11,11 @@ from typing import Any
 from gaekit.pipeline.view import View
 from gaekit.plugins import Registry
 from gaekit.recipe import dump
-from gaekit.store.files import read_json
+from gaekit.store.record import METRICS, read_metrics
 from gaekit.sweeps.members import Member, Sweep, value_of
 from gaekit.sweeps.student import LEVEL, Mean, mean_of
 from gaekit.sweeps.there import has_results
 
-METRICS = "metrics.json"
 INTERVAL = f"Mean ± half the {100 * LEVEL:g} % interval of Student's t over the runs of a setting; one run has none."
 
 
@@ -84,7 +83,7 @@ def _row(members: list[Member], sweep: Sweep, out: Path, registry: Registry) -> 
 def _numbers(view: View) -> dict[str, float]:
     """The numbers of a run's metrics.json; {} where its recipe evaluates nothing."""
     file = view.path / METRICS
-    return {name: float(entry["value"]) for name, entry in read_json(file).items()} if file.exists() else {}
+    return {name: float(entry["value"]) for name, entry in read_metrics(file).items()} if file.exists() else {}
 
 
 def in_words(mean: Mean | None, runs: int) -> str:

@@ -289,6 +289,61 @@ def test_a_damaged_card_is_told(tmp_path: Path, text: str, told: str) -> None:
         read_card(tmp_path / "card.json")
 
 
+BEYOND = 10**400
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("tokenizer.latent", ["4", "4", "4"]), ("tokenizer.latent", [BEYOND, 4, 4]), ("tokenizer.image_size", "16"),
+        ("tokenizer.parameters.encoder", BEYOND), ("tokenizer.parameters.decoder", -1),
+        ("speed.encode.images_per_second", "5"), ("speed.decode.peak_bytes", BEYOND), ("speed.threads", BEYOND),
+        ("data.images", True), ("numbers.x", {"value": BEYOND, "protocol": {}}),
+        ("numbers.x", {"value": 1e308, "interval": [-1e308, 1e308], "protocol": {}}),
+        ("numbers.x", {"value": 1.0, "protocol": {}, "per_image": [1e308]}),
+    ],
+)  # fmt: skip
+def test_a_card_with_numbers_that_no_table_can_show_is_damaged(
+    tmp_path: Path, cards: dict[str, Any], place: str, value: Any
+) -> None:
+    *folders, name = place.split(".")
+    part = card = json.loads(json.dumps(cards["vit"]))
+    for folder in folders:
+        part = part[folder]
+    part[name] = value
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ArtifactError, match=f"damaged: {place}"):
+        read_card(tmp_path / "card.json")
+
+
+def test_a_card_nested_without_end_is_damaged(tmp_path: Path, cards: dict[str, Any]) -> None:
+    card = json.loads(json.dumps(cards["vit"]))
+    card["numbers"]["reconstruction/psnr"]["protocol"]["deep"] = json.loads("[" * 400 + "]" * 400)
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ArtifactError, match="more than 32 deep"):
+        read_card(tmp_path / "card.json")
+
+
+def test_what_a_card_says_is_text_on_the_page_and_no_number_of_a_curve(tmp_path: Path, cards: dict[str, Any]) -> None:
+    evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
+    card = json.loads(json.dumps(cards["vit"]))
+    card["tokenizer"] |= {"name": evil, "kind": evil, "sha256": "<script>", "licence": evil}
+    card["data"]["dataset"] = card["speed"]["device"] = evil
+    card["left_out"] = [evil]
+    card["numbers"] |= {
+        name: {"value": 1.0, "interval": [0.5, 1.5], "protocol": {evil: evil}}
+        for name in (f"reconstruction/{evil}", f"{evil}@3", "latents/x@1..2", "latents/x@1e", "latents/x@9e999")
+    }
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    pytest.importorskip("matplotlib")
+    from gaekit.cards.page import make_page
+
+    page = make_page(Arena([read_card(tmp_path / "card.json")]))
+    assert "<script>" not in page
+    assert "<img src=x" not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
 def test_the_page_shows_pictures_and_plots_and_fetches_nothing(place: Path, cards: dict[str, Any]) -> None:
     page = (place / "arena.html").read_text()
     assert page.count("data:image/png") == 4 * min(8, cards["vit"]["data"]["images"])

@@ -205,6 +205,32 @@ def test_what_is_no_reference_is_told(tmp_path: Path, source: str) -> None:
     assert "--anyway belongs to --to" in gaekit(tmp_path, "compare", run, run, "--anyway", code=2).stderr
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        (("seeds",), [0], "seeds: 1; a band is about the spread"),
+        (("numbers", PSNR, "values"), [1.0], f"numbers.{PSNR}: has 1 values of 3 runs"),
+        (("numbers", PSNR, "values"), [1.0, 1e308, -1e308], f"numbers.{PSNR}: holds no number"),
+        (("curves", "diffusion", LOSS, "runs"), [[1.0]], "is not of 3 runs with a value at each of its steps"),
+        (("curves", "diffusion", LOSS), {"steps": [], "runs": [[], [], []]}, "its steps do not rise"),
+        (("curves", "diffusion", LOSS), {"steps": [10**400], "runs": [[1.0]] * 3}, "steps.0: Unable to parse|rise"),
+        (("curves", "diffusion", LOSS), {"steps": [1, 1], "runs": [[1.0, 1.0]] * 3}, "its steps do not rise"),
+        (("settings", "deep"), json.loads("[" * 400 + "]" * 400), "more than 100 deep"),
+        (("numbers", PSNR, "values"), [1.0, math.nan, 2.0], f"numbers.{PSNR}: holds no number"),
+    ],
+)
+def test_a_reference_of_which_no_band_can_be_made_is_refused(
+    tmp_path: Path, source: str, place: tuple[str, ...], value: Any, told: str
+) -> None:
+    part = whole = json.loads(Path(source).read_text())
+    for name in place[:-1]:
+        part = part[name]
+    part[place[-1]] = value
+    (tmp_path / "bad.json").write_text(json.dumps(whole))
+    with pytest.raises(ArtifactError, match=told):
+        find_reference(str(tmp_path / "bad.json"))
+
+
 def test_runs_that_are_no_seeds_of_one_recipe_make_no_reference(tmp_path: Path) -> None:
     first, same = a_run(tmp_path, "a", 0), a_run(tmp_path, "b", 0)
     other = a_run(tmp_path, "c", 1, lr=0.5)

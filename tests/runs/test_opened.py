@@ -64,8 +64,14 @@ def test_no_folder_of_a_run_is_refused(tmp_path: Path) -> None:
 
 def test_damaged_metrics_are_named(tiny_run: Path, tmp_path: Path) -> None:
     shutil.copy(tiny_run / "run.json", tmp_path)
-    (tmp_path / "metrics.json").write_text('{"fid": 3}')
-    with pytest.raises(ArtifactError, match=r"metrics\.json: damaged"):
+    for entry in ("3", '{"value": "x"}', '{"value": null}', '{"value": true}', '{"value": NaN}', '{"value": 1e999}',
+                  f'{{"value": 1{"0" * 400}}}', '{"value": 1, "protocol": 5}'):  # fmt: skip
+        (tmp_path / "metrics.json").write_text(f'{{"fid": {entry}}}')
+        with pytest.raises(ArtifactError, match=r"metrics\.json: damaged"):
+            _ = gaekit.open(tmp_path).metrics
+    deep = f'{{"fid": {{"value": 1, "protocol": {{"a": {"[" * 400 + "]" * 400}}}}}}}'
+    (tmp_path / "metrics.json").write_text(deep)
+    with pytest.raises(ArtifactError, match=r"metrics\.json: .*more than 100 deep"):
         _ = gaekit.open(tmp_path).metrics
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from gaekit.errors import ArtifactError
 from gaekit.intervals import difference_interval, mean_interval
 from gaekit.runs.compare.settings import ABSENT, leaves, text_of
+from gaekit.store.record import is_finite
 
 PER_IMAGE = "per_image.npz"
 OUTCOMES = frozenset(
@@ -143,7 +144,7 @@ def _interval(entry: Mapping[str, Any], name: str, run: Path) -> tuple[float, fl
     given = entry.get("interval")
     if given is None:
         return None
-    if not (isinstance(given, list) and len(given) == 2 and all(isinstance(bound, int | float) for bound in given)):
+    if not (isinstance(given, list) and len(given) == 2 and all(map(is_finite, given))):
         raise ArtifactError(f"{run}/metrics.json: the interval of {name} is {given!r}; it must be [low, high]")
     return float(given[0]), float(given[1])
 

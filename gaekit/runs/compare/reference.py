@@ -6,6 +6,7 @@ leaves one of each of its settings.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,8 @@ SUFFIX = ".json"
 MOST_POINTS = 200
 """Of a curve. A longer one is thinned to the means of as many stretches."""
 DIGITS = 6
+DEEPEST, LAST_STEP, LARGEST = 100, 10**15, 1e100
+"""What is believed of a file: its levels, steps and values."""
 SEED, EVALUATE = "seed", "evaluate"
 SHOWN, NO_RESULT = ("loss/", "probe/"), "probe/seconds"
 """How the names of curves begin that are compared, and the one of these that is a time."""
@@ -161,13 +164,41 @@ def shipped_references() -> dict[str, Path]:
 def read_reference(path: Path) -> Reference:
     """A file. Raises ArtifactError, with what is wrong, for one that is no reference."""
     try:
-        return Reference.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        reference = Reference.model_validate(read_json(path, deepest=DEEPEST))
     except ValidationError as error:
         wrong = error.errors()[0]
         place = ".".join(map(str, wrong["loc"]))
         raise ArtifactError(f"{path}: no reference curves: {place or 'it'}: {wrong['msg']}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ArtifactError) as error:
         raise ArtifactError(f"{path}: reference curves that cannot be read: {error}") from error
+    if fault := next(_faults(reference), None):
+        raise ArtifactError(f"{path}: no reference curves: {fault}")
+    return reference
+
+
+def _faults(reference: Reference) -> Iterator[str]:
+    """What a band cannot be made of: other runs than there are seeds, curves without a step, numbers beyond all."""
+    count = len(reference.seeds)
+    if count < 2:
+        yield f"seeds: {count}; a band is about the spread of two runs or more"
+    for name, number in reference.numbers.items():
+        if len(number.values) != count:
+            yield f"numbers.{name}: has {len(number.values)} values of {count} runs"
+        if not all(map(_is_usable, [*number.values, *(number.interval or ())])):
+            yield f"numbers.{name}: holds no number that a band can be made of"
+    for stage, curves in reference.curves.items():
+        for name, curve in curves.items():
+            if len(curve.runs) != count or any(len(run) != len(curve.steps) for run in curve.runs):
+                yield f"curves.{stage}.{name}: is not of {count} runs with a value at each of its steps"
+            if not curve.steps or any(b <= a for a, b in itertools.pairwise([0, *curve.steps, LAST_STEP])):
+                yield f"curves.{stage}.{name}: its steps do not rise from 1 on"
+            if not all(map(_is_usable, itertools.chain.from_iterable(curve.runs))):
+                yield f"curves.{stage}.{name}: holds no number that a band can be made of"
+
+
+def _is_usable(value: float | None) -> bool:
+    """Whether squares of it can be summed."""
+    return value is None or abs(value) <= LARGEST
 
 
 def as_text(reference: Reference) -> str:
