@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +21,14 @@ import yaml
 from command_helpers import gaekit
 from rich.console import Console
 
-from gaekit.errors import GaekitError, RunFailed
+from gaekit.errors import ArtifactError, GaekitError, RunFailed
 from gaekit.recipe import dump, load_section
 from gaekit.recipe.schema import Sample
 from gaekit.runs.opened import OpenRun, open_run
 from gaekit.runs.tune import Task, tune_guidance
 from gaekit.runs.tune.judge import Judge, Outcome, read_wanted
 from gaekit.runs.tune.page import make_page
-from gaekit.runs.tune.search import Found
+from gaekit.runs.tune.search import Found, read_anew
 from gaekit.runs.tune.space import Choice, Space
 from gaekit.runs.tune.study import JOURNAL, Goal, Study, Trial, best_of, spread
 from gaekit.runs.tune.text import lines_of
@@ -121,6 +121,43 @@ def test_a_study_that_was_stopped_anywhere_goes_on_with_the_same_trials(tmp_path
     (tmp_path / "parts" / f"{JOURNAL}.lock").symlink_to(journal)
     search(study(tmp_path / "parts"), 12)
     assert search(study(tmp_path / "parts"), 16) == whole
+
+
+def test_a_journal_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("one line\nand half a second")
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / JOURNAL).symlink_to(tmp_path / "precious")
+    with pytest.raises(ArtifactError, match=r"study\.log: is a link"):
+        study(tmp_path / "study")
+    assert (tmp_path / "precious").read_text() == "one line\nand half a second"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "no JSON\n" + text,
+        lambda text: '{"op_code": 99, "worker_id": "x"}\n' + text,
+        lambda text: "[" * 5000 + "\n" + text,
+        lambda text: text.replace('"scale"', '"scales"'),
+        lambda text: re.sub(r'"values": \[[^]]*\]', '"values": [1.0, 2.0]', text),
+        lambda text: re.sub(r'"values": \[[^]]*\]', '"values": null', text),
+    ],
+)
+def test_a_journal_of_something_else_is_named(tmp_path: Path, damage: Callable[[str], str]) -> None:
+    search(study(tmp_path), 2)
+    before = (tmp_path / JOURNAL).read_text()
+    assert damage(before) != before
+    (tmp_path / JOURNAL).write_text(damage(before))
+    with pytest.raises(ArtifactError, match=r"study\.log: is no study of this search .*remove it"):
+        study(tmp_path)
+
+
+@pytest.mark.parametrize("kept", ["[]", '{"a": 3}', '{"a": {"numbers": {"fid": {"value": "x"}}}}',
+                                  '{"a": {"numbers": {}, "cost": {"images": 1e999}}}'])  # fmt: skip
+def test_numbers_made_anew_that_are_none_are_named(tmp_path: Path, kept: str) -> None:
+    (tmp_path / "anew.json").write_text(kept)
+    with pytest.raises(ArtifactError, match=r"anew\.json: (is no record|damaged)"):
+        read_anew(tmp_path / "anew.json")
 
 
 def test_parameters_and_settings_are_one_another(tmp_path: Path) -> None:

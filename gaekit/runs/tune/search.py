@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gaekit import __version__
 from gaekit.api import ComponentConfig, Sampler
-from gaekit.errors import GaekitError
+from gaekit.errors import ArtifactError, GaekitError
 from gaekit.flow.field import Field
 from gaekit.flow.gaussian import GaussianDenoiser
 from gaekit.flow.processes import get_process
@@ -23,12 +23,14 @@ from gaekit.recipe.schema import Sample
 from gaekit.runs.opened import OpenRun
 from gaekit.runs.tune.judge import Judge, Outcome, Wanted, read_wanted
 from gaekit.runs.tune.space import SHIFTS, TUNABLE, Choice, Space, facts_of, space_of
-from gaekit.runs.tune.study import Goal, Study, Trial, best_of, spread
+from gaekit.runs.tune.study import JOURNAL, Goal, Study, Trial, best_of, spread
 from gaekit.store.files import human_duration, read_json, sha256_file, sha256_json, write_json
+from gaekit.store.record import is_finite, is_metrics
 from gaekit.store.room import Room
 from gaekit.train.draws import ImageDraws
 
 FOLDER, QUESTION, ANEW, RESULT = "tuning", "question.json", "anew.json", "result.json"
+COSTS = ("images", "evaluations_per_image", "seconds")
 FEWEST = 2
 MOST_ANEW = 5
 """Of a Pareto front, the settings whose numbers are made anew."""
@@ -180,6 +182,8 @@ class _Search:
 
     def __post_init__(self) -> None:
         self.study = Study(self.folder, self.space, self.goals, self.seed)
+        for trial in self.study.trials:
+            _check_cost(trial.cost, self.folder / JOURNAL)
 
     def spend(self, budget: int) -> int:
         """Evaluate until there are so many evaluations; -> how many were made now."""
@@ -234,7 +238,7 @@ class _Search:
         """The numbers of settings with the seed that nothing was tuned on, each made once and kept; -> those that are
         kept, by the settings in words, of earlier searches too."""
         file = self.folder / ANEW
-        kept: dict[str, Any] = read_json(file) if file.exists() else {}
+        kept = read_anew(file)
         for choice in choices:
             key = str(choice)
             if key not in kept:
@@ -243,6 +247,25 @@ class _Search:
                 kept[key] = {"settings": key, "numbers": _plain(outcome.entries), "cost": outcome.cost}
                 write_json(file, kept)
         return kept
+
+
+def read_anew(file: Path) -> dict[str, Any]:
+    """What was made anew before. Raises ArtifactError for a file that holds something else."""
+    kept = read_json(file) if file.exists() else {}
+    if not isinstance(kept, dict):
+        raise ArtifactError(f"{file}: is no record of numbers that were made anew; remove it to make them again")
+    for one in kept.values():
+        if not isinstance(one, dict) or not is_metrics(one.get("numbers")):
+            raise ArtifactError(f"{file}: damaged: an entry without numbers; remove it to make them again")
+        _check_cost(one.get("cost"), file)
+    return kept
+
+
+def _check_cost(cost: Any, file: Path) -> None:
+    """Raise ArtifactError where what an evaluation took cannot be summed."""
+    given = [cost.get(key) for key in COSTS] if isinstance(cost, dict) else []
+    if not given or not all(is_finite(value) and 0 <= value <= 1e15 for value in given):
+        raise ArtifactError(f"{file}: damaged: an evaluation's cost is {cost!r:.100}; remove it to begin anew")
 
 
 def _plain(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gaekit.errors import GaekitError, RunFailed
+from gaekit.errors import ArtifactError, GaekitError, RunFailed
+from gaekit.inside import require_regular
 from gaekit.runs.tune.space import Choice, Space
 from gaekit.seeds import seed_for
 
@@ -34,21 +35,32 @@ class Trial:
 
 
 class Study:
-    """The finished evaluations in a folder. One process at a time may have it open."""
+    """The finished evaluations in a folder. One process at a time may have it open. Raises ArtifactError for a journal
+    that is no such study's, or no file of its own: what is appended would be written into another."""
 
     def __init__(self, folder: Path, space: Space, goals: Sequence[Goal], seed: int):
         self.space, self.goals, self.seed = space, tuple(goals), seed
         self._optuna = _optuna()
         self._directions = [DIRECTIONS[goal] for goal in goals]
-        file = folder / JOURNAL
-        _mend(file)
-        backend = self._optuna.storages.journal.JournalFileBackend(str(file))
-        self._study = self._optuna.create_study(
-            storage=self._optuna.storages.JournalStorage(backend),
-            study_name=NAME,
-            directions=self._directions,
-            load_if_exists=True,
-        )
+        self._file = folder / JOURNAL
+        _mend(self._file)
+        self._study = self._begin()
+        _ = self.trials
+
+    def _begin(self) -> Any:
+        """The study in the journal, begun where there is none."""
+        storages = self._optuna.storages
+        try:
+            return self._optuna.create_study(
+                storage=storages.JournalStorage(storages.journal.JournalFileBackend(str(self._file))),
+                study_name=NAME,
+                directions=self._directions,
+                load_if_exists=True,
+            )
+        except OSError:
+            raise
+        except Exception as error:  # a line that is no JSON, no operation, of no study, of no trial
+            raise self._damaged(error) from error
 
     def __len__(self) -> int:
         return len(self._study.trials)
@@ -56,10 +68,22 @@ class Study:
     @property
     def trials(self) -> list[Trial]:
         """Every finished evaluation, in order."""
-        return [
-            Trial(t.number, self.space.choice(t.params), tuple(t.values), dict(t.user_attrs))
-            for t in self._study.trials
-        ]
+        try:
+            return [self._trial(trial) for trial in self._study.trials]
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
+            raise self._damaged(error) from error
+
+    def _trial(self, trial: Any) -> Trial:
+        values = tuple(map(float, trial.values))
+        if trial.params.keys() != self.space.ranges.keys():
+            raise ValueError(f"evaluation {trial.number} is of {', '.join(map(repr, trial.params)) or 'no settings'}")
+        if len(values) != len(self.goals) or not all(map(math.isfinite, [*values, *trial.params.values()])):
+            raise ValueError(f"evaluation {trial.number} has the values {values}")
+        return Trial(trial.number, self.space.choice(trial.params), values, dict(trial.user_attrs))
+
+    def _damaged(self, error: Exception) -> ArtifactError:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        return ArtifactError(f"{self._file}: is no study of this search ({why}); remove it to begin the search anew")
 
     def next(self) -> dict[str, float]:
         """The parameters to be evaluated next."""
@@ -118,6 +142,8 @@ def _optuna() -> Any:
 def _mend(file: Path) -> None:
     """Remove what a kill left: a line cut short, and the lock. The folder's own lock says that nobody else writes."""
     file.with_name(f"{file.name}.lock").unlink(missing_ok=True)
-    if file.exists() and not (text := file.read_bytes()).endswith(b"\n"):
+    if file.is_symlink():
+        raise ArtifactError(f"{file}: is a link, and what it leads to is not written to; remove it to begin anew")
+    if file.exists() and require_regular(file, "a study") and not (text := file.read_bytes()).endswith(b"\n"):
         with file.open("r+b") as opened:
             opened.truncate(text.rfind(b"\n") + 1)
