@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 IMAGES, LABELS = "arr_0", "arr_1"
 """The arrays of an .npz as ADM's evaluator and `gaekit sample` have them."""
+MOST_CLASSES = 100_000
+"""As many as labels without names may count; ImageNet-21k has 21,841."""
 
 
 class FolderSource:
@@ -95,6 +97,10 @@ def _labels(file: Path, count: int) -> NDArray[np.int64]:
     labels = npz_array(file, LABELS)
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise DataError(f"{file}: {LABELS} is {labels.dtype} {labels.shape}; labels are {count} whole numbers")
+    if count and not (int(labels.min()) >= 0 and int(labels.max()) < MOST_CLASSES):
+        raise DataError(
+            f"{file}: {LABELS} goes from {labels.min()} to {labels.max()}; labels are from 0 to {MOST_CLASSES - 1}"
+        )
     return np.asarray(labels, dtype=np.int64)
 
 

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gaekit.api import BadImage, DataError, decode_image, require
+from gaekit.data.given import MOST_CLASSES
 from gaekit.store.files import sha256_file
+from gaekit.store.npz import PACKING, UNPACKED
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 IMAGE, LABEL = "image", "label"
+MANY_ROWS = 1_000_000
 
 
 class ParquetSource:
@@ -38,6 +41,7 @@ class ParquetSource:
         names = opened.schema_arrow.names
         if IMAGE not in names:
             raise DataError(f"{self.file}: has no column '{IMAGE}'; it has: {', '.join(names)}")
+        _check_claims(self.file, opened.metadata)
         counts = [opened.metadata.row_group(number).num_rows for number in range(opened.num_row_groups)]
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self.has_labels = LABEL in names
@@ -69,12 +73,25 @@ class ParquetSource:
         return sha256_file(self.file)
 
 
+def _check_claims(file: Path, metadata: Any) -> None:
+    """Raise DataError where a table claims to unpack into more than encoded images and their labels can come from: a
+    row has some bytes, and what is encoded is hardly packed further."""
+    size = file.stat().st_size
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    unpacked = max((group.total_byte_size for group in groups), default=0)
+    if metadata.num_rows > max(MANY_ROWS, size) or unpacked > max(UNPACKED, PACKING * size):
+        raise DataError(
+            f"{file}: claims {metadata.num_rows} rows and groups of up to {unpacked} bytes, and has {size}; it is "
+            "damaged, or its images are not encoded"
+        )
+
+
 def _class_names(schema: Any) -> tuple[str, ...] | None:
     """The names that the hub's package wrote beside the columns; None where it did not."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         names = features[LABEL]["names"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
     return tuple(map(str, names)) if isinstance(names, list) else None
 
@@ -87,7 +104,10 @@ def _labelled(file: Path, written: list[Any], names: tuple[str, ...] | None) -> 
         if unknown := [name for name in written if name not in place]:
             raise DataError(f"{file}: label '{unknown[0]}' is none of the classes {', '.join(known[:10])}")
         return known, [place[name] for name in written]
+    most = MOST_CLASSES if names is None else len(names)
     for row, value in enumerate(written):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise DataError(f"{file}: {LABEL} of row {row} is {value!r}; labels are whole numbers from 0, or names")
+        if value >= most:
+            raise DataError(f"{file}: {LABEL} of row {row} is {value}; there are at most {most:,} classes, from 0 on")
     return names or tuple(map(str, range(max(written, default=-1) + 1))), written

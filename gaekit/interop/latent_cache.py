@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gaekit.data.given import MOST_CLASSES
 from gaekit.data.latents import INDEX, LABEL, LATENT, MIRROR, LatentCache
 from gaekit.errors import ArtifactError
 from gaekit.inside import require_regular
@@ -23,8 +24,6 @@ from gaekit.store.shards import ShardWriter
 ROWS = 1024
 """Rows in memory at once."""
 SHARD_BYTES = 256 << 20
-MOST_CLASSES = 100_000
-"""As many as labels without names may count; ImageNet-21k has 21,841."""
 LABELS = ("I64", "I32", "I16", "I8", "U8")
 """safetensors' names of the types that a label has."""
 

@@ -22,6 +22,9 @@ from gaekit.store.files import atomic
 
 LARGEST_ROW = 1 << 28
 """Bytes of a row: an image of 9,000 pixels a side."""
+UNPACKED, PACKING = 1 << 28, 200
+"""So many bytes are unpacked into memory whatever they were packed into; more only where they were packed into a 200th
+at least. Drawings come to a 50th, zeros to a 1,000th."""
 
 
 class NpzWriter:
@@ -122,6 +125,12 @@ def npz_array(path: Path, name: str) -> np.ndarray:
             raise ArtifactError(f"{path}: {name} ends before row {shape[0]}, which it claims to have; it is cut off")
         with _rows_of(path, archive, f"{name}.npy", file) as (rows, offset):
             if rows is file:
+                packed = archive.getinfo(f"{name}.npy").compress_size
+                if wanted > max(UNPACKED, PACKING * packed):
+                    raise ArtifactError(
+                        f"{path}: {name} claims {wanted} bytes of {packed}, more than images are packed; if it is "
+                        "right, save it again by numpy.savez, which does not compress"
+                    )
                 return np.frombuffer(rows.read(wanted), dtype=dtype).reshape(shape)
             if not wanted:
                 return np.empty(shape, dtype)

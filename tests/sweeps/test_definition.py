@@ -153,6 +153,19 @@ def test_a_key_that_is_swept_twice_or_set_and_swept_is_refused(tmp_path: Path, r
         options(registry, tmp_path, "diffusion.denoiser.depth=1", overrides=("diffusion.denoiser.depth=2",))
 
 
+def test_of_too_many_values_no_pairs_are_compared(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(file: Any) -> Any:
+        raise AssertionError("all pairs of 2,000 values")
+
+    monkeypatch.setattr("gaekit.sweeps.definition._twice", never)
+    values = ", ".join(map(str, range(2000)))
+    write(tmp_path, GRID.replace("depth: [1, 2]", f"depth: [{values}]"))
+    with pytest.raises(RecipeError, match="runs; a sweep has at most 1,000"):
+        read_sweep(tmp_path / "sweep.yaml", registry)
+
+
 def test_keys_are_told_apart_by_the_shortest_of_their_endings() -> None:
     keys = ("autoencoder.train.lr", "diffusion.train.lr", "autoencoder.noise.use", "evaluate.metrics[0]", "seed")
     assert list(short_names(keys).values()) == [
