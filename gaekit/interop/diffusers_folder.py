@@ -14,8 +14,10 @@ WEIGHTS, CONFIG, CARD = "diffusion_pytorch_model.safetensors", "config.json", "R
 """The files of a folder as diffusers writes it, and the model card of a hub."""
 NOT_TOLD = "not told"
 """The licence of a file that says none."""
-_FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.DOTALL | re.MULTILINE)
-_LICENCE = re.compile(r"^license(?:_name)?:[ \t]*['\"]?([\w.+ -]+?)['\"]?[ \t]*$", re.MULTILINE)
+LONGEST_CARD = 1 << 16
+"""Bytes of a model card in which its licence stands: at its beginning."""
+_FRONT_MATTER = re.compile(r"\A---[ \t\r]{0,20}\n(.*?)\n---[ \t\r]{0,20}$", re.DOTALL | re.MULTILINE)
+_LICENCE = re.compile(r"^license(?:_name)?:[ \t]{0,20}['\"]?([\w.+ -]{1,100}?)['\"]?[ \t\r]{0,20}$", re.MULTILINE)
 
 
 def weights_in(path: Path) -> Path:
@@ -54,6 +56,11 @@ def licence_beside(file: Path, metadata: Mapping[str, str]) -> str:
     if isinstance(config, dict) and isinstance(told := config.get("license"), str):
         return told
     card = file.parent / CARD
-    front = _FRONT_MATTER.search(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else None
+    front = _FRONT_MATTER.search(_beginning(card)) if card.is_file() else None
     # "other" has its name in a line of its own: license_name
     return ", ".join(_LICENCE.findall(front[1])) or NOT_TOLD if front else NOT_TOLD
+
+
+def _beginning(card: Path) -> str:
+    with card.open("rb") as file:
+        return file.read(LONGEST_CARD).decode("utf-8", errors="replace")

@@ -23,6 +23,7 @@ from gaekit.interop.standardised_vae import read_flux2
 from gaekit.interop.statistics import statistics_of
 from gaekit.plugins import Registry
 from gaekit.store.models import Autoencoder, Statistics, save_aligner, save_autoencoder, save_denoiser
+from gaekit.store.outline import no_larger_than
 
 T = TypeVar("T")
 
@@ -88,9 +89,9 @@ def _autoencoder(
         f"regularizer {spec.regularizer.use}; image: {{size: {spec.image_size}, stride: {spec.stride}}}, "
         f"latent_dim: {spec.latent_dim}",
     ]
-    if factors := _factors(found, source):
+    if factors := _told(source, found.name, lambda: _factors(found, source)):
         facts["imported"]["diffusers"] = factors
-        lines.append(_told_of(found, factors))
+        lines.append(_told(source, found.name, lambda: _told_of(found, factors)))
     lines.append(f"licence: {source.licence}")
     save_autoencoder(artifact, model.state_dict(), spec, {}, facts)
     return Imported(artifact, found.stage, lines)
@@ -164,10 +165,16 @@ def _cache(folder: Path, artifact: Path, options: Options, names: list[str] | No
 def _told(source: Source, name: str, read: Callable[[], T]) -> T:
     """What `read` gives, its errors naming the file and the likely cause."""
     try:
-        return read()
+        with no_larger_than({key: tuple(value.shape) for key, value in source.state.items()}):
+            return read()
     except GaekitError as error:
         cause = likely_cause(error, source.state, name)
         raise ArtifactError(f"{source.path}: {error}" + (f"; {cause}" if cause else "")) from error
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        what = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise ArtifactError(
+            f"{source.path}: its tensors, or the settings beside them, are those of no network: {what}"
+        ) from error
 
 
 def _described(network: nn.Module, config: Any) -> str:

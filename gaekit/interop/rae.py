@@ -33,6 +33,8 @@ LATENT_EPS = 1e-5
 """What diffusers adds to the latents' spread."""
 NO_EPS = 1e-12
 """What `standardize` adds to a variance that has it already."""
+LARGEST_GRID = 512
+"""Patches a side for which statistics of each position are made room for."""
 EXTENT = 16.0
 """To what diffusers' decoder counts rows and columns, whatever the grid."""
 
@@ -94,6 +96,8 @@ def read_rae(state: State, config: Mapping[str, Any], registry: Registry) -> Aut
     form, given = FORMS[kind], _renamed(state)
     patch = tensor(given, "encoder.patch_embed.proj.weight", KIND).shape[-1]
     grid = int(config.get("encoder_input_size", 224)) // patch
+    if not 1 <= grid <= LARGEST_GRID:
+        raise ArtifactError(f"its config.json has an encoder_input_size of {grid} patches of {patch} pixels a side")
     stride = side_of(tensor(given, "decoder.linear_out.bias", KIND).shape[0] // 3, "decoder_pred")
     mean, deviation = _statistics(given, config, grid)
     colours = {name: tuple(tensor(given, f"encoder_{name}", KIND).flatten().tolist()) for name in ("mean", "std")}
@@ -182,6 +186,8 @@ def _statistics(given: State, config: Mapping[str, Any], grid: int) -> tuple[Ten
                 f"{name} of shape {tuple(value.shape)} is of other latents than those of {shape}"
             ) from None
     mean, deviation = found[0], (found[1] + LATENT_EPS) / float(config.get("scaling_factor", 1.0))
+    if not (mean.isfinite().all() and deviation.isfinite().all() and bool((deviation > 0).all())):
+        raise ArtifactError("its latents' statistics and scaling_factor must be finite, and their spread above 0")
     if all(bool((value == value[:, :1, :1]).all()) for value in (mean, deviation)):
         mean, deviation = mean[:, 0, 0], deviation[:, 0, 0]
     return mean.contiguous(), deviation.contiguous()

@@ -69,8 +69,9 @@ def read_e2e(source: Source, found: Statistics | None, options: Options, registr
 def _of_training(content: Mapping[str, Any]) -> Statistics | None:
     for name in ("ema", "model"):
         held = content.get(name)
-        if isinstance(held, Mapping) and {"bn.running_mean", "bn.running_var"} <= set(held):
-            return Statistics(held["bn.running_mean"].float(), held["bn.running_var"].float().sqrt())
+        found = [held.get(f"bn.running_{what}") for what in ("mean", "var")] if isinstance(held, Mapping) else []
+        if found and all(isinstance(value, Tensor) for value in found):
+            return Statistics(found[0].float(), found[1].float().sqrt())
     return None
 
 

@@ -25,11 +25,16 @@ def tensor(state: Mapping[str, Tensor], name: str, kind: str) -> Tensor:
 
 
 def depth_of(state: Mapping[str, Tensor], stem: str, kind: str) -> int:
-    """The number of blocks `<stem>0.`, `<stem>1.`, ...: one more than the last. Raises ArtifactError for none."""
+    """The number of blocks `<stem>0.`, `<stem>1.`, ...: one more than the last. Raises ArtifactError for none, and for
+    more than there are tensors."""
     numbers = {key.removeprefix(stem).partition(".")[0] for key in state if key.startswith(stem)}
-    indices = [int(number) for number in numbers if number.isdigit()]
+    indices = [int(number) for number in numbers if number.isdecimal() and len(number) < 20]
     if not indices:
         raise ArtifactError(f"not the weights of {kind}: it has no {stem}0")
+    if max(indices) >= len(state):
+        raise ArtifactError(
+            f"not the weights of {kind}: it has a {stem}{max(indices)}, and {len(state)} tensors in all"
+        )
     return max(indices) + 1
 
 

@@ -90,6 +90,8 @@ def read_standardised(state: State, norm: BatchNorm, options: Options, registry:
             f"its standardisation has a mean of shape {tuple(norm.mean.shape)} and a variance of "
             f"{tuple(norm.variance.shape)}; both hold a number a channel"
         )
+    if not (norm.mean.isfinite().all() and norm.variance.isfinite().all() and bool((norm.variance >= 0).all())):
+        raise ArtifactError("the mean and variance of its standardisation must be finite, the variance not below 0")
     means = ldm_vae.means_alone(diffusers_vae.to_published(state) if in_diffusers else state)
     sizes = ldm_vae.sizes_of_published(means, resolution=options.image_size, alike=False)
     patch = _patch_of(len(norm.mean), sizes.latent_dim)

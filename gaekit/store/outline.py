@@ -48,6 +48,20 @@ def _at_most(tensors: int, numbers: int) -> Iterator[None]:
             hook.remove()
 
 
+@contextmanager
+def no_larger_than(stored: Mapping[str, tuple[int, ...]]) -> Iterator[None]:
+    """Raises ArtifactError where modules are built, and given their weights, that hold more than twice what is
+    `stored`, and a little: what a file says of its depth and width has an end."""
+    numbers = sum(map(math.prod, stored.values()))
+    try:
+        with _at_most(4 * len(stored) + SPARE_TENSORS, 4 * numbers + SPARE_NUMBERS):
+            yield
+    except _TooLarge:
+        raise ArtifactError(
+            f"describes a far larger network than the {len(stored)} tensors of {numbers:,} numbers that are there"
+        ) from None
+
+
 def check_outline(build: Callable[[], nn.Module], stored: Mapping[str, tuple[int, ...]], source: Path) -> None:
     """Build a network on the meta device, where it takes no memory, and compare it with the shapes that are `stored`.
 

@@ -6,6 +6,7 @@ The golden files were made by `tests/golden/make_diffusers.py`, two or more of e
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from safetensors.torch import save_file
 
 from gaekit.cli import main
 from gaekit.errors import ArtifactError
-from gaekit.interop.diffusers_folder import CONFIG, WEIGHTS
+from gaekit.interop.diffusers_folder import CONFIG, NOT_TOLD, WEIGHTS, licence_beside
 from gaekit.interop.diffusers_vae import to_published
 from gaekit.interop.formats import FORMATS, Options
 from gaekit.interop.importing import Imported, import_file
@@ -161,6 +162,56 @@ def test_the_licence_is_what_metadata_settings_or_card_say(tmp_path: Path) -> No
     assert told(license="apache-2.0") == "apache-2.0"
 
 
+def test_a_card_that_is_made_to_be_read_for_ever_is_read_at_once(tmp_path: Path) -> None:
+    (tmp_path / CONFIG).write_text("{}")
+    card, file = tmp_path / "README.md", tmp_path / WEIGHTS
+    for text in ("---" + "\n" * 10**6, "---\nlicense:" + " " * 10**6 + "!\n---\n", "---\nlicense: x" + "y " * 10**6):
+        card.write_text(text)
+        begun = time.process_time()
+        assert licence_beside(file, {}) == NOT_TOLD
+        assert time.process_time() - begun < 2
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("diffusers_dc_ae", {"encoder_layers_per_block": [10**9, 10**9]}),
+        ("diffusers_dc_ae", {"encoder_block_out_channels": 5}),
+        ("diffusers_dc_ae", {"encoder_block_out_channels": [10**400, 1]}),
+        ("diffusers_dc_ae", {"encoder_qkv_multiscales": []}),
+        ("diffusers_dc_ae", {"encoder_block_types": [["ResBlock"], {}]}),
+        ("diffusers_dc_ae", {"latent_channels": "32"}),
+        ("diffusers_dc_ae", {"attention_head_dim": 0}),
+        ("diffusers_rae_mae", {"encoder_input_size": "wide"}),
+        ("diffusers_rae_mae", {"encoder_input_size": 10**9}),
+        ("diffusers_rae_mae", {"encoder_type": []}),
+        ("diffusers_rae_mae", {"noise_tau": "x"}),
+        ("diffusers_rae_mae", {"scaling_factor": 0}),
+        ("diffusers_flux2", {"batch_norm_momentum": 0}),
+        ("diffusers_flux2", {"batch_norm_eps": "small"}),
+        ("diffusers_flux2", {"batch_norm_eps": None}),
+    ],
+)
+def test_settings_that_are_none_end_soon_and_with_a_message(
+    tmp_path: Path, name: str, settings: dict[str, Any]
+) -> None:
+    folder = folder_of(name, tmp_path / "theirs", **settings)
+    begun = time.process_time()
+    with pytest.raises(ArtifactError, match=str(folder / WEIGHTS)):
+        take(name, folder, tmp_path / "taken")
+    assert time.process_time() - begun < 10
+    assert not list(tmp_path.glob("taken/*"))
+
+
+@pytest.mark.parametrize("number", ["1000000000000", "\u00b2", "9" * 5000])
+def test_a_block_of_a_number_beyond_all_ends_soon(tmp_path: Path, number: str) -> None:
+    folder = folder_of("diffusers_rae_mae", tmp_path / "theirs")
+    state = {**fixture("diffusers_rae_mae").state, f"decoder.decoder_layers.{number}.output.dense.bias": torch.ones(3)}
+    save_file(state, folder / WEIGHTS)
+    with pytest.raises(ArtifactError, match=str(folder / WEIGHTS)):
+        take("diffusers_rae_mae", folder, tmp_path / "taken")
+
+
 Change = Callable[[Tensors], Tensors]
 
 
@@ -179,6 +230,7 @@ def without(*names: str) -> Change:
         ("diffusers_flux2", without("bn."), "bn.running_mean should be there"),
         ("diffusers_flux2", without("decoder.mid_block.resnets.1"), "8 missing: decoder.mid_block.resnets.1.conv1"),
         ("diffusers_flux2", with_norm(15, 15), "no square"),
+        ("diffusers_flux2", lambda state: {**state, "bn.running_var": -state["bn.running_var"]}, "not below 0"),
         ("diffusers_flux2", with_norm(21, 21), "no blocks of positions"),
         ("diffusers_dc_ae", without("decoder.up_blocks.1.1.attn.to_k"), "1 missing: decoder.up_blocks.1.1.attn.to_qkv"),
         ("diffusers_dc_ae", without("encoder.down_blocks.0.1"), "2 missing: encoder.down_blocks.0.1.conv.bias"),
