@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gaekit.errors import GaekitError
+from gaekit.errors import ArtifactError, GaekitError
+from gaekit.inside import require_regular
 from gaekit.pipeline.view import RECORD
 from gaekit.recipe import to_yaml
 from gaekit.store.files import read_json, write_json, write_text
@@ -41,9 +42,15 @@ class Claim:
 
     @property
     def outcome(self) -> dict[str, Any] | None:
-        """How the last attempt that came to an end did so: {"code", "ended", "by"}."""
+        """How the last attempt that came to an end did so: {"code", "ended", "by"}. Raises ArtifactError where that is
+        damaged."""
         file = self.room.path / OUTCOME
-        return dict(read_json(file)) if file.exists() else None
+        if not file.exists():
+            return None
+        found = read_json(file)
+        if not isinstance(found, dict) or not isinstance(found.get("code"), int):
+            raise ArtifactError(f'{file}: damaged: expected {{"code": ...}}; remove it, and the run is made again')
+        return found
 
     def end(self, outcome: dict[str, Any]) -> None:
         """Write how an attempt ended; by the process that holds the run."""
@@ -74,7 +81,7 @@ class SweepFolder:
         text = to_yaml(_as_run(definition, self.path))
         with self._held():
             file = self.path / DEFINITION
-            if file.exists() and file.read_text(encoding="utf-8") != text:
+            if file.exists() and require_regular(file, "a sweep").read_text(encoding="utf-8") != text:
                 self._archive()
             write_text(file, text)
 

@@ -9,10 +9,11 @@ import pytest
 from sweep_helpers import GRID, make_sweep, write
 
 from gaekit.cli import main
-from gaekit.errors import GaekitError, RecipeError
+from gaekit.errors import ArtifactError, GaekitError, RecipeError
 from gaekit.plugins import Registry, load_plugins
 from gaekit.recipe import load_recipe
 from gaekit.sweeps.definition import read_sweep, sweep_of_options
+from gaekit.sweeps.folder import SweepFolder
 from gaekit.sweeps.labels import short_names
 from gaekit.sweeps.members import check_members
 
@@ -195,3 +196,12 @@ def test_a_recipe_is_no_sweep_and_a_sweep_no_recipe(
     assert "sweep.yaml:1: sweep: this is a sweep over a recipe; `gaekit sweep FILE` runs it" in capsys.readouterr().err
     with pytest.raises(GaekitError, match="there is no sweep"):
         read_sweep(tmp_path / "none.yaml", registry)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '{"code": "bad"}', "[" * 5000, "{"])
+def test_a_damaged_record_of_how_a_run_ended_is_named(tmp_path: Path, text: str) -> None:
+    claim = SweepFolder.of("tries", tmp_path).claim("one")
+    claim.room.path.mkdir(parents=True)
+    (claim.room.path / "outcome.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"outcome\.json: damaged"):
+        _ = claim.outcome
