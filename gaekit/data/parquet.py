@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +32,18 @@ class ParquetSource:
     def __init__(self, file: Path):
         self.file = file
         self._parquet = require("pyarrow.parquet", extra="data", wanted_by=str(file))
-        try:
-            with self._parquet.ParquetFile(file) as opened:
-                self._begin(opened)
-        except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
-            raise DataError(f"{file}: cannot be read as parquet: {str(error).splitlines()[0]}") from error
+        with self._opened() as opened:
+            self._begin(opened)
         self._group: tuple[int, list[Any]] = (-1, [])
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        try:
+            with self._parquet.ParquetFile(self.file) as opened:
+                yield opened
+        except (OSError, ValueError, NotImplementedError, LookupError, MemoryError) as error:  # pyarrow's are of these
+            why = (str(error) or type(error).__name__).splitlines()[0]
+            raise DataError(f"{self.file}: cannot be read as parquet: {why}") from error
 
     def _begin(self, opened: Any) -> None:
         names = opened.schema_arrow.names
@@ -56,7 +64,7 @@ class ParquetSource:
     def __getitem__(self, index: int) -> tuple[Image, int]:
         group = int(np.searchsorted(self._starts, index, side="right")) - 1
         if self._group[0] != group:
-            with self._parquet.ParquetFile(self.file) as opened:
+            with self._opened() as opened:
                 self._group = group, opened.read_row_group(group, columns=[IMAGE]).column(IMAGE).to_pylist()
         cell = self._group[1][index - int(self._starts[group])]
         data = cell.get("bytes") if isinstance(cell, dict) else cell

@@ -69,9 +69,11 @@ def read_e2e(source: Source, found: Statistics | None, options: Options, registr
 def _of_training(content: Mapping[str, Any]) -> Statistics | None:
     for name in ("ema", "model"):
         held = content.get(name)
-        found = [held.get(f"bn.running_{what}") for what in ("mean", "var")] if isinstance(held, Mapping) else []
-        if found and all(isinstance(value, Tensor) for value in found):
-            return Statistics(found[0].float(), found[1].float().sqrt())
+        if not isinstance(held, Mapping):
+            continue
+        mean, variance = held.get("bn.running_mean"), held.get("bn.running_var")
+        if isinstance(mean, Tensor) and isinstance(variance, Tensor):
+            return Statistics(mean.float(), variance.float().sqrt())
     return None
 
 

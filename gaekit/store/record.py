@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -98,7 +98,7 @@ def _is_entry(entry: Any) -> bool:
     return is_finite(entry.get("value"))  # an interval is judged where it is used, and told by its number's name
 
 
-def is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> TypeGuard[float]:
     """Whether something read from JSON is a number that a float can hold, and no true or false."""
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 

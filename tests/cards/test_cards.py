@@ -293,7 +293,7 @@ BEYOND = 10**400
 
 
 @pytest.mark.parametrize(
-    ("place", "value"),
+    ("where", "value"),
     [
         ("tokenizer.latent", ["4", "4", "4"]), ("tokenizer.latent", [BEYOND, 4, 4]), ("tokenizer.image_size", "16"),
         ("tokenizer.parameters.encoder", BEYOND), ("tokenizer.parameters.decoder", -1),
@@ -304,15 +304,15 @@ BEYOND = 10**400
     ],
 )  # fmt: skip
 def test_a_card_with_numbers_that_no_table_can_show_is_damaged(
-    tmp_path: Path, cards: dict[str, Any], place: str, value: Any
+    tmp_path: Path, cards: dict[str, Any], where: str, value: Any
 ) -> None:
-    *folders, name = place.split(".")
+    *folders, name = where.split(".")
     part = card = json.loads(json.dumps(cards["vit"]))
     for folder in folders:
         part = part[folder]
     part[name] = value
     (tmp_path / "card.json").write_text(json.dumps(card))
-    with pytest.raises(ArtifactError, match=f"damaged: {place}"):
+    with pytest.raises(ArtifactError, match=f"damaged: {where}"):
         read_card(tmp_path / "card.json")
 
 

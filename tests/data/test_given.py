@@ -62,3 +62,12 @@ def test_a_parquet_that_unpacks_into_far_more_than_it_holds_is_refused(
         ParquetSource(file)
     monkeypatch.setattr("gaekit.data.parquet.MANY_ROWS", 10**6)
     assert len(ParquetSource(file)) == 30_000
+
+
+def test_a_damaged_page_of_a_parquet_is_told_when_it_is_read(tmp_path: Path) -> None:
+    file = table(tmp_path / "a.parquet", image=[encoded()] * 3)
+    source, content = ParquetSource(file), bytearray(file.read_bytes())
+    content[4:40] = b"\xff" * 36
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.parquet: cannot be read as parquet"):
+        _ = source[0]
