@@ -60,12 +60,25 @@ def open_tokenizer(text: str, registry: Registry, folder: Path, size: int | None
         formats = ", ".join(f"{known}:{what}" for known in READABLE)
         raise ArtifactError(f"{error}; a published checkpoint is given with its format, as {formats}") from error
     is_run = (path / RECORD).is_file()
-    head = open_artifact(artifact, "autoencoder").config
-    facts = head.get("imported")
+    head, facts = _head_of(artifact)
     kind = "run" if is_run else f"import of {facts['format']}" if facts else "artifact"
     where = path if path.is_dir() else path.parent
     sha256 = str(facts["sha256"]) if facts else sha256_file(artifact)
     return Tokenizer(name or where.resolve().name, kind, artifact, sha256, facts, head["image_size"])
+
+
+def _head_of(artifact: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """(what an autoencoder says of itself, what it was imported from). Raises ArtifactError where it says neither."""
+    head = open_artifact(artifact, "autoencoder").config
+    side, facts = head.get("image_size"), head.get("imported")
+    told = facts is None or (
+        isinstance(facts, dict) and all(isinstance(facts.get(k), str) for k in ("format", "sha256"))
+    )
+    if type(side) is not int or side < 1 or not told:
+        raise ArtifactError(
+            f"{artifact}: its head says {side!r:.60} of its images and {facts!r:.60} of an import; damaged"
+        )
+    return head, facts
 
 
 def _imported(name: str, form: str, path: Path, registry: Registry, folder: Path, size: int | None) -> Tokenizer:

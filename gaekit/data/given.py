@@ -69,7 +69,12 @@ class ArraySource:
         if IMAGES not in names:
             raise DataError(f"{file}: holds {', '.join(sorted(names)) or 'nothing'}; images are in an array {IMAGES}")
         self._pixels = npz_array(file, IMAGES)
-        if self._pixels.dtype != np.uint8 or self._pixels.ndim != 4 or self._pixels.shape[3] != 3:
+        if (
+            self._pixels.dtype != np.uint8
+            or self._pixels.ndim != 4
+            or self._pixels.shape[3] != 3
+            or 0 in self._pixels.shape[1:3]
+        ):
             raise DataError(
                 f"{file}: {IMAGES} is {self._pixels.dtype} {self._pixels.shape}; images are uint8, (N, side, side, 3)"
             )

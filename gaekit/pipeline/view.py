@@ -92,7 +92,7 @@ class View:
     def _archive(self) -> None:
         history = self.path / HISTORY
         history.mkdir(exist_ok=True)
-        number = 1 + max((int(p.name) for p in history.iterdir() if p.name.isdigit()), default=0)
+        number = 1 + max((int(p.name) for p in history.iterdir() if p.name.isdecimal()), default=0)
         target = history / f"{number:04d}"
         target.mkdir()
         for item in list(self.path.iterdir()):

@@ -59,7 +59,8 @@ def is_key(text: str) -> bool:
 def parse_key(key: str) -> Path:
     """The path that a key names."""
     parts = re.findall(r"\[(\d+)\]|([^.\[\]]+)", key)
-    return tuple(int(index) if index else int(word) if word.isdigit() else word for index, word in parts)
+    words = (index or word for index, word in parts)
+    return tuple(int(word) if word.isdecimal() and len(word) < 10 else word for word in words)
 
 
 def set_value(document: Document, path: Path, value: Any, origin: str) -> None:

@@ -211,7 +211,7 @@ def _of_stage(
     if any(attempt.outcome == "running" for attempt in attempts) and _is_free(room):
         attempts = room.ended_attempts()
     length = entry["identity"].partition("@")[2]
-    own = tuple(_of_length(attempts, int(length)) if length.isdigit() else attempts)
+    own = tuple(_of_length(attempts, int(length)) if length.isdecimal() else attempts)
     shared = tuple(sorted(users.get(entry["room"] or "", set()) - {view.path.name}))
     caches = tuple(cache for cache in entry.get("caches", ()) if users.get(cache, set()) - {view.path.name})
     why = "" if own else "not begun" if entry["status"] == "pending" else "it was made before costs were written down"

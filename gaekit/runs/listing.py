@@ -145,7 +145,7 @@ def _of_samples(stage: Stage, section: Mapping[str, Any]) -> Progress:
 def _first_images(chunks: Path) -> Iterator[int]:
     """The index of the first image of each chunk, by its name: samples-00000100.safetensors."""
     numbers = (path.stem.rpartition("-")[2] for path in chunks.glob("*.safetensors"))
-    return (int(number) for number in numbers if number.isdigit())
+    return (int(number) for number in numbers if number.isdecimal())
 
 
 def _size(view: View, sizes: dict[Path, int]) -> int:

@@ -134,6 +134,6 @@ def _of_run(path: Path, stage: str) -> list[Path]:
 
 def _longest_first(room: Path, artifact: str) -> list[Path]:
     lengths = sorted(
-        (int(p.name.removeprefix("step-")) for p in room.glob("step-*") if p.name[5:].isdigit()), reverse=True
+        (int(p.name.removeprefix("step-")) for p in room.glob("step-*") if p.name[5:].isdecimal()), reverse=True
     )
     return [room / f"step-{steps}" / artifact for steps in lengths]

@@ -98,7 +98,7 @@ class SweepFolder:
 
     def _archive(self) -> None:
         history = self.path / HISTORY
-        number = 1 + max((int(p.name) for p in history.iterdir() if p.name.isdigit()), default=0)
+        number = 1 + max((int(p.name) for p in history.iterdir() if p.name.isdecimal()), default=0)
         target = history / f"{number:04d}"
         target.mkdir()
         for item in list(self.path.iterdir()):

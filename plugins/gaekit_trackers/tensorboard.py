@@ -107,7 +107,7 @@ class EventFile:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        number = 1 + max((int(file.stem) for file in folder.glob("*.events") if file.stem.isdigit()), default=0)
+        number = 1 + max((int(file.stem) for file in folder.glob("*.events") if file.stem.isdecimal()), default=0)
         self._file = (folder / f"{number:04d}.events").open("xb")  # TensorBoard reads them in the order of their names
         self._writer = RecordWriter(self._file)
         self.write(Event(wall_time=time.time(), file_version="brain.Event:2"))

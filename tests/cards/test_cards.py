@@ -24,10 +24,12 @@ from gaekit.api import Dataset
 from gaekit.cards import Arena, Card, making, read_card
 from gaekit.cards.live import LiveTensors
 from gaekit.cards.text import caption_of, markdown_of
+from gaekit.cards.tokenizers import open_tokenizer
 from gaekit.data.crop import to_float, to_uint8
 from gaekit.errors import ArtifactError, GaekitError
 from gaekit.interop.autoencoders import write_autoencoder
 from gaekit.plugins import build, load_plugins
+from gaekit.store.artifact import save_artifact
 from gaekit.store.models import Autoencoder, AutoencoderSpec, save_autoencoder
 from gaekit.train.progress import Reporter
 
@@ -287,6 +289,14 @@ def test_a_damaged_card_is_told(tmp_path: Path, text: str, told: str) -> None:
     (tmp_path / "card.json").write_text(text)
     with pytest.raises(ArtifactError, match=told):
         read_card(tmp_path / "card.json")
+
+
+@pytest.mark.parametrize("config", [{}, {"image_size": "16"}, {"image_size": 16, "imported": 5},
+                                    {"image_size": 16, "imported": {"format": "gae"}}])  # fmt: skip
+def test_a_tokenizer_whose_head_does_not_say_what_it_is_is_damaged(tmp_path: Path, config: dict[str, Any]) -> None:
+    save_artifact(tmp_path / "autoencoder.safetensors", "autoencoder", config, {})
+    with pytest.raises(ArtifactError, match=r"autoencoder\.safetensors: its head says .*damaged"):
+        open_tokenizer(str(tmp_path), REGISTRY, tmp_path)
 
 
 BEYOND = 10**400

@@ -34,6 +34,12 @@ def test_an_npz_that_unpacks_into_far_more_than_it_holds_is_refused(
     assert np.array_equal(np.asarray(ArraySource(tmp_path / "packed.npz")[63][0]), photos[63])
 
 
+def test_images_of_an_npz_without_a_pixel_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", arr_0=np.zeros((2, 0, 0, 3), np.uint8))
+    with pytest.raises(DataError, match=r"arr_0 is uint8 \(2, 0, 0, 3\); images are"):
+        ArraySource(tmp_path / "a.npz")
+
+
 def encoded() -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4)).save(buffer, "png")

@@ -87,3 +87,10 @@ def test_what_the_option_makes_wrong_by_a_rule_names_it_too(problems: Problems) 
 def test_a_variable_in_a_value_is_filled_in(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GAEKIT_HERE", "/data")
     assert load(overrides=("dataset.root=${GAEKIT_HERE}/x",)).dataset.root == "/data/x"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("index", ["\u00b2", "9" * 5000])
+@pytest.mark.parametrize("form", ["evaluate.metrics.{}.use=psnr", "evaluate.metrics[{}].use=psnr"])
+def test_an_index_that_is_none_is_told(problems: Problems, form: str, index: str) -> None:
+    assert all("--set" in line for line in problems(overrides=(form.format(index),)))
+    assert problems(overrides=(form.format(index),))

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from gaekit.errors import ArtifactError, GaekitError
 from gaekit.plugins import Registry, load_plugins
 from gaekit.recipe.load import load_component
-from gaekit.store.artifact import KEY
+from gaekit.store.artifact import KEY, resolve
 from gaekit.store.models import (
     Autoencoder,
     AutoencoderSpec,
@@ -190,3 +190,10 @@ def test_a_pipe_is_not_waited_for(registry: Registry, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "denoiser.safetensors")
     with pytest.raises(ArtifactError, match="a pipe, socket or device; expected a regular file"):
         load_denoiser(tmp_path / "denoiser.safetensors", registry)
+
+
+def test_a_folder_that_looks_like_a_length_is_none(tmp_path: Path) -> None:
+    for name in ("step-\u00b2", "step-5"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "step-5/x.safetensors").touch()
+    assert resolve(tmp_path, "autoencoder", "x.safetensors") == tmp_path / "step-5/x.safetensors"
