@@ -90,7 +90,7 @@ def _over_settings(found: Result, name: str) -> Iterator[Markup]:
 
 def _best(found: Result, entry: Mapping[str, Any], command: list[str]) -> Markup:
     gains = [f"{one['name']}: {gain_text(found, entry, one['name'])}." for one in found["metrics"]]
-    return Markup("<h3>{}: {}</h3>{}<pre>{}</pre><pre>{}</pre>").format(
+    return Markup('<h3>{}: {}</h3>{}<pre class="command">{}</pre><pre tabindex="0">{}</pre>').format(
         label_of(found, entry).capitalize(),
         Choice(**entry["settings"]),
         Markup().join(Markup("<p>{}</p>").format(gain) for gain in gains),
