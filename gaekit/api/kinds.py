@@ -15,12 +15,11 @@ from gaekit.api.component import Component
 from gaekit.api.dataset import Dataset
 from gaekit.api.metric import Metric
 from gaekit.api.tracking import Tracker
+from gaekit.flow.process import Quantity as Quantity
 from gaekit.values import Draws, Latent, Losses, Prediction
 
 if TYPE_CHECKING:
     from gaekit.flow.field import Field
-
-Quantity = Literal["velocity", "noise", "score", "data"]
 
 
 class ModuleComponent(Component, nn.Module, ABC):

@@ -108,13 +108,6 @@ def _head(text: str, path: Path) -> dict[str, Any]:
     return head
 
 
-def load_into(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], source: Path | str) -> None:
-    """Load tensors into a module. Raises ArtifactError naming the first keys and shapes that do not fit."""
-    own, given = ({k: tuple(t.shape) for k, t in group.items()} for group in (module.state_dict(), tensors))
-    check_fit(type(module).__name__, own, given, source)
-    module.load_state_dict(dict(tensors))
-
-
 def resolve(path: Path, stage: str, artifact: str) -> Path:
     """The artifact behind a path that a person gives: the file itself, a folder that holds it, a room (of several
     lengths of training the longest), or a run. Raises ArtifactError saying where it looked."""

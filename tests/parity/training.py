@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import torch
 from parity.fixture import Fixture, Recompute, Tensors, UnknownOutput
 from PIL import Image
 from torch import Tensor
 
+from gaekit.api import weights
 from gaekit.data.images import center_crop
 from gaekit.nn.adversary import PatchGAN, critic_loss, generator_loss
-from gaekit.store.artifact import load_into
 from gaekit_aligners.losses import marginal_cosine, marginal_distances
 
 
 def prepare_losses(fixture: Fixture) -> Recompute:
-    critic = _critic(fixture.state, str(fixture.path))
+    critic = _critic(fixture.state, fixture.path)
     sides = ("real", "fake")
 
     def recompute(name: str) -> Tensor:
@@ -35,12 +36,12 @@ def prepare_losses(fixture: Fixture) -> Recompute:
     return recompute
 
 
-def _critic(state: Tensors, source: str) -> PatchGAN:
+def _critic(state: Tensors, source: Path) -> PatchGAN:
     """Its layers, width and norm stand in its tensors; the convolutions at both ends are not counted."""
     convolutions = [value for value in state.values() if value.ndim == 4]
     norm = "batch" if any(key.endswith("running_mean") for key in state) else "group"
     critic = PatchGAN(len(state["main.0.weight"]), len(convolutions) - 2, norm)  # type: ignore[arg-type]
-    load_into(critic, state, source)
+    weights.load_into(critic, state, source)
     return critic.eval()
 
 

@@ -17,7 +17,7 @@ from gaekit.api import Encoder, Teacher
 from gaekit.errors import ArtifactError, GaekitError
 from gaekit.plugins import Registry, build, load_plugins
 from gaekit.recipe.schema import Train
-from gaekit.store.artifact import load_into, open_artifact
+from gaekit.store.artifact import open_artifact, save_artifact
 from gaekit.store.models import Autoencoder, AutoencoderSpec, load_autoencoder, save_autoencoder
 from gaekit.testing import check_component
 from gaekit.train.ema import EMA
@@ -204,9 +204,10 @@ def test_an_artifact_of_other_teacher_weights_is_refused(registry: Registry, tmp
         load_autoencoder(path, registry)
 
 
-def test_an_artifact_of_a_trained_encoder_does_not_fit(registry: Registry) -> None:
+def test_an_artifact_of_a_trained_encoder_does_not_fit(registry: Registry, tmp_path: Path) -> None:
+    save_artifact(tmp_path / "a.safetensors", "encoder", {}, {"weights": {"conv_in.weight": torch.ones(1)}})
     with pytest.raises(ArtifactError, match="missing: _extra_state"):
-        load_into(encoder(registry), {"conv_in.weight": torch.ones(1)}, "a.safetensors")
+        open_artifact(tmp_path / "a.safetensors", "encoder").load_into(encoder(registry), "weights")
 
 
 @pytest.mark.parametrize("bf16", [False, True])

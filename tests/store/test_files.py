@@ -13,7 +13,7 @@ import torch
 from numpy.lib import format as npy
 
 from gaekit.errors import ArtifactError, MachineFailed
-from gaekit.store.artifact import load_into, open_artifact, resolve, save_artifact
+from gaekit.store.artifact import open_artifact, resolve, save_artifact
 from gaekit.store.files import atomic, human_size, sha256_json
 from gaekit.store.npz import NpzWriter, npz_names, npz_rows
 
@@ -65,11 +65,13 @@ def test_a_damaged_or_foreign_artifact_is_refused(tmp_path: Path) -> None:
         resolve(tmp_path, "diffusion", "denoiser.safetensors")
 
 
-def test_weights_that_do_not_fit_name_the_keys() -> None:
+def test_weights_that_do_not_fit_name_the_keys(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_artifact(path, "denoiser", {}, {"weights": {"weight": torch.zeros(2, 2), "other": torch.zeros(1)}})
     with pytest.raises(
         ArtifactError, match=r"1 missing: bias; 1 unexpected: other; 1 of another shape: weight \(2, 2\) for \(3, 3\)"
     ):
-        load_into(torch.nn.Linear(3, 3), {"weight": torch.zeros(2, 2), "other": torch.zeros(1)}, "file")
+        open_artifact(path, "denoiser").load_into(torch.nn.Linear(3, 3), "weights")
 
 
 def test_npz_is_numpys_and_reads_back_in_blocks(tmp_path: Path) -> None:
