@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from browser_helpers import CONTRAST, Browser, browser, needs_chromium
 from compare_helpers import IMAGES, entry, make_run
 from scipy import stats
@@ -17,11 +18,13 @@ from scipy import stats
 from gaekit.cli import main
 from gaekit.errors import ArtifactError, GaekitError
 from gaekit.intervals import difference_interval
+from gaekit.pipeline.view import View
 from gaekit.runs.compare import compare_runs
 from gaekit.runs.compare.grids import places_of
 from gaekit.runs.compare.numbers import Number, change
 from gaekit.runs.compare.page import make_page
 from gaekit.runs.compare.text import lines_of
+from gaekit.store.artifact import save_artifact
 
 HARD = np.random.default_rng(0).normal(26, 3, IMAGES)
 """PSNR of held-out images: some are hard, for every autoencoder."""
@@ -165,17 +168,33 @@ def test_neither_torch_nor_plugins_are_imported(tmp_path: Path) -> None:
 
 def test_places_are_those_where_labels_agree() -> None:
     one, other = np.array([0, 1, 2, 0, 1, 2]), np.array([0, 2, 2, 0, 1, 1, 0])
-    assert places_of([one, other]) == {"0": [0, 3], "1": [4], "2": [2]}
+    assert places_of([one, other]) == {0: [0, 3], 1: [4], 2: [2]}
     assert places_of([one, None]) == {}
     assert places_of([np.array([0]), np.array([1])]) == {}
 
 
 def test_a_page_has_every_part(tmp_path: Path) -> None:
     html = make_page(compare_runs(two(tmp_path)))
-    for part in ("diffusion.train.lr", "higher than A by", "not comparable with A", "Sample 1 of class 0, run B",
+    for part in ("diffusion.train.lr", "higher than A by", "not comparable with A", "Sample 1 of label 0, run B",
                  "loss/velocity", "in all"):  # fmt: skip
         assert part in html, part
     assert "<script" not in html
+
+
+def test_samples_go_by_the_names_of_their_classes_and_some_of_many_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = two(tmp_path)
+    for path in paths:
+        artifact = View(path).artifact("diffusion")
+        save_artifact(artifact, "denoiser", {"classes": ["cat", "dog", "<owl>"]}, {"weights": {"a": torch.zeros(1)}})
+    monkeypatch.setattr("gaekit.runs.compare.grids.CLASSES", 2)
+    html = make_page(compare_runs(paths))
+    assert re.findall(r"<h3>(Class .*?)</h3>", html) == ["Class cat", "Class dog"]
+    assert "Sample 2 of class dog, run B" in html
+    assert "Of 3 classes 2 are shown, evenly spread." in html
+    save_artifact(artifact, "denoiser", {"classes": ["a", "b", "c"]}, {"weights": {"a": torch.zeros(1)}})
+    assert "<h3>Label 1</h3>" in make_page(compare_runs(paths))
 
 
 @needs_chromium

@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from gaekit.errors import ArtifactError
 from gaekit.runs.compare.comparison import Comparison
 from gaekit.runs.opened import OpenRun
 from gaekit.runs.page import Encoding, gallery, image_tag
@@ -20,6 +21,8 @@ CLASSES, EACH = 8, 6
 SMALL_SIDE, SHOWN_SIDE = 64, 128
 """Pixels: up to the first, images are kept as they are; others are made as small as the second."""
 FILE = "samples.npz"
+NO_LABEL = -1
+"""Under which samples without classes stand."""
 
 
 def grids(comparison: Comparison) -> Markup:
@@ -33,10 +36,15 @@ def grids(comparison: Comparison) -> Markup:
     places = places_of(labels)
     if not places:
         return Markup('<p class="absent">No place of the files has the same label in all runs.</p>')
-    wanted = sorted(place for found in places.values() for place in found)
+    chosen = _evenly(list(places))
+    wanted = sorted(place for label in chosen for place in places[label])
     pixels = {letter: _rows(file, wanted) for letter, file in there.items()}
-    blocks = Markup().join(_block(name, found, pixels) for name, found in places.items())
-    return Markup('<p class="note">{}</p><div class="groups">{}</div>').format(_told(comparison), blocks)
+    names = _class_names(comparison.runs)
+    blocks = Markup().join(_block(_title(label, names), places[label], pixels) for label in chosen)
+    told = _told(comparison) + (
+        f" Of {len(places):,} classes {len(chosen)} are shown, evenly spread." if len(chosen) < len(places) else ""
+    )
+    return Markup('<p class="note">{}</p><div class="groups">{}</div>').format(told, blocks)
 
 
 def _told(comparison: Comparison) -> str:
@@ -45,24 +53,47 @@ def _told(comparison: Comparison) -> str:
     return "Unselected. What stands below one another was made from the same noise and label."
 
 
-def places_of(labels: Sequence[NDArray[np.int64] | None]) -> dict[str, list[int]]:
-    """By class, the first places at which all files have its label; without labels the first places of all."""
+def _evenly(labels: Sequence[int]) -> list[int]:
+    """At most `CLASSES` of them, evenly spread."""
+    count = min(CLASSES, len(labels))
+    return [labels[i * len(labels) // count] for i in range(count)]
+
+
+def _title(label: int, names: tuple[str, ...]) -> str:
+    """Over the samples of a label; "" without classes."""
+    if label == NO_LABEL:
+        return ""
+    return f"Class {names[label]}" if label < len(names) else f"Label {label}"
+
+
+def _class_names(runs: Sequence[OpenRun]) -> tuple[str, ...]:
+    """Names of the classes in label order, where all runs have the same and their denoisers are there; else ()."""
+    from gaekit.store.artifact import open_artifact
+
+    try:
+        heads = [open_artifact(run.view.artifact("diffusion"), "denoiser").config for run in runs]
+    except ArtifactError:
+        return ()
+    known = {tuple(map(str, head.get("classes", ()))) for head in heads}
+    return known.pop() if len(known) == 1 else ()
+
+
+def places_of(labels: Sequence[NDArray[np.int64] | None]) -> dict[int, list[int]]:
+    """By label, the first places at which all files have it; without labels the first places of all."""
     known = [one for one in labels if one is not None]
     if len(known) < len(labels):
-        return {"": list(range(CLASSES * 2))} if not known else {}
+        return {NO_LABEL: list(range(CLASSES * 2))} if not known else {}
     count = min(len(one) for one in known)
     found: dict[int, list[int]] = defaultdict(list)
     for place in range(count):
         label = int(known[0][place])
         if all(int(one[place]) == label for one in known[1:]) and len(found[label]) < EACH:
             found[label].append(place)
-    chosen = sorted(label for label, places in found.items() if places)
-    evenly = [chosen[i * len(chosen) // min(CLASSES, len(chosen))] for i in range(min(CLASSES, len(chosen)))]
-    return {str(label): found[label] for label in evenly}
+    return {label: found[label] for label in sorted(found) if found[label]}
 
 
-def _block(name: str, places: Sequence[int], pixels: dict[str, dict[int, NDArray[np.uint8]]]) -> Markup:
-    of = f" of class {name}" if name else ""
+def _block(title: str, places: Sequence[int], pixels: dict[str, dict[int, NDArray[np.uint8]]]) -> Markup:
+    of = f" of {title[0].lower()}{title[1:]}" if title else ""
     rows = Markup().join(
         Markup('<div class="beside"><span>{}</span>{}</div>').format(
             letter,
@@ -72,8 +103,8 @@ def _block(name: str, places: Sequence[int], pixels: dict[str, dict[int, NDArray
         )
         for letter, rows in pixels.items()
     )
-    title = Markup("<h3>Label {}</h3>").format(name) if name else Markup()
-    return Markup('<div class="group">{}{}</div>').format(title, rows)
+    heading = Markup("<h3>{}</h3>").format(title) if title else Markup()
+    return Markup('<div class="group">{}{}</div>').format(heading, rows)
 
 
 def _picture(pixels: NDArray[np.uint8], alt: str) -> Markup:
