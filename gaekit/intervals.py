@@ -29,6 +29,12 @@ class Interval:
     method: str
 
 
+def decimals(half: float, most: int = 6) -> int:
+    """As many decimals as give half the width of an interval two digits, at most `most`; four where it has no width
+    or no end."""
+    return min(most, max(0, 1 - math.floor(math.log10(half)))) if 0 < half < math.inf else 4
+
+
 def student_t(freedom: int) -> float:
     """Student's t at 0.975: from the table, beyond it by its expansion (Abramowitz and Stegun 26.7.5), to 1e-5."""
     if freedom <= len(T):

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from gaekit.errors import RecipeError
+from gaekit.intervals import student_t
 from gaekit.plugins import Registry, load_plugins
 from gaekit.sweeps.definition import read_sweep, sweep_of_options
 from gaekit.sweeps.members import check_members
-from gaekit.sweeps.student import t_quantile
 from gaekit.sweeps.there import Planned, shares
 
 PAGE = (Path(__file__).parents[1] / "docs/sweeps.md").read_text(encoding="utf-8")
@@ -58,5 +58,5 @@ def test_the_sweeps_without_a_file_are_valid(registry: Registry) -> None:
 
 def test_the_widths_of_intervals_are_students() -> None:
     for n, width in ((2, "12.7"), (3, "4.3"), (5, "2.8")):
-        assert f"{t_quantile(n - 1):.1f}" == width
+        assert f"{student_t(n - 1):.1f}" == width
         assert width in PAGE

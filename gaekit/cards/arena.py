@@ -12,6 +12,7 @@ import numpy as np
 
 from gaekit.cards.card import Card
 from gaekit.errors import GaekitError
+from gaekit.intervals import decimals
 from gaekit.runs.compare.numbers import Number, Row, rows_of
 from gaekit.store.files import human_size
 
@@ -132,8 +133,8 @@ def value_text(number: Number | None) -> str:
     if number.interval is None:
         return f"{number.value:.4g}"
     half = max(number.interval[1] - number.value, number.value - number.interval[0])
-    decimals = max(0, min(6, 1 - math.floor(math.log10(half)))) if 0 < half < math.inf else 4
-    return f"{number.value:.{decimals}f} ± {half:.{decimals}f}"
+    digits = decimals(half)
+    return f"{number.value:.{digits}f} ± {half:.{digits}f}"
 
 
 def _latent(card: Card) -> str:

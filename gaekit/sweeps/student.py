@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gaekit.intervals import student_t
+
 LEVEL = 0.95
 
 
@@ -25,25 +27,4 @@ def mean_of(values: Sequence[float]) -> Mean:
     if n == 1:
         return Mean(mean, None, 1)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    return Mean(mean, t_quantile(n - 1) * deviation / math.sqrt(n), n)
-
-
-def t_quantile(freedom: int, level: float = LEVEL) -> float:
-    """The t with P(|T| <= t) = level, by bisection over the angle arctan(t / sqrt(freedom))."""
-    low, high = 0.0, math.pi / 2
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _within(middle, freedom) < level else (low, middle)
-    return math.sqrt(freedom) * math.tan(low)
-
-
-def _within(angle: float, freedom: int) -> float:
-    """P(|T| <= t) at the angle: Abramowitz and Stegun 26.7.3 and 26.7.4."""
-    cos, odd = math.cos(angle), freedom % 2
-    term = total = 0.0
-    for k in range(freedom // 2):
-        term = 1.0 if k == 0 else term * cos * cos * (2 * k - 1 + odd) / (2 * k + odd)
-        total += term
-    if odd:
-        return 2 / math.pi * (angle + math.sin(angle) * cos * total)
-    return math.sin(angle) * total
+    return Mean(mean, student_t(n - 1) * deviation / math.sqrt(n), n)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gaekit.intervals import decimals
 from gaekit.pipeline.view import View
 from gaekit.plugins import Registry
 from gaekit.recipe import dump
@@ -96,7 +96,7 @@ def in_words(mean: Mean | None, runs: int) -> str:
 
 
 def _with_half(value: float, half: float) -> str:
-    digits = max(0, 1 - math.floor(math.log10(half)))
+    digits = decimals(half, most=9)
     return f"{value:.{digits}f} ± {half:.{digits}f}" if digits <= 8 else f"{value:.4g} ± {half:.2g}"
 
 

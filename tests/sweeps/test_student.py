@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gaekit.sweeps.student import mean_of, t_quantile
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 10, 29, 100, 999])
-@pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
-def test_the_quantile_is_scipys(freedom: int, level: float) -> None:
-    assert t_quantile(freedom, level) == pytest.approx(stats.t.ppf((1 + level) / 2, freedom), rel=1e-9)
+from gaekit.sweeps.student import mean_of
 
 
 @pytest.mark.parametrize("n", [2, 3, 10])
@@ -21,7 +15,7 @@ def test_the_interval_is_scipys(n: int) -> None:
     found = mean_of(values)
     low, high = stats.t.interval(0.95, n - 1, np.mean(values), stats.sem(values))
     assert found.half is not None
-    assert (found.value - found.half, found.value + found.half) == pytest.approx((low, high), rel=1e-9)
+    assert (found.value - found.half, found.value + found.half) == pytest.approx((low, high), abs=1e-5)
 
 
 def test_one_value_has_no_interval_and_equal_ones_have_none_of_width() -> None:

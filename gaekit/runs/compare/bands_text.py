@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
-from gaekit.intervals import student_t
+from gaekit.intervals import decimals, student_t
 from gaekit.runs.compare.bands import Bounds, CurveInBand, InBand, NumberInBand
 from gaekit.runs.compare.text import section, wrapped
 
@@ -73,20 +73,18 @@ def lines_of(found: InBand, width: int = 80) -> Iterator[Text]:
     yield from wrapped(what_a_band_is(found), width)
 
 
-def decimals_of(band: Bounds | None) -> int:
-    """As many decimals as give half the band's width two digits; four without one."""
-    half = (band[1] - band[0]) / 2 if band is not None else 0.0
-    return 4 if half <= 0 else min(6, max(0, 1 - math.floor(math.log10(half))))
+def _decimals_of(band: Bounds | None) -> int:
+    return decimals(0.0 if band is None else (band[1] - band[0]) / 2)
 
 
 def bounds_text(band: Bounds | None) -> str:
     """A band in a cell."""
-    return "" if band is None else "{:.{d}f} to {:.{d}f}".format(*band, d=decimals_of(band))
+    return "" if band is None else "{:.{d}f} to {:.{d}f}".format(*band, d=_decimals_of(band))
 
 
 def value_text(number: NumberInBand) -> str:
     """A number in a cell, with the decimals of its band."""
-    return "–" if number.value is None else f"{number.value:.{decimals_of(number.band)}f}"
+    return "–" if number.value is None else f"{number.value:.{_decimals_of(number.band)}f}"
 
 
 def curve_text(curve: CurveInBand) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
+from gaekit.intervals import decimals
 from gaekit.runs.compare.comparison import Comparison
 from gaekit.runs.compare.cost import Cost, total
 from gaekit.runs.compare.numbers import Change, Number, Row
@@ -119,9 +119,7 @@ def decimals_of(row: Row) -> int:
     widths = [
         (high - low) / 2 for low, high in (*intervals, *(c.interval for c in row.changes if c.interval)) if high > low
     ]
-    if not widths:
-        return 4
-    return min(6, max(0, 1 - math.floor(math.log10(min(widths)))))
+    return decimals(min(widths, default=0.0))
 
 
 def _curves(comparison: Comparison, width: int) -> Iterator[Text]:
