@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from gaekit.errors import GaekitError, Preempted, ReportedByRank0, RunFailed
@@ -221,7 +220,7 @@ def _new_record(
         "command": list(command),
         "started": _now(),
         "finished": None,
-        "device": torch.cuda.get_device_name(machine.device) if machine.device.type == "cuda" else platform.machine(),
+        "device": machine.name,
         "processes": machine.world.size,
         "python": platform.python_version(),
         "packages": package_versions(PACKAGES),

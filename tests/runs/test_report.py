@@ -31,6 +31,7 @@ from gaekit.runs.report.neighbours import choose_space, neighbours
 from gaekit.runs.report.pictures import Pictures
 from gaekit.runs.report.settings import find_parent
 from gaekit.runs.report.source import Source
+from gaekit.stages.machine import cpu_name
 from gaekit.store.npz import npz_rows
 from gaekit.train.progress import Reporter
 
@@ -101,6 +102,7 @@ def left_out(page: str) -> dict[str, str]:
 def test_a_whole_run_has_every_section(page: str, warned: list[str]) -> None:
     assert warned == []
     assert left_out(page) == {}
+    assert "<script" not in page
     assert len(re.findall(r'<section id="', page)) == len(making.SECTIONS)
     assert len(page.encode()) < 3_000_000
 
@@ -109,6 +111,7 @@ def test_it_says_what_the_run_is_and_what_was_measured(page: str, view: View) ->
     what, how, how_good = re.findall(r'<p class="lead">(.*?)</p>', page, flags=re.DOTALL)
     assert "tiny makes images of 16 × 16 pixels of 10 classes: a lightning_dit denoiser draws" in what
     assert "autoencoder 4 steps of 8 images, diffusion 4 steps of 8 images" in how
+    assert f" on {html.escape(cpu_name())} (" in how
     assert "psnr of reconstructions" in how_good
     numbers, shown = json.loads((view.path / "metrics.json").read_text()), text_of(page, "numbers")
     for name, entry in numbers.items():
