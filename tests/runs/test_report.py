@@ -29,6 +29,7 @@ from gaekit.recipe.writing import dump
 from gaekit.runs.report import REPORT, end_with_report, making, write_report
 from gaekit.runs.report.neighbours import choose_space, neighbours
 from gaekit.runs.report.pictures import Pictures
+from gaekit.runs.report.samples import samples
 from gaekit.runs.report.settings import find_parent
 from gaekit.runs.report.source import Source
 from gaekit.stages.machine import cpu_name
@@ -125,6 +126,17 @@ def test_samples_of_each_class_are_shown_unselected(page: str, view: View) -> No
         places = np.flatnonzero(labels == digit)[:8]
         assert re.findall(rf'alt="Sample number (\d+) of class {digit}"', page) == [str(place + 1) for place in places]
     assert len(re.findall('alt="Unguided sample number', page)) == 10
+
+
+def test_of_many_classes_some_are_shown_in_rows_that_their_samples_fill(source: Source, monkeypatch: Any) -> None:
+    monkeypatch.setattr("gaekit.runs.report.samples.CLASSES", 3)
+    shown = samples(source)
+    assert "The first 4 of each of 3 of 10 classes, evenly spread, unselected, of 40." in shown
+    assert re.findall(r"<h3>Class (\d)</h3>", shown) == ["0", "3", "6"]
+    assert shown.count("--columns: 4") == 3
+    few = {3: [0, 1], 7: [2]}
+    monkeypatch.setattr("gaekit.runs.report.samples.first_of_classes", lambda file, classes, size: few)
+    assert samples(source).count("--columns: 2") == len(few)
 
 
 def test_curves_of_every_loss_and_the_recipe_s_teacher_are_named(page: str, view: View) -> None:

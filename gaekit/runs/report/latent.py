@@ -18,7 +18,7 @@ from gaekit.data.images import to_float
 from gaekit.errors import GaekitError
 from gaekit.runs.page import Series, curves_svg, definitions, figure, gallery
 from gaekit.runs.report.measures import spread
-from gaekit.runs.report.parts import heading, human, joined, note, plots, strips
+from gaekit.runs.report.parts import heading, human, joined, note, percent, plots, strips
 from gaekit.runs.report.source import Source
 
 CHANNELS, IMAGES, STEPS = 16, 4, 7
@@ -51,7 +51,7 @@ def _numbers(source: Source, maps: Tensor) -> Markup:
     return definitions(
         [
             ("Size", f"{size} for the {pixels:,} of an image, 1 for {pixels / numbers:.3g}"),
-            ("Effective rank", f"{rank:.3g} of {channels} ({rank / channels:.0%}): {told}"),
+            ("Effective rank", f"{rank:.3g} of {channels} ({percent(rank / channels)}): {told}"),
             ("Standard deviation of a channel", f"{human(float(std.min()))} to {human(float(std.max()))}"),
         ]
     )
@@ -116,7 +116,7 @@ def _interpolation(source: Source, maps: Tensor) -> Markup:
         rows.append(
             gallery(
                 [
-                    source.pictures.add(image, f"{number / (STEPS - 1):.0%} of the way", 80)
+                    source.pictures.add(image, f"{percent(number / (STEPS - 1))} of the way", 80)
                     for number, image in enumerate(images)
                 ],
                 columns=STEPS,

@@ -19,7 +19,7 @@ from gaekit.plugins import build
 from gaekit.recipe.writing import dump
 from gaekit.runs.page import gallery
 from gaekit.runs.report.measures import Copies, find_copies, nearest, spread, unit_vectors
-from gaekit.runs.report.parts import joined, note, paragraph
+from gaekit.runs.report.parts import joined, note, paragraph, percent
 from gaekit.runs.report.samples import rows_of
 from gaekit.runs.report.source import Absent, Source
 from gaekit.stages.features import NAMES, Features
@@ -107,7 +107,7 @@ def _verdict(judged: Copies, samples: int, held_out: int) -> Markup:
     nearer = (
         f"The median sample lies {judged.ratio:.2f} × as far from its nearest training image as the median held-out "
         f"image does from its own, once that is encoded and decoded. Of all pairs, the sample lies nearer in "
-        f"{judged.nearer:.0%}: 50 % where both are alike, more where training images are copied, and also where "
+        f"{percent(judged.nearer)}: 50 % where both are alike, more where training images are copied, and also where "
         "guidance makes samples typical."
     )
     if judged.bound is None:

@@ -57,3 +57,8 @@ def strips(rows: Iterable[Markup]) -> Markup:
 def human(number: float) -> str:
     """A value as it is read: four digits that count."""
     return f"{number:,.0f}" if abs(number) >= 10_000 else f"{number:#.4g}".rstrip(".")
+
+
+def percent(share: float, decimals: int = 0) -> str:
+    """A share as it is read: 3 %."""
+    return f"{100 * share:.{decimals}f} %"

@@ -34,11 +34,14 @@ def samples(source: Source) -> Markup:
     whose = ""
     if source.classes:
         all_shown = len(chosen) == len(source.classes)
-        whose = (
-            " of each class" if all_shown else f" of {len(chosen)} of {len(source.classes):,} classes, evenly spread"
-        )
+        some = f" of each of {len(chosen)} of {len(source.classes):,} classes, evenly spread"
+        whose = " of each class" if all_shown else some
     told = f"The first {each}{whose}, unselected, of {total:,}. {_settings(read_protocol(file))}"
-    blocks = [block(_class_name(source, label), _row(source, file, label, places)) for label, places in chosen.items()]
+    columns = min(4 if source.size <= SMALL or -1 in chosen else 2, max(2, each))
+    blocks = [
+        block(_class_name(source, label), _row(source, file, label, places, columns))
+        for label, places in chosen.items()
+    ]
     body = Markup('<div class="groups large">{}</div>').format(joined(blocks)) if source.classes else joined(blocks)
     return joined([note(told), body, _unguided(source, file, chosen)])
 
@@ -70,7 +73,7 @@ def _class_name(source: Source, label: int) -> str:
     return f"Class {source.classes[label]}" if label >= 0 else "Samples"
 
 
-def _row(source: Source, file: Path, label: int, places: list[int]) -> Markup:
+def _row(source: Source, file: Path, label: int, places: list[int], columns: int) -> Markup:
     of = f" of class {source.classes[label]}" if label >= 0 else ""
     pixels = rows_of(file, places)
     return gallery(
@@ -78,7 +81,7 @@ def _row(source: Source, file: Path, label: int, places: list[int]) -> Markup:
             source.pictures.add(image, f"Sample number {place + 1}{of}")
             for image, place in zip(pixels, places, strict=True)
         ],
-        columns=4 if source.size <= SMALL or label < 0 else 2,
+        columns=columns,
     )
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from gaekit.runs.bill import Bill, StageBill, bill
 from gaekit.runs.cpu_rate import measure_cpu
 from gaekit.runs.page import Cell, definitions, details, table
-from gaekit.runs.report.parts import Text, code, heading, human, joined, lines, note, paragraph
+from gaekit.runs.report.parts import Text, code, heading, human, joined, lines, note, paragraph, percent
 from gaekit.runs.report.source import Absent, Source
 from gaekit.store.files import human_duration, human_flop, read_json
 from gaekit.store.room import FACTS
@@ -101,7 +101,7 @@ def _stage_row(source: Source, taken: StageBill) -> list[Text | Cell]:
         f"{images:,}" if images else "",
         f"{rate:,.3g}" if rate else "",
         human_flop(taken.flop) if taken.flop else "",
-        f"{taken.share:.1%}" if taken.share else "",
+        percent(taken.share, 1) if taken.share else "",
     )
     return [taken.stage, _status(entry), *(Cell(text or "–", number=True) for text in numbers)]
 
