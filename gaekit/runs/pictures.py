@@ -79,8 +79,8 @@ class Pictures(Sequence[PIL.Image.Image]):
         return file.getvalue()
 
     def __repr__(self) -> str:
-        side = self._pixels.shape[1]
-        return f"<{len(self)} pictures of {side} x {side} pixels>"
+        side, what = self._pixels.shape[1], "picture" if len(self) == 1 else "pictures"
+        return f"<{len(self)} {what} of {side} x {side} pixels>"
 
 
 def pictures_of(images: Iterable[Tensor], labels: Sequence[int] = (), names: Sequence[str] = ()) -> Pictures:

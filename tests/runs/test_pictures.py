@@ -112,6 +112,7 @@ def test_pictures_are_shown_and_saved(tmp_path: Path) -> None:
     shown = Image.open(io.BytesIO(pictures._repr_png_()))
     assert min(shown.size) >= 8 * 12  # enlarged
     assert repr(pictures) == "<3 pictures of 8 x 8 pixels>"
+    assert repr(pictures[:1]) == "<1 picture of 8 x 8 pixels>"
     pictures.save(tmp_path / "x.npz")
     with np.load(tmp_path / "x.npz") as file:
         assert np.array_equal(file["arr_0"], pictures.pixels)
