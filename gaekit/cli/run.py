@@ -109,9 +109,10 @@ def _run_try(recipe: Recipe, registry: Registry, out: Path, *, until: str | None
     from gaekit.cli.output import say
     from gaekit.pipeline import tryout
     from gaekit.pipeline.run import run_recipe
+    from gaekit.pipeline.view import TRIALS
     from gaekit.runs.report import end_with_report
 
-    out, first = out / tryout.FOLDER, os.environ.get("RANK", "0") == "0"
+    out, first = out / TRIALS, os.environ.get("RANK", "0") == "0"
     if first:
         say(tryout.line_of(recipe, out), stderr=True)
     view = run_recipe(recipe, registry, out=out, until=until, offline=offline, wait=wait, few=tryout.IMAGES)

@@ -46,11 +46,14 @@ def runs(
 
 def _show(out: Path) -> None:
     from gaekit.cli.output import print_table, say
+    from gaekit.pipeline.view import TRIALS
     from gaekit.runs.listing import list_runs
 
     found = list_runs(out)
     if not found:
-        say(f"{out}: no runs yet")
+        trials = out / TRIALS
+        tried = f"; what `gaekit run --try` made is listed by `gaekit runs --out {trials}`" if trials.is_dir() else ""
+        say(f"{out}: no runs yet{tried}")
         return
     print_table(HEAD, [row_of(run) for run in found])
     say(_foot(out, found))

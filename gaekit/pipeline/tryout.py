@@ -19,7 +19,6 @@ from gaekit.recipe.schema import Autoencoder, Diffusion, Latents, Recipe, Semant
 from gaekit.store.curves import read_curves
 from gaekit.store.room import Room
 
-FOLDER = "try"
 STEPS = 2
 IMAGES = 24
 """Images of each split, and samples: so many suffice for every metric that `check_component` has passed."""

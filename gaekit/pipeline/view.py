@@ -14,6 +14,8 @@ from gaekit.store.record import RECORD, STORE, artifact_path, read_record
 
 __all__ = ["HISTORY", "RECIPE", "RECORD", "SHOWN", "STORE", "View", "link", "views"]
 RECIPE, HISTORY = "recipe.yaml", "history"
+TRIALS = "try"
+"""The folder of what `gaekit run --try` makes, in that of all runs."""
 SHOWN = {"sample": ("samples*.png", "samples*.npz"), "evaluate": ("metrics.json", "per_image.npz")}
 
 

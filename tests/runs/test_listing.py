@@ -17,6 +17,7 @@ from rich.console import Console
 from gaekit.cli import main
 from gaekit.cli.output import make_table
 from gaekit.cli.runs import HEAD, row_of
+from gaekit.pipeline.view import TRIALS
 from gaekit.runs.listing import Listed, Progress, list_runs
 from gaekit.store.room import Room
 
@@ -154,6 +155,11 @@ def test_what_cannot_be_listed_is_told(arguments: list[str], message: str, capsy
 def test_an_empty_folder_has_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runs", "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{tmp_path}: no runs yet\n"
+    (tmp_path / TRIALS).mkdir()
+    assert main(["runs", "--out", str(tmp_path)]) == 0
+    assert f"no runs yet; what `gaekit run --try` made is listed by `gaekit runs --out {tmp_path / TRIALS}`" in (
+        capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("width", [80, 140])
