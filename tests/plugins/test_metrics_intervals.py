@@ -15,8 +15,6 @@ from typing import Any
 import pytest
 import torch
 from inception_helpers import CLASSES, SPATIAL, WIDTH, Tiny, make
-from plugins.test_metrics_latents import judged, noise
-from plugins.test_metrics_latents import metric as of_latents
 from torch import Tensor
 
 from gaekit.api import Metric, Teacher
@@ -288,34 +286,6 @@ def test_of_what_is_found_in_channels_of_latents(name: str, count: int) -> None:
         smooth = torch.nn.functional.avg_pool2d(normal(random, count, 3, 8, 8), 3, stride=1, padding=1)
         latent = level * torch.einsum("ed,ndhw->nehw", mixed, smooth) + 0.2 * normal(random, count, 5, 8, 8)
         made.update(latent, torch.zeros(count))
-        return made
-
-    assert 0.9 <= coverage(draw, name, 500) <= 0.99
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [64, 200])
-@pytest.mark.parametrize("use", ["interpolation", "ifid"])
-def test_of_a_distance_to_what_lies_between_latents(use: str, count: int) -> None:
-    base = of_latents(use, teacher={"use": "coarse"}, grid=4)
-    train = noise(300, 4, 4, 4)
-
-    def draw(random: torch.Generator) -> Metric:
-        latent = normal(random, count, 4, 4, 4)
-        reference = latent if use == "interpolation" else train
-        made: Metric = judged(copy.deepcopy(base), latent, reference=reference)
-        return made
-
-    assert 0.9 <= coverage(draw, f"{use}_coarse", 500) <= 0.99
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["noise_curve_psnr@0.5", "noise_curve_frechet_coarse@0.5"])
-def test_of_a_decoder_under_noise(name: str) -> None:
-    base = of_latents("noise_curve", sigmas=[0.5], teacher={"use": "coarse"}, grid=4)
-
-    def draw(random: torch.Generator) -> Metric:
-        made: Metric = judged(copy.deepcopy(base), normal(random, 100, 4, 4, 4), reference=noise(100, 4, 4, 4))
         return made
 
     assert 0.9 <= coverage(draw, name, 500) <= 0.99
