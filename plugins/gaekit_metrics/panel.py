@@ -14,6 +14,9 @@ from torch import Tensor
 from gaekit.api import ComponentConfig, GaekitError, Interval, Metric, Slot
 from gaekit.api.metrics import FeatureSettings, implementation
 
+COUNT = "#images"
+"""Among what is kept of held-out images, how many they were; no number of a metric has such a name."""
+
 
 class PanelConfig(FeatureSettings):
     """Settings of `panel`."""
@@ -61,6 +64,7 @@ class Panel(Metric):
         self._judges: list[Metric] = []
         self._held_out: dict[str, float] = dict(config.held_out)
         self.held_out = not config.held_out
+        self._n_held_out: int | None = None
         self._values: dict[str, float] = {}
 
     @property
@@ -94,6 +98,7 @@ class Panel(Metric):
 
     def reference_held_out(self, row_BN: Tensor, label_B: Tensor) -> None:
         """Have a copy of each metric judge held-out images as if they were samples."""
+        self._n_held_out = (self._n_held_out or 0) + len(row_BN)
         if not self._judges:
             self._judges = [_sharing_networks(member) for member in self.members]
             for judge in self._judges:
@@ -102,15 +107,17 @@ class Panel(Metric):
             judge.update(rows, label_B)
 
     def held_out_state(self) -> dict[str, Tensor]:
-        """The held-out images' own distances."""
+        """The held-out images' own distances, and how many images these were."""
         if not self._held_out:
             self._held_out = self._numbers(self._judges)
             self._judges = []
-        return {name: torch.tensor(value, dtype=torch.float64) for name, value in self._held_out.items()}
+        state = {name: torch.tensor(value, dtype=torch.float64) for name, value in self._held_out.items()}
+        return state if self._n_held_out is None else state | {COUNT: torch.tensor(self._n_held_out)}
 
     def load_held_out(self, state: Mapping[str, Tensor]) -> None:
-        """Take over these distances."""
-        self._held_out = {name: float(value) for name, value in state.items()}
+        """Take over these distances; their count is unknown where an earlier version kept them."""
+        self._held_out = {name: float(value) for name, value in state.items() if name != COUNT}
+        self._n_held_out = int(state[COUNT]) if COUNT in state else None
 
     def ready(self, device: torch.device) -> None:
         """Have each read a reference of its own. Raises GaekitError where the held-out images give nothing to divide
@@ -169,6 +176,7 @@ class Panel(Metric):
             "distances": self._values,
             "held_out": self._held_out,
             "held_out_from": "the validation split" if self.held_out else "the recipe",
+            "n_held_out": self._n_held_out,
             "members": [member.protocol() for member in self.members],
         }
 

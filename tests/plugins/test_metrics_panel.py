@@ -94,6 +94,7 @@ def test_each_number_is_divided_by_the_held_out_images_own_and_their_mean_is_the
     assert protocol["distances"]["fid"] == pytest.approx(measure(metric(**FID), FAKE, REAL)["fid"])
     assert protocol["held_out"]["fid"] == pytest.approx(measure(metric(**FID), HELD_OUT, REAL)["fid"])
     assert protocol["held_out_from"] == "the validation split"
+    assert protocol["n_held_out"] == len(HELD_OUT)
 
 
 def test_what_was_kept_gives_the_same_ratios_and_no_held_out_image_is_looked_at() -> None:
@@ -105,6 +106,7 @@ def test_what_was_kept_gives_the_same_ratios_and_no_held_out_image_is_looked_at(
     second.ready(torch.device("cpu"))
     second.update(second.extract(to_float(FAKE)), torch.zeros(len(FAKE)))
     assert second.compute() == whole
+    assert second.protocol() == first.protocol()
 
 
 class Total(nn.Module):
