@@ -135,7 +135,7 @@ def test_what_a_run_lacks_is_left_out(tmp_path: Path) -> None:
     assert "no setting differs" in told((first, first))
 
 
-def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = two(tmp_path)
     with pytest.raises(GaekitError, match="compare takes 2 to 8 runs, and was given 1"):
         compare_runs((first,))
@@ -143,6 +143,10 @@ def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "not a run" in capsys.readouterr().err
     (second / "per_image.npz").write_bytes(b"PK")
     with pytest.raises(ArtifactError, match=r"per_image.npz: cannot be read"):
+        compare_runs((first, second))
+    np.savez_compressed(second / "per_image.npz", **{PSNR: np.zeros(100_000)})
+    with monkeypatch.context() as patch, pytest.raises(ArtifactError, match="it unpacks into 800128 bytes"):
+        patch.setattr("gaekit.runs.compare.numbers.LARGEST_PER_IMAGE", 1 << 19)
         compare_runs((first, second))
     (second / "per_image.npz").unlink()
     (second / "metrics.json").write_text(json.dumps({PSNR: {"value": 1.0, "interval": [1.0], "protocol": {}}}))

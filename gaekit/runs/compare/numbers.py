@@ -7,6 +7,7 @@ numbers' own intervals, as of independent estimates.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gaekit.errors import ArtifactError
+from gaekit.inside import require_regular
 from gaekit.intervals import difference_interval, mean_interval
 from gaekit.runs.compare.settings import ABSENT, leaves, text_of
 from gaekit.store.record import is_finite
 
 PER_IMAGE = "per_image.npz"
+LARGEST_PER_IMAGE = 1 << 30
+"""Bytes of it, unpacked: a hundred numbers of each image of ImageNet."""
 OUTCOMES = frozenset(
     ("samples", "sampling", "interval", "capped", "converged", "real_accuracy", "inception_score_std", "latent",
      "warning", "reference.file", "unit", "mean", "std", "excess_kurtosis", "low_of_white_noise", "cutoff_cycles")
@@ -153,6 +157,9 @@ def _per_image(file: Path) -> dict[str, NDArray[np.float64]]:
     if not file.exists():
         return {}
     try:
+        with zipfile.ZipFile(require_regular(file, "numbers of images")) as archive:
+            if (size := sum(info.file_size for info in archive.infolist())) > LARGEST_PER_IMAGE:
+                raise ValueError(f"it unpacks into {size} bytes")
         with np.load(file, allow_pickle=False) as opened:
             return {name: np.asarray(opened[name], dtype=np.float64).reshape(-1) for name in opened.files}
     except Exception as error:  # whatever zipfile and numpy raise for a damaged file
