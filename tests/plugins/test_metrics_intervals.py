@@ -275,7 +275,7 @@ def test_of_a_distance_between_images_and_their_reconstructions(count: int) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [48, 160])
-@pytest.mark.parametrize("name", ["spectrum_low", "spectrum_slope", "effective_rank", "effective_rank_share"])
+@pytest.mark.parametrize("name", ["spectrum_low", "spectrum_slope", "effective_rank"])
 def test_of_what_is_found_in_channels_of_latents(name: str, count: int) -> None:
     """Smooth latents of five channels from three, of some images stronger than of others."""
     mixed = torch.linspace(0.2, 1.4, 15).view(5, 3)
