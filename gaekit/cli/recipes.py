@@ -52,12 +52,13 @@ def copy(
     A sweep's recipe stays the shipped one, which goes by its name from any folder.
     """
     from gaekit.cli.output import say
-    from gaekit.recipe.load import read_file
     from gaekit.recipe.shipped import copy_recipe, list_sweeps
 
     path = copy_recipe(name, destination, force=force)
     say(f"wrote {path}")
     if name in {sweep.name for sweep in list_sweeps()}:
+        from gaekit.recipe.load import read_file  # which takes torch, and is for sweeps alone
+
         recipe = read_file(path, "sweep").data["recipe"]
         say(f"its recipe is the shipped '{recipe}'; to change that too, `gaekit recipes copy {recipe}` beside it, "
             f"and write `recipe: {Path(recipe).name}.yaml`")  # fmt: skip
