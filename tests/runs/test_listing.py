@@ -19,6 +19,7 @@ from gaekit.cli.output import make_table
 from gaekit.cli.runs import HEAD, row_of
 from gaekit.pipeline.view import TRIALS
 from gaekit.runs.listing import Listed, Progress, list_runs
+from gaekit.store.record import STAGE_NAMES, STORE
 from gaekit.store.room import Room
 
 LIST = """
@@ -30,8 +31,12 @@ print([name for name in ("torch", "numpy", "pluggy", "timm", "matplotlib") if na
 
 @pytest.fixture
 def out(tiny_run: Path, tmp_path: Path) -> Path:
-    """A folder of runs with one that is finished."""
-    shutil.copytree(tiny_run.parent, tmp_path / "runs", symlinks=True)
+    """A folder of runs with one that is finished, without what other tests have put beside its rooms and results."""
+
+    def others(folder: str, names: list[str]) -> set[str]:
+        return set(names) - {*STAGE_NAMES, "features"} if Path(folder).name == STORE else {"tuning"} & set(names)
+
+    shutil.copytree(tiny_run.parent, tmp_path / "runs", symlinks=True, ignore=others)
     return tmp_path / "runs"
 
 
