@@ -67,12 +67,12 @@ def numbers(folder: Path, registry: Registry, *changes: str) -> dict[str, float]
     """The quickstart in short, with parts of its distance, over one seed."""
     short = (
         "semantic.train.steps=150", "autoencoder.train.steps=400", "diffusion.train.steps=600",
-        "autoencoder.probe=null", "diffusion.probe=null", "sample.guidance=null", "sample.also_unguided=false",
+        "autoencoder.probe=null", "diffusion.probe=null", "sample.guidance={scale: 1.0}", "sample.also_unguided=false",
         "sample.count=1000", "sample.sampler.steps=25", "runtime.report=false",
         "evaluate.metrics=[{use: psnr}, {use: linear_probe}, "
         "{use: frechet, parts: true, grid: 4, teacher: {use: efficientnet_lite0, layer: stage5}}]",
     )  # fmt: skip
-    recipe = load_recipe("quickstart", registry, (*short, *changes))
+    recipe = load_recipe("quickstart", registry, overrides=(*short, *changes))
     view = run_recipe(recipe, registry, out=folder, reporter=Reporter(Console(quiet=True)))
     return {name: entry["value"] for name, entry in open_run(view.path).metrics.items()}
 
