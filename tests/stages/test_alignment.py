@@ -1,5 +1,5 @@
-"""What alignment is for, with a teacher that knows everything: its class and layout get into the latents, and the
-denoiser then misses less of what the decoder can show."""
+"""What alignment is for, with a teacher that knows everything: its class and layout get into the latents, which the
+denoiser then predicts better."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from gaekit.runs.opened import open_run
 from gaekit.train.progress import Reporter
 
 CLASSES, SCAN = 10, 8
-JUDGE = "samples/frechet_efficientnet_lite0"
 
 
 class Oracle(Teacher):
@@ -64,29 +63,31 @@ def registry() -> Registry:
 
 
 def numbers(folder: Path, registry: Registry, *changes: str) -> dict[str, float]:
-    """The quickstart in short, with parts of its distance, over one seed."""
+    """The quickstart in short; the last value of its denoiser's held-out loss among the numbers, as "loss"."""
     short = (
         "semantic.train.steps=150", "autoencoder.train.steps=400", "diffusion.train.steps=600",
-        "autoencoder.probe=null", "diffusion.probe=null", "sample.guidance={scale: 1.0}", "sample.also_unguided=false",
-        "sample.count=1000", "sample.sampler.steps=25", "runtime.report=false",
-        "evaluate.metrics=[{use: psnr}, {use: linear_probe}, "
-        "{use: frechet, parts: true, grid: 4, teacher: {use: efficientnet_lite0, layer: stage5}}]",
+        "autoencoder.probe=null", "diffusion.probe={every: 600, loss: {images: 256, times: 8}}",
+        "sample.also_unguided=false", "sample.count=20", "sample.sampler.steps=5", "runtime.report=false",
+        "evaluate.metrics=[{use: psnr}, {use: linear_probe}]",
     )  # fmt: skip
     recipe = load_recipe("quickstart", registry, overrides=(*short, *changes))
     view = run_recipe(recipe, registry, out=folder, reporter=Reporter(Console(quiet=True)))
-    return {name: entry["value"] for name, entry in open_run(view.path).metrics.items()}
+    run = open_run(view.path)
+    loss = run.stages["diffusion"].curves.scalars["probe/loss/ema"][-1][1]
+    return {name: entry["value"] for name, entry in run.metrics.items()} | {"loss": loss}
 
 
 @pytest.mark.slow  # python -m pytest -m slow tests/stages/test_alignment.py: about five minutes
-def test_a_teacher_that_knows_the_class_makes_latents_that_tell_it_and_that_a_denoiser_finds(
+def test_a_teacher_that_knows_the_class_makes_latents_that_tell_it_and_that_a_denoiser_predicts_better(
     tmp_path: Path, registry: Registry
 ) -> None:
+    """Nothing is said of samples: this denoiser is given the class anyhow, and where the latent holds it there is less
+    room for pixels, so that the distance of its samples does not fall."""
     none = ("teacher=null", "aligner={use: none}", "semantic={}")
     aligned = ("teacher={use: oracle}", "aligner={use: latent, head_dim: 8, weight: 0.5}")
-    wins = []
     for seed in (0, 1):
         without = numbers(tmp_path / "without", registry, *none, f"seed={seed}", "name=without")
         with_it = numbers(tmp_path / "with", registry, *aligned, f"seed={seed}", "name=with")
-        assert with_it["latents/linear_probe_pool"] > without["latents/linear_probe_pool"] + 0.1
-        wins.append(with_it[f"{JUDGE}_from_reconstructions"] < without[f"{JUDGE}_from_reconstructions"])
-    assert all(wins)
+        assert with_it["latents/linear_probe_pool"] > max(0.9, without["latents/linear_probe_pool"] + 0.2)
+        assert with_it["loss"] < 0.9 * without["loss"]
+        assert with_it["reconstruction/psnr"] < without["reconstruction/psnr"]
