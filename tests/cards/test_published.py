@@ -86,4 +86,5 @@ def test_a_published_autoencoder_has_a_card_and_reconstructs(form: str, tmp_path
         recipe = load_recipe(Path("of_import.yaml"), registry())
         run_recipe(recipe, registry(), out=Path("runs"), reporter=Reporter(Console(quiet=True)))
     done = gaekit(tmp_path, "reconstruct", "runs/of_import", "images", "--out", "rebuilt", "--json")
-    assert json.loads(done.stdout)["mean_psnr"] == pytest.approx(card["numbers"]["reconstruction/psnr"]["value"])
+    judged = card["numbers"]["reconstruction/psnr"]["value"]  # in blocks of another size, which moves convolutions
+    assert json.loads(done.stdout)["mean_psnr"] == pytest.approx(judged, rel=1e-4)

