@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from fake_cuda import fake_mode
 from flow_helpers import GaussianDenoiser, gaussian_field
 from pydantic import ValidationError
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gaekit.errors import GaekitError
 from gaekit.flow.ddpm import Ddpm
@@ -282,7 +282,7 @@ def test_no_graph_is_kept_and_the_noise_is_left_as_it_was(cls: Any) -> None:
 @pytest.mark.parametrize("path", ["linear", "vp"])
 @pytest.mark.parametrize("cls", FIXED_STEP)
 def test_every_tensor_stays_on_the_device_of_the_noise(cls: Any, path: str) -> None:
-    with FakeTensorMode():
+    with fake_mode():
         network = torch.nn.Conv2d(4, 4, 1, device="cuda")
 
         def denoiser(x: Tensor, t: Tensor, label: Tensor) -> Prediction:

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from fake_cuda import fake_mode
 from flow_helpers import GaussianDenoiser, gaussian_field
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gaekit.errors import GaekitError
 from gaekit.flow.ddpm import Ddpm
@@ -102,7 +102,7 @@ def test_a_path_has_no_integer_steps(cls: Any) -> None:
 
 @pytest.mark.parametrize("cls", [DdpmSampler, Ddim])
 def test_every_tensor_stays_on_the_device_of_the_noise(cls: Any) -> None:
-    with FakeTensorMode():
+    with fake_mode():
         network = torch.nn.Conv2d(4, 8, 1, device="cuda")
 
         def denoiser(x: Tensor, t: Tensor, label: Tensor) -> Prediction:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from fake_cuda import fake_mode
 from safetensors.torch import save_file
 
 from gaekit.errors import GaekitError
@@ -293,11 +294,9 @@ def test_dinov2s_two_ways_of_positions_differ_a_little() -> None:
 
 def test_it_runs_on_another_device_without_leaving_tensors_behind() -> None:
     """Fake CUDA tensors carry a device and no data: any constant made on the CPU would fail here."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     for model in ("test_vit", "test_resnet"):
         looks = teacher(model)
-        mode = FakeTensorMode(allow_non_fake_inputs=False)
+        mode = fake_mode(allow_non_fake_inputs=False)
         state = {
             k: mode.from_tensor(v) for k, v in {**dict(looks.named_parameters()), **dict(looks.named_buffers())}.items()
         }
