@@ -55,9 +55,7 @@ def start(*ranks: tuple[str, float]) -> list[subprocess.Popen[str]]:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         started.append(subprocess.Popen(command, text=True, env=environment, **pipes))  # type: ignore[call-overload]
     for process in started:
-        heard = (
-            line for line in process.stdout if not line.startswith("[Gloo]")
-        )  # torch 2.9 tells of its connections there
+        heard = (line for line in process.stdout if not line.startswith("[Gloo]"))  # which torch 2.9 prints
         assert next(heard) == "ready\n"
     return started
 
