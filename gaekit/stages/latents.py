@@ -46,24 +46,24 @@ def run(job: Job) -> dict[str, Any]:
     rows = rows_per_shard(section, model.spec.latent_dim, model.spec.grid)
     measure = partial(_measure, section, model.spec.latent_dim) if section.normalize == "channel" else None
     writer = ShardWriter(job.room.out / STAGE.artifact, rows, 0 if section.online else len(images), job.world, measure)
-    spread = _spread_of_images(job, section, model, images) if section.online else None
+    moments = _moments_of_images(job, section, model, images) if section.online else None
     _fill(job, section, model, images, writer)
     job.world.barrier()
-    return job.world.on_rank0(lambda: _finish(job, section, model, images, writer, spread))
+    return job.world.on_rank0(lambda: _finish(job, section, model, images, writer, moments))
 
 
 def _finish(
-    job: Job, section: Latents, model: Autoencoder, images: Images, writer: ShardWriter, spread: _Spread | None
+    job: Job, section: Latents, model: Autoencoder, images: Images, writer: ShardWriter, moments: _LatentMoments | None
 ) -> dict[str, Any]:
     """Write the manifest over what all ranks wrote; returns what DONE records."""
     reader = writer.reader()
-    if spread is None:
-        spread = _Spread(model.spec.latent_dim)
+    if moments is None:
+        moments = _LatentMoments(model.spec.latent_dim)
         for found in writer.measured():
-            spread.merge(_Spread.from_json(found))
+            moments.merge(_LatentMoments.from_json(found))
         _learn_skipped(images, reader)
         _tell_absent_classes(job, images, reader)
-    statistics = _statistics(section, spread, model.spec.latent_dim)
+    statistics = _statistics(section, moments, model.spec.latent_dim)
     writer.finish({**_facts(job, model, section, images), **statistics})
     extremes = {
         f"latents/{name}_{which.__name__}": which(values)
@@ -156,7 +156,7 @@ def _facts(job: Job, model: Autoencoder, section: Latents, images: Images) -> di
     }
 
 
-class _Spread:
+class _LatentMoments:
     """Mean and deviation of latents; of the posterior's samples, where they come as moments."""
 
     def __init__(self, channels: int):
@@ -168,7 +168,7 @@ class _Spread:
         if latent.shape[1] > self.channels:
             self.variances.add(latent[:, self.channels :].double().square())
 
-    def merge(self, other: _Spread) -> None:
+    def merge(self, other: _LatentMoments) -> None:
         self.means.merge(other.means)
         self.variances.merge(other.variances)
 
@@ -176,53 +176,53 @@ class _Spread:
         return {"means": self.means.to_json(), "variances": self.variances.to_json()}
 
     @classmethod
-    def from_json(cls, found: dict[str, Any]) -> _Spread:
+    def from_json(cls, found: dict[str, Any]) -> _LatentMoments:
         made = cls(len(found["means"]["mean"]))
         made.means, made.variances = (Moments.from_json(found[key]) for key in ("means", "variances"))
         return made
 
 
 def _measure(section: Latents, channels: int, rows: Rows) -> dict[str, Any]:
-    """The spread of a shard's latents, both mirrors."""
-    spread = _Spread(channels)
+    """The moments of a shard's latents, both mirrors."""
+    moments = _LatentMoments(channels)
     for name in (LATENT, MIRROR) if section.flip else (LATENT,):
         for part in torch.split(rows[name], section.batch):
-            spread.add(part)
-    return spread.to_json()
+            moments.add(part)
+    return moments.to_json()
 
 
-def _spread_of_images(job: Job, section: Latents, model: Autoencoder, images: Images) -> _Spread:
+def _moments_of_images(job: Job, section: Latents, model: Autoencoder, images: Images) -> _LatentMoments:
     """Of latents that are not kept: over all images, or `latents.images` of them spread evenly. Each rank encodes
     batches of its own; merged in their order, so that the number of ranks changes nothing."""
-    total, world = _Spread(model.spec.latent_dim), job.world
+    total, world = _LatentMoments(model.spec.latent_dim), job.world
     if section.normalize != "channel":
         return total
     count = min(section.images or len(images), len(images))
     chosen = [place * len(images) // count for place in range(count)]
     spans = [chosen[first : first + section.batch] for first in range(0, count, section.batch)]
     mine = spans[world.rank :: world.size]
-    found: dict[int, _Spread] = {}
+    found: dict[int, _LatentMoments] = {}
     with job.reporter.bar(STAGE.name, sum(map(len, mine))) as bar:
         for batch in images.in_order(section.batch, spans=mine):
-            spread = found[int(batch.index_B[0])] = _Spread(model.spec.latent_dim)
+            moments = found[int(batch.index_B[0])] = _LatentMoments(model.spec.latent_dim)
             for name, rows in _encoded(job, section, model, batch).items():
                 if name in (LATENT, MIRROR):
-                    spread.add(rows)
+                    moments.add(rows)
             bar.advance(len(batch))
-    everywhere = {index: spread for part in world.all_gather(found) for index, spread in part.items()}
+    everywhere = {index: moments for part in world.all_gather(found) for index, moments in part.items()}
     for index in sorted(everywhere):
         total.merge(everywhere[index])
     images.skipped.update(job.skipped(images))
     return total
 
 
-def _statistics(section: Latents, spread: _Spread, channels: int) -> dict[str, Any]:
+def _statistics(section: Latents, moments: _LatentMoments, channels: int) -> dict[str, Any]:
     """How the denoiser's latents are standardised."""
     if section.normalize == "channel":
-        if not spread.means.count:
+        if not moments.means.count:
             raise DataError("latents: not one image of the data set could be read")
-        variance = spread.means.std.square() + spread.variances.mean
-        mean, std = spread.means.mean, variance.sqrt()
+        variance = moments.means.std.square() + moments.variances.mean
+        mean, std = moments.means.mean, variance.sqrt()
     else:
         factor = section.scale if section.normalize == "scalar" and section.scale else 1.0
         mean, std = torch.zeros(channels), torch.full((channels,), 1.0 / factor)
