@@ -30,7 +30,7 @@ from gaekit.runs.report import REPORT, end_with_report, making, write_report
 from gaekit.runs.report.neighbours import choose_space, neighbours
 from gaekit.runs.report.pictures import Pictures
 from gaekit.runs.report.samples import samples
-from gaekit.runs.report.settings import find_parent
+from gaekit.runs.report.settings import SHOWN, Parent, differences_from, find_parent
 from gaekit.runs.report.source import Source
 from gaekit.stages.machine import cpu_name
 from gaekit.store.npz import npz_rows
@@ -235,6 +235,14 @@ def test_the_nearest_to_a_training_image_is_itself(source: Source, monkeypatch: 
 
 
 # The recipe beside its parent.
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_many_differences_from_the_parent_are_folded(more: int) -> None:
+    page = differences_from(Parent("dit_xl", [(f"autoencoder.key{n}", n, n + 1) for n in range(SHOWN + more)]))
+    assert ("<details" in page) == bool(more)
+    assert page.count("<tr") == SHOWN + more + 1
+    assert f"{SHOWN + more} of its settings differ" in page
 
 
 def test_the_parent_is_the_shipped_recipe_from_which_least_differs(registry: Registry) -> None:

@@ -22,6 +22,9 @@ from gaekit.runs.report.source import Source
 RELATED = 0.5
 """The share of settings that must be equal for one recipe to be called another's parent."""
 
+SHOWN = 15
+"""Up to how many differences stand open on the page; more are folded."""
+
 
 @dataclass(frozen=True)
 class Parent:
@@ -35,7 +38,7 @@ def settings(source: Source) -> Markup:
     """What differs from the nearest shipped recipe, and the resolved recipe."""
     parent = find_parent(_with_all_defaults(source), source.registry)
     text = (source.view.path / RECIPE).read_text(encoding="utf-8")
-    return joined([_against(parent), details("The whole recipe, every default written out", lines(text))])
+    return joined([differences_from(parent), details("The whole recipe, every default written out", lines(text))])
 
 
 def _with_all_defaults(source: Source) -> Mapping[str, Any]:
@@ -46,7 +49,8 @@ def _with_all_defaults(source: Source) -> Mapping[str, Any]:
         return source.settings
 
 
-def _against(parent: Parent | None) -> Markup:
+def differences_from(parent: Parent | None) -> Markup:
+    """A sentence and a table, folded where it is long."""
     if parent is None:
         return paragraph("No recipe that comes with gaekit is near this one.")
     name = code(parent.name)
@@ -58,9 +62,9 @@ def _against(parent: Parent | None) -> Markup:
     told = Markup("Of the recipes that come with gaekit, {} is the nearest; {} of its settings differ.").format(
         name, len(rows)
     )
-    return joined(
-        [paragraph(told), table(("setting", "here", f"in {parent.name}"), rows, caption="What differs from the parent")]
-    )
+    caption = "What differs from the parent"
+    differences = table(("setting", "here", f"in {parent.name}"), rows, caption=caption)
+    return joined([paragraph(told), details(caption, differences) if len(rows) > SHOWN else differences])
 
 
 def find_parent(own: Mapping[str, Any], registry: Registry) -> Parent | None:
