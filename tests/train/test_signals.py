@@ -54,9 +54,15 @@ def start(*ranks: tuple[str, float]) -> list[subprocess.Popen[str]]:
         command = [sys.executable, "-c", PROGRAM, how, str(seconds)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         started.append(subprocess.Popen(command, text=True, env=environment, **pipes))  # type: ignore[call-overload]
-    for process in started:
-        heard = (line for line in process.stdout if not line.startswith("[Gloo]"))  # which torch 2.9 prints
-        assert next(heard) == "ready\n"
+    try:
+        for process in started:
+            heard = (line for line in process.stdout if not line.startswith("[Gloo]"))  # which torch 2.9 prints
+            assert next(heard, "nothing") == "ready\n"
+    except AssertionError:
+        for process in started:
+            process.kill()
+            process.communicate()
+        raise
     return started
 
 
