@@ -62,9 +62,10 @@ def differences_from(parent: Parent | None) -> Markup:
     told = Markup("Of the recipes that come with gaekit, {} is the nearest; {} of its settings differ.").format(
         name, len(rows)
     )
-    caption = "What differs from the parent"
-    differences = table(("setting", "here", f"in {parent.name}"), rows, caption=caption)
-    return joined([paragraph(told), details(caption, differences) if len(rows) > SHOWN else differences])
+    differences = table(("setting", "here", f"in {parent.name}"), rows, caption="What differs from the parent")
+    if len(rows) > SHOWN:
+        differences = details(f"All {len(rows)} of them", differences)
+    return joined([paragraph(told), differences])
 
 
 def find_parent(own: Mapping[str, Any], registry: Registry) -> Parent | None:
